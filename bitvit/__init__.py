@@ -1,0 +1,47 @@
+"""CPU inference for binarized vision transformers (BHViT): packed bits, XNOR-popcount kernels, no framework.
+
+bitvit.convert("checkpoint.pth", "model.safetensors")
+model = bitvit.load("model.safetensors")      # model(pixels) -> logits
+clf = bitvit.Classifier("model.safetensors")  # clf("photo.jpg") -> [{"label", "index", "score"}]
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+from bitvit.config import Config
+from bitvit.convert import ConversionReport, convert
+from bitvit.errors import BitvitError, CheckpointError, ConfigError, ImageError, ModelFileError
+from bitvit.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from bitvit.classify import Classifier
+    from bitvit.model import BHViT, load
+
+__all__ = [
+    "BHViT",
+    "BitvitError",
+    "CheckpointError",
+    "Classifier",
+    "Config",
+    "ConfigError",
+    "ConversionReport",
+    "ImageError",
+    "ModelFileError",
+    "Preprocessing",
+    "convert",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The engine is imported when first used: it brings Numba, which conversion does not need."""
+    if name in ("BHViT", "load"):
+        from bitvit import model
+
+        return getattr(model, name)
+    if name == "Classifier":
+        from bitvit.classify import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,177 @@
+"""Classifier: pictures in, predictions out, in the shape of Hugging Face's image-classification pipeline.
+
+Pictures are decoded, prepared and classified a few at a time, so neither a long list nor an endless iterator is ever
+held in memory.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypedDict, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitvit.config import Config
+from bitvit.errors import ConfigError, ImageError
+from bitvit.preprocess import ImageSource, Preprocessing, open_image
+
+__all__ = ["Classifier", "Prediction"]
+
+Logits: TypeAlias = NDArray[np.float32]
+
+_ONE_IMAGE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
+
+
+class Prediction(TypedDict):
+    """One class with its probability."""
+
+    label: str
+    index: int
+    score: float
+
+
+class Model(Protocol):
+    """What a Classifier needs of a model; bitvit.model.BHViT has it."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+    @property
+    def labels(self) -> tuple[str, ...] | None: ...
+    def __call__(self, pixels: NDArray[np.float32], /) -> Logits: ...
+
+
+class Classifier:
+    """Classifies pictures with a packed model.
+
+        classify = Classifier("model.safetensors")
+        classify("cat.jpg", top_k=1)      # [{"label": "tabby cat", "index": 281, "score": 0.61}]
+
+    A picture is a path, the bytes of a file, a PIL image, or a uint8 array [H, W, 3] (R, G, B) or [H, W] (grey).
+
+    model: path of a packed model, or a model that is loaded already.
+    threads: how many threads a model given by path may use; default: as many as the process has CPUs.
+    batch_size: how many pictures are decoded and run through the network together.
+
+    Raises ModelFileError for a file that is not a packed model, ConfigError for a model without a classifier,
+    ValueError for impossible arguments.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str] | Model, *, threads: int | None = None, batch_size: int = 8
+    ) -> None:
+        self.model = _load(model, threads)
+        self.batch_size = _at_least_one("batch_size", batch_size)
+        count = self.model.config.num_classes
+        if not count:
+            raise ConfigError(
+                "the model has no classifier (0 classes), so there is nothing to predict; convert a checkpoint with "
+                "one, or call the model itself for its pooled features"
+            )
+        self.labels = self.model.labels or tuple(f"LABEL_{index}" for index in range(count))
+
+    # A str is an iterable of str, and a list an iterable: the first overload that fits is the right one.
+    @overload
+    def __call__(self, images: ImageSource, top_k: int = 5) -> list[Prediction]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, images: list[Any] | tuple[ImageSource, ...], top_k: int = 5
+    ) -> list[list[Prediction]]: ...
+    @overload
+    def __call__(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[list[Prediction]]: ...
+
+    def __call__(
+        self, images: ImageSource | Iterable[ImageSource], top_k: int = 5
+    ) -> list[Prediction] | list[list[Prediction]] | Iterator[list[Prediction]]:
+        """The top_k most probable classes, the most probable first (equal ones by index).
+
+        One picture gives a list of Predictions; a list or tuple of pictures a list of such lists; any other iterable
+        a lazy iterator of such lists, in order. `score` is the softmax probability, in float64. top_k beyond the
+        number of classes gives them all.
+
+        Raises ImageError for the first picture that cannot be read, when its turn comes; ValueError for top_k < 1.
+        """
+        _at_least_one("top_k", top_k)
+        if isinstance(images, _ONE_IMAGE):
+            return self._best(self.logits(images)[0], top_k)
+        predictions = (self._best(logits, top_k) for logits in self._rows(_several(images)))
+        return list(predictions) if isinstance(images, list | tuple) else predictions
+
+    def attempt(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[list[Prediction] | ImageError]:
+        """Like a lazy call, but a picture that cannot be read gives its ImageError in place of predictions."""
+        _at_least_one("top_k", top_k)
+        return (
+            outcome if isinstance(outcome, ImageError) else self._best(outcome, top_k)
+            for outcome in self._outcomes(_several(images))
+        )
+
+    def logits(self, images: ImageSource | Iterable[ImageSource]) -> Logits:
+        """The network's output, float32 [B, classes]; B is 1 for one picture. Raises ImageError as a call does."""
+        rows = list(self._rows([images] if isinstance(images, _ONE_IMAGE) else _several(images)))
+        return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
+
+    def _rows(self, images: Iterable[ImageSource]) -> Iterator[Logits]:
+        """Each picture's logits, float32 [classes]. Raises the first ImageError."""
+        for outcome in self._outcomes(images):
+            if isinstance(outcome, ImageError):
+                raise outcome
+            yield outcome
+
+    def _outcomes(self, images: Iterable[ImageSource]) -> Iterator[Logits | ImageError]:
+        """Each picture's logits, float32 [classes], or why there are none; in order, batch_size pictures at a time."""
+        numbered = enumerate(images)
+        while batch := [self._prepare(*item) for item in itertools.islice(numbered, self.batch_size)]:
+            pixels = [item for item in batch if not isinstance(item, ImageError)]
+            logits = iter(self.model(np.stack(pixels)) if pixels else ())
+            for item in batch:
+                yield item if isinstance(item, ImageError) else next(logits)
+
+    def _prepare(self, number: int, image: ImageSource) -> NDArray[np.float32] | ImageError:
+        """float32 [3, S, S], or the error, which names the picture by its path or number."""
+        try:
+            return self.model.preprocessing(open_image(image))
+        except ImageError as error:
+            name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
+            return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
+
+    def _best(self, logits: Logits, top_k: int) -> list[Prediction]:
+        """The top_k Predictions for float32 [classes]."""
+        scores = _softmax(logits)
+        order = np.argsort(-logits, kind="stable")[:top_k]
+        return [{"label": self.labels[k], "index": int(k), "score": float(scores[k])} for k in order]
+
+
+def _load(model: str | os.PathLike[str] | Model, threads: int | None) -> Model:
+    if isinstance(model, str | os.PathLike):
+        from bitvit.model import load  # here, as it brings Numba in
+
+        return load(model, threads=threads)
+    if threads is not None:
+        raise ValueError("threads: the model is loaded already; give bitvit.load its threads")
+    return model
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
+    return int(value)
+
+
+def _several(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """The argument, checked now: an iterator would only fail when it is used."""
+    if isinstance(images, Iterable) and not isinstance(images, Mapping):
+        return images
+    raise ImageError(
+        f"images: a {type(images).__name__}, expected a path, the bytes of a file, a PIL image, a uint8 array, or a "
+        "list or iterator of them"
+    )
+
+
+def _softmax(logits: Logits) -> NDArray[np.float64]:
+    """Probabilities, float64 [classes]."""
+    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+    total: NDArray[np.float64] = powers / powers.sum()
+    return total

@@ -1,0 +1,89 @@
+"""The command line: bitvit convert | classify | inspect | verify.
+
+Each verb has a file: it parses, calls one public function and prints. What the verbs need beyond typer is imported when
+they run, so that --help answers at once.
+
+Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some pictures could not be read; 130 interrupted;
+141 the reader of a pipe went away.
+"""
+
+import errno
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bitvit.cli.classify import classify
+from bitvit.cli.console import print_error
+from bitvit.cli.convert import convert
+from bitvit.cli.inspect import inspect
+from bitvit.cli.verify import verify
+from bitvit.errors import BitvitError
+
+__all__ = ["app", "main"]
+
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
+
+
+class _Verbs(TyperGroup):
+    """Runs a verb and turns what the user can mend into one line; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BitvitError as error:
+            print_error(str(error))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            _discard_stdout()
+            raise typer.Exit(BROKEN_PIPE) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _discard_stdout()
+            print_error(f"the output cannot be written: {error.strerror}")
+            raise typer.Exit(1) from None
+        return result
+
+
+def _discard_stdout() -> None:
+    """What is left in the buffer must not fail again when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    name="bitvit",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (convert, classify, inspect, verify):
+    app.command()(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from bitvit import __version__
+
+        print(f"bitvit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Classify pictures on the CPU with BHViT, a binarized vision transformer."""
+
+
+def main() -> None:
+    """The console script."""
+    app()

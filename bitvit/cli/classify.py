@@ -1,0 +1,175 @@
+"""bitvit classify: pictures -> predictions, as a table or for machines."""
+
+import contextlib
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from bitvit.cli.console import output, print_error, printable, stderr_console
+from bitvit.errors import ImageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bitvit.classify import Prediction
+
+SOME_FAILED = 3  # exit code
+STDIN = "-"
+FEW = 8  # pictures, for which no progress bar is worth its flicker
+
+
+class Format(str, Enum):
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+def classify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Pictures and folders of pictures; - is a picture on stdin.")
+    ],
+    top_k: Annotated[int, typer.Option(min=1, metavar="N", help="Classes per picture.")] = 5,
+    form: Annotated[Format, typer.Option("--format", "-f", help="How to write the predictions.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file in place of stdout.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders in folders too.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures to compute together.")] = 8,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads to use; default: all CPUs of the process.")
+    ] = None,
+) -> None:
+    """Classify pictures.
+
+    A picture that cannot be read is reported on stderr; the others go on, and the exit code is 3.
+
+    Machine formats: json is a list of records, jsonl has one record a line: {"path", "predictions": [{"label", "index",
+    "score"}, ...]}, or {"path", "error"}. csv has the columns path,rank,label,index,score; errors are on stderr only.
+    """
+    pictures = _find(paths, recursive)  # before the model is loaded: a mistyped name shows at once
+    from bitvit.classify import Classifier
+
+    classifier = Classifier(model, threads=threads, batch_size=batch_size)
+    outcomes = classifier.attempt(map(_source, pictures), top_k)
+    records = (_record(path, outcome) for path, outcome in zip(pictures, outcomes, strict=True))
+    report = _Report(stderr_console())
+    with output(out) as stream, _progress(report.console, len(pictures), stream) as advance:
+        _WRITERS[form](stream, report.watch(records, advance))
+    if report.failed:
+        print_error(f"{report.failed} of {len(pictures)} pictures could not be read", report.console)
+        raise typer.Exit(SOME_FAILED)
+
+
+def _find(paths: Iterable[str], recursive: bool) -> list[str]:
+    """The pictures that the arguments name, folders replaced by what is in them."""
+    from bitvit.preprocess import list_images
+
+    pictures: list[str] = []
+    for path in paths:
+        pictures += map(str, list_images(path, recursive=recursive)) if Path(path).is_dir() else [path]
+    if pictures.count(STDIN) > 1:
+        raise ImageError("-: named twice, but stdin can be read only once")
+    return pictures
+
+
+def _source(path: str) -> str | bytes:
+    return sys.stdin.buffer.read() if path == STDIN else path
+
+
+# -------------------------------------------------------------------------------------------------------- records
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of one picture: predictions, or an error's text."""
+
+    path: str
+    predictions: "list[Prediction]"
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        if self.error is not None:
+            return {"path": self.path, "error": self.error}
+        return {"path": self.path, "predictions": self.predictions}
+
+
+def _record(path: str, outcome: "list[Prediction] | ImageError") -> Record:
+    return Record(path, [], str(outcome)) if isinstance(outcome, ImageError) else Record(path, outcome)
+
+
+@dataclass
+class _Report:
+    """Reports the pictures that failed, and counts them."""
+
+    console: "Console"
+    failed: int = 0
+
+    def watch(self, records: Iterable[Record], advance: Callable[[], None]) -> Iterator[Record]:
+        for record in records:
+            if record.error is not None:
+                self.failed += 1
+                print_error(record.error, self.console)
+            yield record
+            advance()
+
+
+@contextlib.contextmanager
+def _progress(console: "Console", total: int, stream: TextIO) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, if a person looks at it and the results do not scroll it away; call to advance it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    shown = total > FEW and console.is_terminal and not stream.isatty()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+# -------------------------------------------------------------------------------------------------------- formats
+
+
+def _write_table(stream: TextIO, records: Iterable[Record]) -> None:
+    for record in records:
+        if record.error is None:
+            print(printable(record.path), file=stream)
+        for best in record.predictions:
+            print(f"  {100 * best['score']:6.2f} %  {printable(best['label'])}", file=stream)
+        stream.flush()
+
+
+def _write_json(stream: TextIO, records: Iterable[Record]) -> None:
+    separator = "[\n"
+    for record in records:
+        stream.write(separator + json.dumps(record.to_dict()))
+        separator = ",\n"
+    stream.write("\n]\n")
+
+
+def _write_jsonl(stream: TextIO, records: Iterable[Record]) -> None:
+    for record in records:
+        print(json.dumps(record.to_dict()), file=stream, flush=True)
+
+
+def _write_csv(stream: TextIO, records: Iterable[Record]) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("path", "rank", "label", "index", "score"))
+    for record in records:
+        for rank, best in enumerate(record.predictions, 1):
+            writer.writerow((record.path, rank, best["label"], best["index"], best["score"]))
+
+
+_WRITERS: dict[Format, Callable[[TextIO, Iterable[Record]], None]] = {
+    Format.table: _write_table,
+    Format.json: _write_json,
+    Format.jsonl: _write_jsonl,
+    Format.csv: _write_csv,
+}

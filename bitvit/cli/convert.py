@@ -1,0 +1,97 @@
+"""bitvit convert: a training checkpoint -> a packed model file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitvit.cli.console import print_warning, printable
+
+if TYPE_CHECKING:
+    from bitvit.convert import ConversionReport
+
+
+def convert(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Checkpoint of the training script: .safetensors or .pth.")
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Model file to write (.safetensors).")],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="config.json of the training, for what the checkpoint does not tell."),
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights ('model_ema').")] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Class names: text, one a line, or .json with a list or {number: name}."),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="R,G,B", help="Mean of the channels, in 0..1; one number for all. Default: ImageNet's."),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Standard deviation of the channels, likewise.")
+    ] = None,
+    resize: Annotated[
+        str,
+        typer.Option(
+            metavar="N|none|auto",
+            help="Shorter edge of a picture before the centre crop; none: pictures have the right size already; "
+            "auto: as the training code, 256/224 of the image size above 32 pixels, else none.",
+        ),
+    ] = "auto",
+    pad: Annotated[int, typer.Option(min=0, metavar="N", help="Black pixels to add on each side of the crop.")] = 0,
+) -> None:
+    """Convert a training checkpoint into a packed model file.
+
+    An existing OUT is replaced, once the new file is complete.
+    """
+    import warnings
+
+    from bitvit.convert import convert as convert_checkpoint
+    from bitvit.labels import read_labels
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report has them
+        report = convert_checkpoint(
+            checkpoint,
+            out,
+            config=config,
+            ema=ema,
+            labels=None if labels is None else read_labels(labels),
+            mean=_channels(mean, "--mean"),
+            std=_channels(std, "--std"),
+            resize=_size(resize),
+            pad=pad,
+        )
+    _print_report(report)
+
+
+def _channels(text: str | None, option: str) -> list[float] | None:
+    """'0.5' or '0.4,0.5,0.6' -> numbers, one a channel."""
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3):
+        raise typer.BadParameter(f"{text!r}, expected a number or three, such as 0.485,0.456,0.406", param_hint=option)
+    return values * (3 // len(values))
+
+
+def _size(text: str) -> int | str | None:
+    if text in ("none", "auto"):
+        return None if text == "none" else text
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r}, expected a number of pixels, none or auto", param_hint="--resize")
+    return int(text)
+
+
+def _print_report(report: "ConversionReport") -> None:
+    for note in report.warnings:
+        print_warning(note)
+    config = report.config
+    print(f"{printable(str(report.path))}: {report.bytes:,} bytes in {report.seconds:.1f} s")
+    print(f"  {report.binary_weights:,} weights of 1 bit, {report.float_parameters:,} float32")
+    print(f"  {config.image_size} x {config.image_size} pixels, {config.num_classes} classes")

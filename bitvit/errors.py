@@ -1,0 +1,32 @@
+"""The errors that bitvit raises for what a user can mend.
+
+    BitvitError
+    ├── CheckpointError   a training checkpoint cannot be read or is not a binary BHViT
+    ├── ConfigError       a network shape that BHViT does not allow, or two sources that disagree
+    ├── ModelFileError    a packed model file is damaged, foreign or of another version
+    └── ImageError        a picture cannot be decoded or does not fit the model
+
+Every message says where, what was found, what was expected and what to do.
+"""
+
+__all__ = ["BitvitError", "CheckpointError", "ConfigError", "ImageError", "ModelFileError"]
+
+
+class BitvitError(Exception):
+    """Base of all errors raised on purpose; its text is meant for the user."""
+
+
+class CheckpointError(BitvitError):
+    """A training checkpoint cannot be read, or holds something other than a binary BHViT."""
+
+
+class ConfigError(BitvitError):
+    """A network shape outside SPEC section 10, or config and checkpoint disagree."""
+
+
+class ModelFileError(BitvitError):
+    """A packed model file is damaged, foreign, or written by an incompatible version."""
+
+
+class ImageError(BitvitError):
+    """A picture cannot be decoded, or its size does not fit the model."""

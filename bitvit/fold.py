@@ -1,0 +1,92 @@
+"""Folding: norms, scales and moves into the few vectors that inference needs. float64 in, float64 out.
+
+The identities are those of SPEC section 9. A binary layer's output o is `scale[o]·dot + bias[o]`; a sign is a
+comparison with a threshold, sgn(v + move) > 0 <=> v > -move.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+EPS = 1e-5  # SPEC section 7.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """v -> scale·v + bias, per channel."""
+
+    scale: Floats
+    bias: Floats
+
+    def after(self, row_scale: Floats) -> "Affine":
+        """This map applied to row_scale·v."""
+        return Affine(self.scale * row_scale, self.bias)
+
+    def plus(self, offset: Floats) -> "Affine":
+        return Affine(self.scale, self.bias + offset)
+
+
+def batch_norm(weight: Floats, bias: Floats, mean: Floats, variance: Floats) -> Affine:
+    """Batch norm with running statistics: scale = weight/√(variance + eps), bias - mean·scale."""
+    scale = weight / np.sqrt(variance + EPS)
+    return Affine(scale, bias - mean * scale)
+
+
+@dataclass(frozen=True)
+class BinaryWeight:
+    """scale[o]·sgn(W[o] - mean W[o]), SPEC 8.1."""
+
+    positive: NDArray[np.bool_]  # [out_features, in_features]
+    scale: Floats  # [out_features]; 0 where a whole row is equal, whose signs are all 0
+    zeros: int  # centred weights that are exactly 0 in other rows: one bit cannot hold them
+
+
+def binarize(weight: NDArray[np.floating]) -> BinaryWeight:
+    """Binarise latent weights [out_features, in_features]: scale from |W| before centring, sign after."""
+    wide = weight.astype(np.float64, copy=False)
+    scale = np.abs(wide).mean(axis=1)
+    centred = wide - wide.mean(axis=1, keepdims=True)
+    zero = centred == 0
+    zeros_in_row = zero.sum(axis=1)
+    constant = zeros_in_row == weight.shape[1]
+    scale[constant] = 0
+    return BinaryWeight(centred > 0, scale, int(zeros_in_row[~constant & (scale > 0)].sum()))
+
+
+def pool_adjacent(hidden: Floats, ratio: int) -> Floats:
+    """Mean of each `ratio` adjacent entries (SPEC 7.5 pool)."""
+    return hidden.reshape(-1, ratio).mean(axis=1)
+
+
+# Order of the stencil's taps: centre, then the offsets (dy, dx) that are read.
+TAPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
+
+
+@dataclass(frozen=True)
+class ShiftGroup:
+    """Layer scales of one group of shift residuals: reach 1 (shift3) or 2 (shift5)."""
+
+    reach: int
+    vertical: Floats
+    horizontal: Floats
+    quarters: Floats
+
+
+def shift_taps(groups: list[ShiftGroup], width: int) -> Floats:
+    """The shift residuals as one circular depthwise stencil, [9 or 5, width] in TAPS order (SPEC 9.11)."""
+    taps = np.zeros((9, width))
+    quarter = np.arange(width) // -(-width // 4)
+    for group in groups:
+        share = 1 / (2 * group.reach + 1)
+        for k, (dy, dx) in enumerate(TAPS):
+            if dx == 0 and abs(dy) <= group.reach:
+                taps[k] += group.vertical * share
+            if dy == 0 and abs(dx) <= group.reach:
+                taps[k] += group.horizontal * share
+        for q, (dy, dx) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
+            k = TAPS.index((dy * group.reach, dx * group.reach))
+            taps[k] += np.where(quarter == q, group.quarters, 0)
+    return taps if any(group.reach == 2 for group in groups) else taps[:5]

@@ -1,0 +1,444 @@
+"""Decomposed binary attention over windows with merged tokens (SPEC 7.4), in four steps.
+
+project   tokens -> layer norm -> signs -> q, k, v: signs kept, real values summed
+attend    one window and head: integer scores -> softmax -> levels as bit planes -> popcount-weighted sum of values
+coarsen   mean of the merged tokens' outputs over the windows
+output    fine and coarse mixed -> signs -> output projection -> residual
+
+Tokens are stored in window order: token wi·w² + t is pixel t of window wi, then come the M merged tokens of the image.
+A merged token is the same in every window of an image, so it is projected once; only its attention rows differ.
+
+Scores are integers: s = d - 2·popcount(q xor k), so softmax numerators are exp(-2j/√d) with j = popcount - min popcount.
+Levels 0..3 are two bit planes, and a plane p weighs values v = ±1 by Σ p·v = 2·popcount(p & v⁺) - popcount(p), with
+v transposed to one bit a token. The gsb quantizer has three planes instead.
+"""
+
+import numpy as np
+from numba import carray
+
+from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.rows import normalize_products, normalize_row
+from bitvit.kernels.simd import (
+    LANES,
+    ROWS,
+    broadcast_rows,
+    count_bits,
+    exp2,
+    floats_at,
+    fma,
+    ints_at,
+    lane_min,
+    lane_sum,
+    load,
+    maximum,
+    minimum_int,
+    nonzero,
+    popcount,
+    prelu,
+    splat,
+    splat_rows,
+    store,
+    store_mask,
+    store_rows,
+    store_rows_first,
+    to_float,
+    words_at,
+)
+from bitvit.kernels.step import fields, inline, kernel
+
+WORD = 32
+
+PROJECT = fields(
+    "rows piece_rows side window channels width words start"
+    " source query_bits key_bits value_bits shortcut"  # state
+    " pixels norm mix token_norm thresholds panels affine prescale valid"  # const
+    " tokens bits z"  # scratch
+)
+
+ATTEND = fields(
+    "heads head_dim window_tokens merged windows width row_words planes"
+    " keys_padded key_words token_words dim_padded rows_padded"  # keys to 32, d/32, keys/32, d to LANES, keys to ROWS
+    " query_bits key_bits value_bits context"  # state
+    " quantizer keys_table"  # const
+    " queries keys values transposed scores plane_words counts weights"  # scratch
+)
+
+COARSEN = fields(
+    "merged piece_rows windows window_tokens rows_padded width channels context shortcut coarse affine valid row"
+)
+
+OUTPUT = fields(
+    "rows piece_rows window_tokens rows_padded channels width words start"
+    " source out context shortcut coarse"  # state
+    " pixels context_affine fine thresholds panels affine prescale valid"  # const
+    " mixed bits z row"  # scratch
+)
+
+
+# ------------------------------------------------------------------------------------------------------ project
+@inline
+def fetch_token(r, a, source, pixels, norm, tokens, to):  # type: ignore[no-untyped-def]
+    """N1 of fine token r: one pixel under norm; norm: [width/LANES][scale, bias, max share, average share][LANES]."""
+    x = np.int64(pixels[r])
+    for c in range(0, a.width, LANES):
+        store(tokens, to + c, fma(load(source, x + c), load(norm, 4 * c), load(norm, 4 * c + LANES)))
+
+
+@inline
+def merge_token(m, a, source, norm, tokens, to):  # type: ignore[no-untyped-def]
+    """Merged token m: share of the maximum and of the average over its cell (SPEC 7.4.2).
+
+    The cell is shifted by -(w // 2) against the windows; pixels outside the map count as zeros in the average, which
+    always divides by w², and not at all in the maximum.
+    """
+    cells = a.side // a.window
+    top = m // cells * a.window - a.window // 2
+    left = m % cells * a.window - a.window // 2
+    for c in range(0, a.width, LANES):
+        scale, bias = load(norm, 4 * c), load(norm, 4 * c + LANES)
+        largest, total = splat(np.float32(-3.4e38)), splat(np.float32(0))
+        for y in range(max(top, 0), top + a.window):
+            for x in range(max(left, 0), left + a.window):
+                v = fma(load(source, (y * a.side + x) * a.width + c), scale, bias)
+                largest = maximum(largest, v)
+                total += v
+        share = load(norm, 4 * c + 3 * LANES)
+        store(tokens, to + c, fma(largest, load(norm, 4 * c + 2 * LANES), total * share))
+
+
+@inline
+def project_rows(first, rows, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+    """Signs of q, k, v and the sum of their real values for rows first … of the token list."""
+    source, pixels = floats_at(state, a.source), ints_at(const, a.pixels)
+    tokens, bits, z = floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z)
+    norm, token_norm = floats_at(const, a.norm), floats_at(const, a.token_norm)
+    thresholds, valid = floats_at(const, a.thresholds), floats_at(const, a.valid)
+    width, words = a.width, a.words
+    row_bits = words * WORD
+    fine = a.side * a.side
+    block_words = (a.piece_rows + ROWS - 1) // ROWS * ROWS * words
+    for i in range(rows):
+        o = i * width
+        if first + i < fine:
+            fetch_token(first + i, a, source, pixels, norm, tokens, o)
+        else:
+            merge_token(first + i - fine, a, source, norm, tokens, o)
+        normalize_row(tokens, o, width, a.channels, valid)
+        for c in range(0, width, LANES):
+            t = fma(load(tokens, o + c), load(token_norm, 2 * c), load(token_norm, 2 * c + LANES))
+            store(tokens, o + c, t)
+            for k in range(3):
+                at = (k * block_words + i * words) * WORD + c
+                store_mask(bits, at, t > load(thresholds, 3 * c + k * LANES))
+    shortcut = floats_at(state, a.shortcut)
+    for k in range(3):
+        panels = words_at(const, a.panels + k * width * words)
+        binary_matmul(words_at(scratch, a.bits + k * block_words), rows, words, panels, width, a.start, z)
+        if layer_norms:
+            normalize_products(z, rows, width, a.channels, floats_at(const, a.prescale + k * 2 * width), valid)
+        affine = floats_at(const, a.affine + k * 4 * width)
+        signs = words_at(state, a.query_bits if k == 0 else (a.key_bits if k == 1 else a.value_bits))
+        for c in range(0, width, LANES):
+            scale, bias = load(affine, 4 * c), load(affine, 4 * c + LANES)
+            slope, threshold = load(affine, 4 * c + 2 * LANES), load(affine, 4 * c + 3 * LANES)
+            for i in range(rows):
+                o = i * width + c
+                u = prelu(fma(load(z, o), scale, bias) + load(tokens, o), slope)
+                store_mask(signs, (first + i) * row_bits + c, u > threshold)
+                to = (first + i) * width + c
+                if k > 0:
+                    u += load(shortcut, to)
+                store(shortcut, to, u)
+
+
+@kernel(PROJECT)
+def project(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Tokens to q, k, v with batch norms."""
+    a = carray(arguments, 1, PROJECT)[0]
+    first = piece * a.piece_rows
+    project_rows(first, min(a.piece_rows, a.rows - first), a, const, state, scratch, False)
+
+
+@kernel(PROJECT)
+def project_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Tokens to q, k, v with layer norms."""
+    a = carray(arguments, 1, PROJECT)[0]
+    first = piece * a.piece_rows
+    project_rows(first, min(a.piece_rows, a.rows - first), a, const, state, scratch, True)
+
+
+# ------------------------------------------------------------------------------------------------------- attend
+@inline
+def head_word(bits, bit, w, head_dim):  # type: ignore[no-untyped-def]
+    """Word w of a head whose head_dim bits start at bit `bit`; bits beyond the head are 0."""
+    at = (bit + w * WORD) // WORD
+    shift = np.uint32((bit + w * WORD) % WORD)
+    word = bits[at]
+    if shift:
+        word = (word >> shift) | (bits[at + 1] << (np.uint32(WORD) - shift))
+    left = head_dim - w * WORD
+    if left < WORD:
+        word &= (np.uint32(1) << np.uint32(left)) - np.uint32(1)
+    return word
+
+
+@inline
+def gather_head(window, head, a, state, scratch):  # type: ignore[no-untyped-def]
+    """Bits of one window and head: queries [token][word], keys [word][token], values [token word][channel]."""
+    query_bits, key_bits = words_at(state, a.query_bits), words_at(state, a.key_bits)
+    value_bits = words_at(state, a.value_bits)
+    queries, keys = words_at(scratch, a.queries), words_at(scratch, a.keys)
+    values, transposed = words_at(scratch, a.values), words_at(scratch, a.transposed)
+    tokens = a.window_tokens + a.merged
+    for t in range(tokens):
+        fine = t < a.window_tokens
+        r = window * a.window_tokens + t if fine else a.windows * a.window_tokens + t - a.window_tokens
+        bit = r * a.row_words * WORD + head * a.head_dim
+        for w in range(a.key_words):
+            queries[t * a.key_words + w] = head_word(query_bits, bit, w, a.head_dim)
+            keys[w * a.keys_padded + t] = head_word(key_bits, bit, w, a.head_dim)
+            values[w * a.keys_padded + t] = head_word(value_bits, bit, w, a.head_dim)
+    for w in range(a.key_words):
+        for t in range(tokens, a.keys_padded):
+            values[w * a.keys_padded + t] = np.uint32(0)
+        for t in range(0, a.keys_padded, LANES):
+            v = load(values, w * a.keys_padded + t)
+            one = splat(np.uint32(1))
+            for b in range(min(WORD, a.dim_padded - w * WORD)):
+                to = t // WORD * a.dim_padded + w * WORD + b
+                store_mask(transposed, to * WORD + t % WORD, nonzero(v & one))
+                one += one
+
+
+@inline
+def score(a, scratch):  # type: ignore[no-untyped-def]
+    """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
+    queries, keys, scores = words_at(scratch, a.queries), words_at(scratch, a.keys), words_at(scratch, a.scores)
+    n, words = a.keys_padded, a.key_words
+    for k in range(0, n, LANES):
+        for q in range(0, a.rows_padded, ROWS):
+            acc = splat_rows(np.uint32(0), ROWS)
+            for w in range(words):
+                acc += popcount(load(keys, w * n + k) ^ broadcast_rows(queries, q * words + w, words, ROWS))
+            store_rows(scores, q * n + k, n, acc)
+
+
+@inline
+def softmax_row(q, n, steps, scores, numerators, keys, penalties):  # type: ignore[no-untyped-def]
+    """numerators[q][key] <- exp(-2j/√d) (0 for padding keys); returns their sum.
+
+    The largest is exactly 1. steps = -2·log2(e)/√d as a high part of 12 bits, whose product with j is exact, and a low
+    part. The key table holds [penalty (int32)][present][floor] of n entries each: 0, 1, 0 for a key and 2^20, 0,
+    -1e30 for padding, seen here as words (penalties) and as floats (keys).
+    """
+    step_high, step_low = splat(steps[0]), splat(steps[1])
+    least = load(scores, q * n) + load(penalties, 0)
+    for k in range(LANES, n, LANES):
+        least = minimum_int(least, load(scores, q * n + k) + load(penalties, k))
+    least = splat(lane_min(least))
+    total = splat(np.float32(0))
+    for k in range(0, n, LANES):
+        j = to_float(load(scores, q * n + k) - least)
+        e = exp2(j * step_high, j * step_low) * load(keys, n + k)
+        store(numerators, q * n + k, e)
+        total += e
+    return lane_sum(total)
+
+
+@inline
+def count_plane(planes, at, words):  # type: ignore[no-untyped-def]
+    """Number of 1 bits of one row of a bit plane."""
+    count = np.uint32(0)
+    for w in range(words):
+        count += count_bits(planes[at + w])
+    return count
+
+
+@inline
+def weigh_values(a, window, head, weights, state, scratch):  # type: ignore[no-untyped-def]
+    """context[query] = Σ_planes weight·(2·popcount(plane & v) - popcount(plane)), float32 [window][rows_padded][width].
+
+    counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [plane].
+    """
+    transposed, planes = words_at(scratch, a.transposed), words_at(scratch, a.plane_words)
+    counts, context = words_at(scratch, a.counts), floats_at(state, a.context)
+    words, dim, rows = a.token_words, a.dim_padded, a.rows_padded
+    for c in range(0, dim, LANES):
+        for q in range(0, rows, ROWS):
+            total = splat_rows(np.float32(0), ROWS)
+            for p in range(a.planes):
+                acc = splat_rows(np.uint32(0), ROWS)
+                at = (p * rows + q) * words
+                for w in range(words):
+                    acc += popcount(load(transposed, w * dim + c) & broadcast_rows(planes, at + w, words, ROWS))
+                difference = acc + acc - broadcast_rows(counts, p * rows + q, 1, ROWS)
+                total = fma(to_float(difference), splat(weights[p]), total)
+            to = (window * rows + q) * a.width + head * a.head_dim + c
+            if a.head_dim - c < LANES:
+                store_rows_first(context, to, a.width, total, a.head_dim - c)
+            else:
+                store_rows(context, to, a.width, total)
+
+
+@inline
+def attend_head(piece, a, state, scratch):  # type: ignore[no-untyped-def]
+    """Gather and score one (window, head); returns (window, head)."""
+    window, head = piece // a.heads, piece % a.heads
+    gather_head(window, head, a, state, scratch)
+    score(a, scratch)
+    return window, head
+
+
+@kernel(ATTEND)
+def attend_levels(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """One window and head with the multi-level quantizer.
+
+    quantizer: float32 [2] steps, then [head][alpha, zero point]. level = clamp(rint(3P/alpha + zero), 0, 3), half to
+    even: level >= 1 for > 0.5, >= 2 for >= 1.5, 3 for > 2.5. Planes: low = bit 0 (weight alpha), high = bit 1 (2·alpha).
+    """
+    a = carray(arguments, 1, ATTEND)[0]
+    window, head = attend_head(piece, a, state, scratch)
+    quantizer, keys = floats_at(const, a.quantizer), floats_at(const, a.keys_table)
+    scores, numerators = words_at(scratch, a.scores), floats_at(scratch, a.scores)
+    planes, counts = words_at(scratch, a.plane_words), words_at(scratch, a.counts)
+    n, words, rows = a.keys_padded, a.token_words, a.rows_padded
+    alpha, zero = quantizer[2 + 2 * head], quantizer[3 + 2 * head]
+    for q in range(a.window_tokens + a.merged):
+        total = softmax_row(q, n, quantizer, scores, numerators, keys, words_at(const, a.keys_table))
+        factor = splat(np.float32(3) / (alpha * total))
+        low, high = q * words, (rows + q) * words
+        for k in range(0, n, LANES):
+            offset = fma(load(keys, n + k), splat(zero), load(keys, 2 * n + k))
+            r = fma(load(numerators, q * n + k), factor, offset)
+            two = r >= splat(np.float32(1.5))
+            store_mask(planes, low * WORD + k, (r > splat(np.float32(0.5))) ^ two ^ (r > splat(np.float32(2.5))))
+            store_mask(planes, high * WORD + k, two)
+        counts[q] = count_plane(planes, low, words)
+        counts[rows + q] = count_plane(planes, high, words)
+    weights = floats_at(scratch, a.weights)
+    weights[0] = alpha
+    weights[1] = alpha + alpha
+    weigh_values(a, window, head, weights, state, scratch)
+
+
+@kernel(ATTEND)
+def attend_gsb(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """One window and head with the gsb quantizer.
+
+    quantizer: float32 [2] steps, then raw step a, limits of the two masks (0.9 and 0.7 of the row's largest numerator,
+    which is 1; never for a <= 0) and three plane weights. Planes: base (P/a > 0.5), t1 (> 0.7·max), t2 (> 0.9·max).
+    """
+    a = carray(arguments, 1, ATTEND)[0]
+    window, head = attend_head(piece, a, state, scratch)
+    quantizer, keys = floats_at(const, a.quantizer), floats_at(const, a.keys_table)
+    scores, numerators = words_at(scratch, a.scores), floats_at(scratch, a.scores)
+    planes, counts = words_at(scratch, a.plane_words), words_at(scratch, a.counts)
+    n, words, rows = a.keys_padded, a.token_words, a.rows_padded
+    for q in range(a.window_tokens + a.merged):
+        total = softmax_row(q, n, quantizer, scores, numerators, keys, words_at(const, a.keys_table))
+        factor = splat(np.float32(1) / (quantizer[2] * total))
+        base, t1, t2 = q * words, (rows + q) * words, (2 * rows + q) * words
+        for k in range(0, n, LANES):
+            e = load(numerators, q * n + k)
+            store_mask(planes, base * WORD + k, e * factor > splat(np.float32(0.5)))
+            store_mask(planes, t1 * WORD + k, e > splat(quantizer[4]))
+            store_mask(planes, t2 * WORD + k, e > splat(quantizer[3]))
+        counts[q] = count_plane(planes, base, words)
+        counts[rows + q] = count_plane(planes, t1, words)
+        counts[2 * rows + q] = count_plane(planes, t2, words)
+    weigh_values(a, window, head, floats_at(const, a.quantizer + 5), state, scratch)
+
+
+# ------------------------------------------------------------------------------------------------------ coarsen
+@inline
+def context_row(at, shortcut_at, a, context, shortcut, affine, row):  # type: ignore[no-untyped-def]
+    """row = RPReLU(affine(context) + U_q + U_k + U_v) less its outer offset, which later parameters absorb.
+
+    affine: [width/LANES][scale, bias, slope - 1][LANES].
+    """
+    for c in range(0, a.width, LANES):
+        u = fma(load(context, at + c), load(affine, 3 * c), load(affine, 3 * c + LANES))
+        store(row, c, prelu(u + load(shortcut, shortcut_at + c), load(affine, 3 * c + 2 * LANES)))
+
+
+@inline
+def coarsen_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+    """coarse[m] = mean over the image's windows of merged token m's output."""
+    context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
+    affine, row = floats_at(const, a.affine), floats_at(scratch, a.row)
+    share = splat(np.float32(1) / np.float32(a.windows))
+    for m in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.merged)):
+        for window in range(a.windows):
+            at = (window * a.rows_padded + a.window_tokens + m) * a.width
+            if layer_norms:
+                normalize_row(context, at, a.width, a.channels, floats_at(const, a.valid))
+            context_row(at, (a.windows * a.window_tokens + m) * a.width, a, context, shortcut, affine, row)
+            for c in range(0, a.width, LANES):
+                o = m * a.width + c
+                store(coarse, o, load(row, c) if window == 0 else load(coarse, o) + load(row, c))
+        for c in range(0, a.width, LANES):
+            store(coarse, m * a.width + c, load(coarse, m * a.width + c) * share)
+
+
+@kernel(COARSEN)
+def coarsen(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Coarse map of some merged tokens, batch norms."""
+    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, scratch, False)
+
+
+@kernel(COARSEN)
+def coarsen_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Coarse map of some merged tokens, layer norms."""
+    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, scratch, True)
+
+
+# ------------------------------------------------------------------------------------------------------- output
+@inline
+def output_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+    """A = fine·G + (1 - fine)·coarse -> signs -> projection -> RPReLU -> layer scale + residual, back to pixels.
+
+    affine: [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES].
+    """
+    source, out, pixels = floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels)
+    context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
+    mixed, bits, z = floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z)
+    row, fine, thresholds = floats_at(scratch, a.row), floats_at(const, a.fine), floats_at(const, a.thresholds)
+    valid, context_affine = floats_at(const, a.valid), floats_at(const, a.context_affine)
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    width, words = a.width, a.words
+    for i in range(rows):
+        window, t = (first + i) // a.window_tokens, (first + i) % a.window_tokens
+        at = (window * a.rows_padded + t) * width
+        if layer_norms:
+            normalize_row(context, at, width, a.channels, valid)
+        context_row(at, (first + i) * width, a, context, shortcut, context_affine, row)
+        for c in range(0, width, LANES):
+            k = load(coarse, window * width + c)
+            v = fma(load(row, c) - k, load(fine, c), k)
+            store(mixed, i * width + c, v)
+            store_mask(bits, i * words * WORD + c, v > load(thresholds, c))
+    binary_matmul(bits, rows, words, words_at(const, a.panels), width, a.start, z)
+    if layer_norms:
+        normalize_products(z, rows, width, a.channels, floats_at(const, a.prescale), valid)
+    affine = floats_at(const, a.affine)
+    for c in range(0, width, LANES):
+        p = 5 * c
+        scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
+        out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
+        for i in range(rows):
+            u = prelu(fma(load(z, i * width + c), scale, bias) + load(mixed, i * width + c), slope)
+            x = np.int64(pixels[first + i]) + c
+            store(out, x, fma(u, out_scale, out_bias) + load(source, x))
+
+
+@kernel(OUTPUT)
+def output(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Attention output of some fine tokens, batch norms."""
+    output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, False)
+
+
+@kernel(OUTPUT)
+def output_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Attention output of some fine tokens, layer norms."""
+    output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, True)

@@ -1,0 +1,140 @@
+"""Downsampling by 2x2 patches: one float product (some-fp), or one binary product with a pooled shortcut (SPEC 7.7)."""
+
+import numpy as np
+from numba import carray
+
+from bitvit.kernels.matmul import binary_matmul, float_matmul
+from bitvit.kernels.rows import normalize_products, normalize_row
+from bitvit.kernels.simd import LANES, floats_at, fma, load, prelu, splat, store, store_mask, words_at
+from bitvit.kernels.step import fields, inline, kernel
+
+FLOAT_DOWN = fields(
+    "rows piece_rows side out_side in_width channels width"  # rows: output tokens; sides of the maps
+    " source out"  # state
+    " norm panels bias bias_stride affine position valid"  # const
+    " patches"  # scratch
+)
+
+BINARY_DOWN = fields(
+    "rows piece_rows side out_side in_channels in_width channels width words start"
+    " source out"  # state
+    " norm panels affine position prescale valid"  # const
+    " bits pooled z"  # scratch
+)
+
+
+@inline
+def gather_patches(first, rows, a, source, norm, patches):  # type: ignore[no-untyped-def]
+    """patches[i] = norm of the four pixels of output token first + i, row-major, in_width channels each.
+
+    norm: [in_width/LANES][scale, bias][LANES]. It could fold into the product, but then large means of x would pass
+    through the sum and cancel there: three times the error for one fma a vector.
+    """
+    width = a.in_width
+    for c in range(0, width, LANES):
+        scale, bias = load(norm, 2 * c), load(norm, 2 * c + LANES)
+        for i in range(rows):
+            y, x = (first + i) // a.out_side, (first + i) % a.out_side
+            pixel = (2 * y * a.side + 2 * x) * width + c
+            below, to = pixel + a.side * width, 4 * i * width + c
+            store(patches, to, fma(load(source, pixel), scale, bias))
+            store(patches, to + width, fma(load(source, pixel + width), scale, bias))
+            store(patches, to + 2 * width, fma(load(source, below), scale, bias))
+            store(patches, to + 3 * width, fma(load(source, below + width), scale, bias))
+
+
+@kernel(FLOAT_DOWN)
+def float_down(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded."""
+    a = carray(arguments, 1, FLOAT_DOWN)[0]
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    patches = floats_at(scratch, a.patches)
+    gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
+    out, bias = floats_at(state, a.out + first * a.width), floats_at(const, a.bias + first * a.bias_stride)
+    panels = floats_at(const, a.panels)
+    float_matmul(patches, rows, 4 * a.in_width, panels, a.width, bias, a.bias_stride, out, a.width)
+
+
+@kernel(FLOAT_DOWN)
+def float_down_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """out = LN(W·patch) + position; `source` is normalised already, `bias` is zero."""
+    a = carray(arguments, 1, FLOAT_DOWN)[0]
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    patches = floats_at(scratch, a.patches)
+    gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
+    out, bias = floats_at(state, a.out + first * a.width), floats_at(const, a.bias)
+    float_matmul(patches, rows, 4 * a.in_width, floats_at(const, a.panels), a.width, bias, 0, out, a.width)
+    affine, position = floats_at(const, a.affine), floats_at(const, a.position + first * a.width)
+    for i in range(rows):
+        o = i * a.width
+        normalize_row(out, o, a.width, a.channels, floats_at(const, a.valid))
+        for c in range(0, a.width, LANES):
+            y = fma(load(out, o + c), load(affine, 2 * c), load(affine, 2 * c + LANES))
+            store(out, o + c, y + load(position, o + c))
+
+
+@inline
+def pool_and_sign(first, rows, a, source, norm, bits, pooled):  # type: ignore[no-untyped-def]
+    """Q = norm(x): signs of the four pixels (a.words // 4 words each) and their mean, extended periodically.
+
+    norm: [in_width/LANES][scale, bias, threshold][LANES].
+    """
+    quarter = splat(np.float32(0.25))
+    pixel_words = a.words // 4
+    pooled_row = pooled_span(a)
+    for i in range(rows):
+        y, x = (first + i) // a.out_side, (first + i) % a.out_side
+        for c in range(0, a.in_width, LANES):
+            scale, bias = load(norm, 3 * c), load(norm, 3 * c + LANES)
+            total = splat(np.float32(0))
+            for tap in range(4):
+                pixel = ((2 * y + tap // 2) * a.side + 2 * x + tap % 2) * a.in_width
+                q = fma(load(source, pixel + c), scale, bias)
+                total += q
+                store_mask(bits, (i * a.words + tap * pixel_words) * 32 + c, q > load(norm, 3 * c + 2 * LANES))
+            store(pooled, i * pooled_row + c, total * quarter)
+        if a.in_channels % LANES:
+            for p in range(a.in_channels, a.in_channels + LANES, a.in_channels):
+                store(pooled, i * pooled_row + p, load(pooled, i * pooled_row))
+
+
+@inline
+def pooled_span(a):  # type: ignore[no-untyped-def]
+    """Floats of one pooled row: readable for LANES from any channel, writable by the periodic extension."""
+    return a.in_width + 2 * LANES
+
+
+@inline
+def binary_down_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+    """RPReLU(affine(product) + tiled mean) + position; affine: [width/LANES][scale, bias, slope - 1][LANES]."""
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
+    pool_and_sign(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), bits, pooled)
+    binary_matmul(bits, rows, a.words, words_at(const, a.panels), a.width, a.start, z)
+    if layer_norms:
+        valid = floats_at(const, a.valid)
+        normalize_products(z, rows, a.width, a.channels, floats_at(const, a.prescale), valid)
+    out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
+    for c in range(0, a.width, LANES):
+        scale, bias, slope = load(affine, 3 * c), load(affine, 3 * c + LANES), load(affine, 3 * c + 2 * LANES)
+        start = c % a.in_channels
+        for i in range(rows):
+            o = (first + i) * a.width + c
+            shortcut = load(pooled, i * pooled_span(a) + start)
+            u = prelu(fma(load(z, i * a.width + c), scale, bias) + shortcut, slope)
+            store(out, o, u + load(position, o))
+
+
+@kernel(BINARY_DOWN)
+def binary_down(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Binary downsampling, batch norms."""
+    binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, False)
+
+
+@kernel(BINARY_DOWN)
+def binary_down_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Binary downsampling, layer norms; `source` is normalised already."""
+    binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, True)

@@ -1,0 +1,44 @@
+"""Head: mean over the tokens, then the classifier (SPEC 7.2); a batch norm before it is folded into the classifier."""
+
+import numpy as np
+from numba import carray
+
+from bitvit.kernels.simd import LANES, broadcast, floats_at, fma, load, splat, store
+from bitvit.kernels.step import fields, kernel
+
+COLUMNS = 4 * LANES  # classes of one classifier piece: four accumulators hide the latency of fma
+
+POOL = fields("rows piece_width width source affine out")
+CLASSIFY = fields("depth source panels bias out")
+
+
+@kernel(POOL)
+def pool(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """out = mean over rows of source, then scale and bias, for some channels; affine: [width/LANES][2][LANES]."""
+    a = carray(arguments, 1, POOL)[0]
+    source, out, affine = floats_at(state, a.source), floats_at(state, a.out), floats_at(const, a.affine)
+    share = splat(np.float32(1) / np.float32(a.rows))
+    for c in range(piece * a.piece_width, min((piece + 1) * a.piece_width, a.width), LANES):
+        total = splat(np.float32(0))
+        for r in range(a.rows):
+            total += load(source, r * a.width + c)
+        store(out, c, fma(total * share, load(affine, 2 * c), load(affine, 2 * c + LANES)))
+
+
+@kernel(CLASSIFY)
+def classify(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """out[n] = bias[n] + Σ_k source[k]·w[n, k] for COLUMNS classes; panels: [n/COLUMNS][k][COLUMNS]."""
+    a = carray(arguments, 1, CLASSIFY)[0]
+    source, out = floats_at(state, a.source), floats_at(state, a.out)
+    panels, bias = floats_at(const, a.panels + piece * a.depth * COLUMNS), floats_at(const, a.bias)
+    n = piece * COLUMNS
+    v0, v1 = load(bias, n), load(bias, n + LANES)
+    v2, v3 = load(bias, n + 2 * LANES), load(bias, n + 3 * LANES)
+    for k in range(a.depth):
+        x, p = broadcast(source, k), k * COLUMNS
+        v0, v1 = fma(load(panels, p), x, v0), fma(load(panels, p + LANES), x, v1)
+        v2, v3 = fma(load(panels, p + 2 * LANES), x, v2), fma(load(panels, p + 3 * LANES), x, v3)
+    store(out, n, v0)
+    store(out, n + LANES, v1)
+    store(out, n + 2 * LANES, v2)
+    store(out, n + 3 * LANES, v3)

@@ -1,0 +1,77 @@
+"""Matrix products over panels: binary (exact integers) and float32.
+
+Binary: for a, w in {-1, +1}^K with bit 1 meaning +1, <a, w> = K - 2·popcount(a xor w), since every equal pair adds 1
+and every differing pair subtracts 1. The tile starts at -(K // 2), so what it accumulates is h = popcount - K // 2
+and <a, w> = -2·h + (K mod 2): the factor -2 and the odd 1 fold into the affine map that follows, and no large
+constant is ever cancelled in float32.
+
+Lanes run over output features. A panel holds LANES outputs: [K/32][LANES] words, or [K][LANES] floats; one word (or
+float) of each of ROWS input rows is broadcast against it. No horizontal sums, any K, exact 32-bit counters.
+"""
+
+import numpy as np
+
+from bitvit.kernels.simd import (
+    LANES,
+    ROWS,
+    broadcast_rows,
+    fma,
+    load,
+    load_rows,
+    popcount,
+    splat_rows,
+    store_rows,
+    to_float,
+)
+from bitvit.kernels.step import inline
+
+
+@inline
+def half_dots(bits, first, words, panels, panel, start):  # type: ignore[no-untyped-def]
+    """ROWS x LANES tile of popcount(a xor w) + start, as int32.
+
+    bits: uint32 rows of `words` words, the tile's first word at `first`; panels: uint32 [..][words][LANES], this
+    panel at `panel`; start: int32, -(K // 2).
+    """
+    acc = splat_rows(np.uint32(start), ROWS)
+    for k in range(words):
+        acc += popcount(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, ROWS))
+    return acc
+
+
+@inline
+def binary_matmul(bits, rows, words, panels, width, start, out):  # type: ignore[no-untyped-def]
+    """out[m, n] = float32(popcount(bits[m] xor w[n]) - K // 2) for every row m < rows (rounded up to ROWS), n < width.
+
+    The panel loop is outside: a panel (K/32 · 64 bytes) stays in the first-level cache while the rows pass.
+    """
+    for n in range(0, width, LANES):
+        for m in range(0, rows, ROWS):
+            store_rows(out, m * width + n, width, to_float(half_dots(bits, m * words, words, panels, n * words, start)))
+
+
+@inline
+def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out_stride):  # type: ignore[no-untyped-def]
+    """out[m, n] = Σ_k a[m, k]·w[n, k] + offsets[m·offset_stride + n], float32.
+
+    a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels a pass share each broadcast. Every element is
+    summed over k in order, so the result does not depend on how rows are split.
+    """
+    pairs = width // (2 * LANES) * 2 * LANES
+    for n in range(0, pairs, 2 * LANES):
+        for m in range(0, rows, ROWS):
+            left = load_rows(offsets, m * offset_stride + n, offset_stride, ROWS)
+            right = load_rows(offsets, m * offset_stride + n + LANES, offset_stride, ROWS)
+            for k in range(depth):
+                x = broadcast_rows(a, m * depth + k, depth, ROWS)
+                left = fma(load(panels, n * depth + k * LANES), x, left)
+                right = fma(load(panels, (n + LANES) * depth + k * LANES), x, right)
+            store_rows(out, m * out_stride + n, out_stride, left)
+            store_rows(out, m * out_stride + n + LANES, out_stride, right)
+    if pairs < width:
+        for m in range(0, rows, ROWS):
+            acc = load_rows(offsets, m * offset_stride + pairs, offset_stride, ROWS)
+            for k in range(depth):
+                w = load(panels, pairs * depth + k * LANES)
+                acc = fma(w, broadcast_rows(a, m * depth + k, depth, ROWS), acc)
+            store_rows(out, m * out_stride + pairs, out_stride, acc)

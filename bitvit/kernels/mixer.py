@@ -1,0 +1,176 @@
+"""Token mixer: signs -> three 3x3 binary convolutions in four groups, dilations 1, 3, 5 -> RPReLUs, summed (SPEC 7.3).
+
+The signs of a map live in `4·ceil(group/32)` bit planes, one 32-bit word a pixel, with a border of 5 zero words. A tap
+outside the map must contribute 0, but a zero word reads as -1 in every channel. Its xor with the weights is the
+weights' own popcount, so for each dilation and each set of missing taps one integer a channel puts it right:
+
+    dot = correction[missing taps] - 2·popcount,  correction = group·(valid taps) + 2·Σ_missing popcount(weights).
+
+A dot runs over 9·group bits. Where a group is not a multiple of 32 channels the nine taps are first packed densely
+into ceil(9·group/32) words, 16 pixels at a time (5 words rather than 9 for groups of 16); otherwise words are read
+straight from the planes. Either way word j of pixel x is words[base + offsets[j] + x].
+"""
+
+import numpy as np
+from numba import carray
+
+from bitvit.kernels.rows import normalize_row
+from bitvit.kernels.simd import (
+    LANES,
+    ROWS,
+    broadcast_rows,
+    floats_at,
+    fma,
+    ints_at,
+    load,
+    load_rows_at,
+    mask_to_word,
+    popcount,
+    prelu,
+    shift_left,
+    shift_right,
+    splat,
+    splat_rows,
+    store,
+    store_rows,
+    to_float,
+    words_at,
+)
+from bitvit.kernels.step import fields, inline, kernel
+
+GROUPS = 4
+DILATIONS = (1, 3, 5)
+BORDER = 5
+
+MIXER_SIGNS = fields("side piece_rows width group group_words plane plane_row source norm planes")
+
+MIXER = fields(
+    # shape: words a dot; packed = whether taps are packed first; taps_row = words of a packed row
+    "side piece_rows channels width group words packed taps_row plane_row"
+    " planes residual out"  # state
+    " offsets entries entry_count panels affine corrections classes shift out_affine valid"  # const
+    " taps mixed"  # scratch
+)
+
+
+@kernel(MIXER_SIGNS)
+def mixer_signs(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """planes[(g·group_words + w)][y + 5][x + 5] = signs of norm(x) + move for channels 32w… of group g.
+
+    norm: [group][half word][scale, bias + move][LANES], lanes beyond the group (0, -1): their bits are 0.
+    """
+    a = carray(arguments, 1, MIXER_SIGNS)[0]
+    source, norm, planes = floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes)
+    zero = splat(np.float32(0))
+    halves = 2 * a.group_words
+    for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
+        for x in range(a.side):
+            pixel = (y * a.side + x) * a.width
+            to = (y + BORDER) * a.plane_row + x + BORDER
+            for g in range(GROUPS):
+                for w in range(a.group_words):
+                    word = np.uint32(0)
+                    for half in range(2):
+                        i = 2 * w + half
+                        if i * LANES < a.group:
+                            p = (g * halves + i) * 2 * LANES
+                            v = fma(load(source, pixel + g * a.group + i * LANES), load(norm, p), load(norm, p + LANES))
+                            word |= mask_to_word(v > zero) << np.uint32(half * LANES)
+                    planes[(g * a.group_words + w) * a.plane + to] = word
+
+
+@inline
+def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):  # type: ignore[no-untyped-def]
+    """Pack the taps of one image row: taps[word][x] = OR over entries of plane words, shifted.
+
+    entries: int32 [entry_count][3] = (word, offset into planes, shift), grouped by word; shift < 0 is to the right.
+    """
+    for e in range(entry_count):
+        word, offset, shift = np.int64(entries[3 * e]), np.int64(entries[3 * e + 1]), np.int64(entries[3 * e + 2])
+        starts = e == 0 or entries[3 * e - 3] != entries[3 * e]
+        to, at = word * taps_row, row + offset
+        for x in range(0, side, LANES):
+            v = load(planes, at + x)
+            v = shift_left(v, shift) if shift >= 0 else shift_right(v, -shift)
+            store(taps, to + x, v if starts else load(taps, to + x) | v)
+
+
+@inline
+def mix_row(y, a, words, base, offsets, panels, affine, corrections, classes, mixed):  # type: ignore[no-untyped-def]
+    """mixed[x] = Σ over dilations of RPReLU(convolution) for one image row; rows of `mixed` are width + LANES apart.
+
+    panels: [group][chunk][dilation][words][LANES]; affine: [group][chunk][dilation][scale, bias, slope - 1][LANES];
+    corrections: int32 [group][chunk][dilation][16 sets of missing taps][LANES]; classes: int32 [dilation][y or x].
+    """
+    side, n, group = a.side, a.words, a.group
+    chunks = (group + LANES - 1) // LANES
+    mixed_row = a.width + LANES
+    padded_side = (side + ROWS - 1) // ROWS * ROWS
+    for g in range(GROUPS):
+        for chunk in range(chunks):
+            for x in range(0, side, ROWS):
+                total = splat_rows(np.float32(0), ROWS)
+                for d in range(3):
+                    part = (g * chunks + chunk) * 3 + d
+                    acc = splat_rows(np.uint32(0), ROWS)
+                    for j in range(n):
+                        at = base + np.int64(offsets[(g * 3 + d) * n + j]) + x
+                        acc += popcount(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, at, 1, ROWS))
+                    # classes hold LANES·(1 if the first tap is missing, + 2 if the last is); y counts fourfold
+                    missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])
+                    correction = load_rows_at(corrections, missing, classes, d * padded_side + x, ROWS)
+                    p = part * 3 * LANES
+                    u = fma(to_float(correction - (acc + acc)), load(affine, p), load(affine, p + LANES))
+                    total += prelu(u, load(affine, p + 2 * LANES))
+                store_rows(mixed, x * mixed_row + g * group + chunk * LANES, mixed_row, total)
+
+
+@inline
+def convolve_row(y, a, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Convolutions of image row y into scratch `mixed`."""
+    planes, offsets = words_at(state, a.planes), ints_at(const, a.offsets)
+    panels, affine = words_at(const, a.panels), floats_at(const, a.affine)
+    corrections, classes = words_at(const, a.corrections), ints_at(const, a.classes)
+    row = (y + BORDER) * a.plane_row + BORDER
+    if a.packed:
+        taps = words_at(scratch, a.taps)
+        pack_taps(planes, row, a.side, ints_at(const, a.entries), a.entry_count, taps, a.taps_row)
+        mix_row(y, a, taps, 0, offsets, panels, affine, corrections, classes, floats_at(scratch, a.mixed))
+    else:
+        mix_row(y, a, planes, row, offsets, panels, affine, corrections, classes, floats_at(scratch, a.mixed))
+
+
+@inline
+def add_row(y, a, const, state, mixed):  # type: ignore[no-untyped-def]
+    """out = residual + affine(mixed) for image row y; out_affine: [width/LANES][scale, bias][LANES]."""
+    residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
+    side, width = a.side, a.width
+    for x in range(side):
+        o, m = (y * side + x) * width, x * (width + LANES)
+        for c in range(0, width, LANES):
+            v = fma(load(mixed, m + c), load(affine, 2 * c), load(affine, 2 * c + LANES))
+            store(out, o + c, v + load(residual, o + c))
+
+
+@kernel(MIXER)
+def mixer(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """X + BN(Σ RPReLU(conv)) for some image rows."""
+    a = carray(arguments, 1, MIXER)[0]
+    for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
+        convolve_row(y, a, const, state, scratch)
+        add_row(y, a, const, state, floats_at(scratch, a.mixed))
+
+
+@kernel(MIXER)
+def mixer_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """X + LN(Σ RPReLU(conv) + shift) for some image rows; shift: float32 [width], the RPReLUs' outer offsets."""
+    a = carray(arguments, 1, MIXER)[0]
+    mixed, shift, valid = floats_at(scratch, a.mixed), floats_at(const, a.shift), floats_at(const, a.valid)
+    for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
+        convolve_row(y, a, const, state, scratch)
+        for x in range(a.side):
+            m = x * (a.width + LANES)
+            for c in range(0, a.width, LANES):
+                store(mixed, m + c, load(mixed, m + c) + load(shift, c))
+            normalize_row(mixed, m, a.width, a.channels, valid)
+        add_row(y, a, const, state, mixed)

@@ -1,0 +1,192 @@
+"""The shift-augmented MLP of one block of rows, from the residual stream back to the residual stream (SPEC 7.5, 7.6).
+
+Per block: N2 = norm(x) -> bits -> hidden = RPReLU(affine(W1·bits) + tile(N2)) -> bits, pooled sums
+-> RPReLU(affine(W2·bits) + pool) -> layer scale + residual + the shift stencil. The hidden layer never exists as
+floats: its signs are compared out of registers, its pool is summed there.
+
+Hidden features are permuted at load: for each block of LANES output channels c0 …, `ratio` vectors whose lanes are the
+features ratio·c + j of those channels. So pooling the `ratio` adjacent features of a channel is a vertical add, and
+the signs of a vector land at bits [p·LANES, (p + 1)·LANES) of the hidden row, p = (c0/LANES)·ratio + j.
+
+The six shift residuals are one circular depthwise stencil of N2 with nine taps: centre, ±1 and ±2 along y and x (SPEC
+9.11). Under batch norm N2 is affine in x, so the stencil reads x itself with folded taps.
+"""
+
+import numpy as np
+from numba import carray
+
+from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.rows import normalize_products, tile_channels
+from bitvit.kernels.simd import (
+    LANES,
+    ROWS,
+    at,
+    floats_at,
+    fma,
+    ints_at,
+    load,
+    load_rows,
+    prelu,
+    splat,
+    splat_rows,
+    store,
+    store_mask,
+    store_mask_rows,
+    store_rows,
+    to_float,
+    words_at,
+)
+from bitvit.kernels.step import fields, inline, kernel
+
+NEIGHBOURS = 8  # taps beside the centre, in the order (-1,0) (1,0) (0,-1) (0,1) (-2,0) (2,0) (0,-2) (0,2)
+
+MLP = fields(
+    # shape: channels C, width = C padded to LANES, ratio I/C, rows of the map and of one piece
+    "rows piece_rows channels width ratio span period words hidden_words start1 start2 shifts"
+    # state: source of the norm and the stencil, residual, output, all [rows][width]
+    " source residual out"
+    # const
+    " norm panels1 affine1 panels2 affine2 taps neighbours valid valid_hidden prescale1 prescale2"
+    # scratch
+    " bits tiled hidden_bits pooled z row"
+)
+
+
+@inline
+def prepare_rows(first, rows, a, source, norm, bits, row, tiled):  # type: ignore[no-untyped-def]
+    """N2 = norm(x), its signs, and its tiled copies, for `rows` rows from `first` on.
+
+    norm: [width/LANES][scale, bias, threshold][LANES]; a bit is N2 > threshold.
+    """
+    width, words, channels, ratio, span = a.width, a.words, a.channels, a.ratio, a.span
+    for i in range(rows):
+        x = (first + i) * width
+        for c in range(0, width, LANES):
+            h = fma(load(source, x + c), load(norm, 3 * c), load(norm, 3 * c + LANES))
+            store_mask(bits, i * words * 32 + c, h > load(norm, 3 * c + 2 * LANES))
+            store(row, c, h)
+        tile_channels(row, 0, channels, ratio, span, tiled, i * ratio * span)
+
+
+@inline
+def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):  # type: ignore[no-untyped-def]
+    """Hidden signs and pooled sums; affine: [vector p][scale, bias, slope - 1, threshold][LANES]."""
+    width, ratio, span, words, start1 = a.width, a.ratio, a.span, a.words, a.start1
+    hidden_bits_row, tiled_row, period = a.hidden_words * 32, ratio * span, a.period
+    for c in range(0, width, LANES):
+        start = c % period
+        for m in range(0, rows, ROWS):
+            pool = splat_rows(np.float32(0), ROWS)
+            for j in range(ratio):
+                p = c * ratio + j * LANES
+                h = half_dots(bits, m * words, words, panels, p * words, start1)
+                shortcut = load_rows(tiled, m * tiled_row + j * span + start, tiled_row, ROWS)
+                u = fma(to_float(h), load(affine, 4 * p), load(affine, 4 * p + LANES)) + shortcut
+                u = prelu(u, load(affine, 4 * p + 2 * LANES))
+                store_mask_rows(
+                    hidden_bits, m * hidden_bits_row + p, hidden_bits_row, u > load(affine, 4 * p + 3 * LANES)
+                )
+                pool += u
+            store_rows(pooled, m * width + c, width, pool)
+
+
+@inline
+def hidden_layer_ln(rows, a, bits, tiled, panels, affine, prescale, valid, z, hidden_bits, pooled):  # type: ignore[no-untyped-def]
+    """`hidden_layer` under layer norm: all products of a row first, then its statistics, then the same epilogue."""
+    hidden = a.width * a.ratio
+    binary_matmul(bits, rows, a.words, panels, hidden, a.start1, z)
+    normalize_products(z, rows, hidden, a.channels * a.ratio, prescale, valid)
+    for i in range(rows):
+        for c in range(0, a.width, LANES):
+            start = c % a.period
+            pool = splat(np.float32(0))
+            for j in range(a.ratio):
+                p = c * a.ratio + j * LANES
+                u = fma(load(z, i * hidden + p), load(affine, 4 * p), load(affine, 4 * p + LANES))
+                u = prelu(u + load(tiled, (i * a.ratio + j) * a.span + start), load(affine, 4 * p + 2 * LANES))
+                store_mask(hidden_bits, i * a.hidden_words * 32 + p, u > load(affine, 4 * p + 3 * LANES))
+                pool += u
+            store(pooled, i * a.width + c, pool)
+
+
+@inline
+def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neighbours, out):  # type: ignore[no-untyped-def]
+    """RPReLU(affine(z) + pool) -> layer scale + residual + shift stencil.
+
+    affine: [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES]; taps: [width/LANES][9][LANES];
+    neighbours: int32 [tokens][8], element offsets of the tap rows. The vectors of a channel block are loaded once
+    for all rows: LLVM must assume that the stores inside the row loop alias them.
+    """
+    share = splat(np.float32(1) / np.float32(a.ratio))
+    width, shifts = a.width, a.shifts
+    for c in range(0, width, LANES):
+        p = 5 * c
+        scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
+        out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
+        if shifts:
+            w = 9 * c
+            w0, w1, w2 = load(taps, w), load(taps, w + LANES), load(taps, w + 2 * LANES)
+            w3, w4, w5 = load(taps, w + 3 * LANES), load(taps, w + 4 * LANES), load(taps, w + 5 * LANES)
+            w6, w7, w8 = load(taps, w + 6 * LANES), load(taps, w + 7 * LANES), load(taps, w + 8 * LANES)
+            for i in range(rows):
+                y = fma(load(z, i * width + c), scale, bias)
+                y = prelu(fma(load(pooled, i * width + c), share, y), slope)
+                o = (first + i) * width + c
+                y = fma(y, out_scale, out_bias) + load(residual, o)
+                n = (first + i) * NEIGHBOURS
+                s0 = load(source, o) * w0
+                s1 = load(source, np.int64(at(neighbours, n)) + c) * w1
+                s0 = fma(load(source, np.int64(at(neighbours, n + 1)) + c), w2, s0)
+                s1 = fma(load(source, np.int64(at(neighbours, n + 2)) + c), w3, s1)
+                s0 = fma(load(source, np.int64(at(neighbours, n + 3)) + c), w4, s0)
+                s1 = fma(load(source, np.int64(at(neighbours, n + 4)) + c), w5, s1)
+                s0 = fma(load(source, np.int64(at(neighbours, n + 5)) + c), w6, s0)
+                s1 = fma(load(source, np.int64(at(neighbours, n + 6)) + c), w7, s1)
+                s0 = fma(load(source, np.int64(at(neighbours, n + 7)) + c), w8, s0)
+                store(out, o, y + (s0 + s1))
+        else:
+            for i in range(rows):
+                y = fma(load(z, i * width + c), scale, bias)
+                y = prelu(fma(load(pooled, i * width + c), share, y), slope)
+                o = (first + i) * width + c
+                store(out, o, fma(y, out_scale, out_bias) + load(residual, o))
+
+
+@kernel(MLP)
+def mlp(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """One block of rows of the MLP with batch norms."""
+    a = carray(arguments, 1, MLP)[0]
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    source = floats_at(state, a.source)
+    bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
+    hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
+    prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
+    hidden_layer(rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1), hidden_bits, pooled)
+    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z)
+    output_rows(
+        first, rows, a, z, pooled, floats_at(const, a.affine2), floats_at(const, a.taps), source,
+        floats_at(state, a.residual), ints_at(const, a.neighbours), floats_at(state, a.out),
+    )  # fmt: skip
+
+
+@kernel(MLP)
+def mlp_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """One block of rows of the MLP with layer norms; `source` holds N2, normalised already."""
+    a = carray(arguments, 1, MLP)[0]
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    source, valid = floats_at(state, a.source), floats_at(const, a.valid)
+    bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
+    hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
+    prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
+    hidden_layer_ln(
+        rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1),
+        floats_at(const, a.prescale1), floats_at(const, a.valid_hidden), z, hidden_bits, pooled,
+    )  # fmt: skip
+    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z)
+    normalize_products(z, rows, a.width, a.channels, floats_at(const, a.prescale2), valid)
+    output_rows(
+        first, rows, a, z, pooled, floats_at(const, a.affine2), floats_at(const, a.taps), source,
+        floats_at(state, a.residual), ints_at(const, a.neighbours), floats_at(state, a.out),
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""What is done to one token's row of channels: layer norm, laying out a tiled shortcut."""
+
+import numpy as np
+
+from bitvit.kernels.simd import LANES, even, fma, lane_sum, load, odd, splat, store
+from bitvit.kernels.step import inline
+
+EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
+
+
+@inline
+def normalize_row(x, at, width, features, valid):  # type: ignore[no-untyped-def]
+    """x[at : at + width] <- (x - mean)/sqrt(variance + eps), float32, in place.
+
+    Mean and (biased) variance run over the first `features` of `width` lanes; valid: float32 [width], 1 or 0. The
+    variance is summed around the mean: no cancellation, whatever the offset.
+    """
+    total = splat(np.float32(0))
+    for c in range(0, width, LANES):
+        total = fma(load(x, at + c), load(valid, c), total)
+    mean = splat(lane_sum(total) / np.float32(features))
+    total = splat(np.float32(0))
+    for c in range(0, width, LANES):
+        centred = (load(x, at + c) - mean) * load(valid, c)
+        total = fma(centred, centred, total)
+    scale = splat(np.float32(1) / np.sqrt(lane_sum(total) / np.float32(features) + EPS))
+    for c in range(0, width, LANES):
+        store(x, at + c, (load(x, at + c) - mean) * scale)
+
+
+@inline
+def normalize_products(z, rows, width, features, prescale, valid):  # type: ignore[no-untyped-def]
+    """Layer-normalise rows of half dots: z <- normalise(prescale·z), float32 [rows][width], in place.
+
+    prescale: [width/LANES][scale, bias][LANES] turns half dots into the reference's real-valued products, whose size
+    matters to layer norm's eps.
+    """
+    for i in range(rows):
+        o = i * width
+        for c in range(0, width, LANES):
+            store(z, o + c, fma(load(z, o + c), load(prescale, 2 * c), load(prescale, 2 * c + LANES)))
+        normalize_row(z, o, width, features, valid)
+
+
+@inline
+def _next(offset, channels):  # type: ignore[no-untyped-def]
+    """(offset + LANES) mod channels without a division."""
+    offset += LANES
+    while offset >= channels:
+        offset -= channels
+    return offset
+
+
+@inline
+def tile_channels(h, at, channels, ratio, span, out, to):  # type: ignore[no-untyped-def]
+    """Lay the tiled shortcut out for the hidden order: out[to + j·span + q] = h[at + (ratio·q + j) mod channels].
+
+    Hidden feature ratio·c + j meets channel (ratio·c + j) mod channels (SPEC 7.5), so a vector of hidden features
+    {ratio·c + j : c = c0 … c0 + LANES - 1} reads `out` at j·span + c0 mod period, period = channels/gcd(channels,
+    ratio); `span` >= the largest such start + LANES. h is extended periodically by up to 2·LANES in place. A ratio
+    of 2, 4 or 8 that divides `channels` is de-interleaved by shuffles: (even, odd) halves, log2(ratio) times.
+    """
+    if channels % LANES:
+        for p in range(channels, channels + LANES, channels):
+            store(h, at + p, load(h, at))
+    o = 0
+    if ratio == 1:
+        for q in range(0, span, LANES):
+            store(out, to + q, load(h, at + o))
+            o = _next(o, channels)
+    elif ratio == 2 and channels % 2 == 0:
+        for q in range(0, span, LANES):
+            v0 = load(h, at + o)
+            o = _next(o, channels)
+            v1 = load(h, at + o)
+            o = _next(o, channels)
+            store(out, to + q, even(v0, v1))
+            store(out, to + span + q, odd(v0, v1))
+    elif ratio == 4 and channels % 4 == 0:
+        for q in range(0, span, LANES):
+            v0 = load(h, at + o)
+            o = _next(o, channels)
+            v1 = load(h, at + o)
+            o = _next(o, channels)
+            v2 = load(h, at + o)
+            o = _next(o, channels)
+            v3 = load(h, at + o)
+            o = _next(o, channels)
+            e0, e1, o0, o1 = even(v0, v1), even(v2, v3), odd(v0, v1), odd(v2, v3)
+            store(out, to + q, even(e0, e1))
+            store(out, to + span + q, even(o0, o1))
+            store(out, to + 2 * span + q, odd(e0, e1))
+            store(out, to + 3 * span + q, odd(o0, o1))
+    elif ratio == 8 and channels % 8 == 0:
+        for q in range(0, span, LANES):
+            v0 = load(h, at + o)
+            o = _next(o, channels)
+            v1 = load(h, at + o)
+            o = _next(o, channels)
+            v2 = load(h, at + o)
+            o = _next(o, channels)
+            v3 = load(h, at + o)
+            o = _next(o, channels)
+            v4 = load(h, at + o)
+            o = _next(o, channels)
+            v5 = load(h, at + o)
+            o = _next(o, channels)
+            v6 = load(h, at + o)
+            o = _next(o, channels)
+            v7 = load(h, at + o)
+            o = _next(o, channels)
+            e0, e1, e2, e3 = even(v0, v1), even(v2, v3), even(v4, v5), even(v6, v7)
+            o0, o1, o2, o3 = odd(v0, v1), odd(v2, v3), odd(v4, v5), odd(v6, v7)
+            store(out, to + q, even(even(e0, e1), even(e2, e3)))
+            store(out, to + span + q, even(even(o0, o1), even(o2, o3)))
+            store(out, to + 2 * span + q, even(odd(e0, e1), odd(e2, e3)))
+            store(out, to + 3 * span + q, even(odd(o0, o1), odd(o2, o3)))
+            store(out, to + 4 * span + q, odd(even(e0, e1), even(e2, e3)))
+            store(out, to + 5 * span + q, odd(even(o0, o1), even(o2, o3)))
+            store(out, to + 6 * span + q, odd(odd(e0, e1), odd(e2, e3)))
+            store(out, to + 7 * span + q, odd(odd(o0, o1), odd(o2, o3)))
+    else:
+        for j in range(ratio):
+            c = j
+            while c >= channels:
+                c -= channels
+            for q in range(span):
+                out[to + j * span + q] = h[at + c]
+                c += ratio
+                while c >= channels:
+                    c -= channels

@@ -1,0 +1,78 @@
+"""Stem: 4x4 patches -> float product -> norm -> GELU -> + positions (SPEC 7.1)."""
+
+import numpy as np
+from numba import carray
+
+from bitvit.kernels.matmul import float_matmul
+from bitvit.kernels.rows import normalize_row
+from bitvit.kernels.simd import LANES, erf, floats_at, floats_at_address, fma, load, splat, store, words_at
+from bitvit.kernels.step import fields, inline, kernel
+
+PATCH = 4
+DEPTH = 3 * PATCH * PATCH
+
+STEM = fields(
+    "rows piece_rows side image_side channels width"  # tokens, tokens a piece, tokens a side, pixels a side
+    " pixels out"  # state: cell holding the image's address; [rows][width]
+    " panels bias norm position valid"  # const
+    " patches"  # scratch
+)
+
+
+@inline
+def gather_patches(first, rows, side, image_side, image, patches):  # type: ignore[no-untyped-def]
+    """patches[i] = the 48 pixels of token first + i in (channel, y, x) order; image: float32 [3][S][S]."""
+    for i in range(rows):
+        y, x = (first + i) // side, (first + i) % side
+        for c in range(3):
+            for dy in range(PATCH):
+                pixel = (c * image_side + y * PATCH + dy) * image_side + x * PATCH
+                to = i * DEPTH + (c * PATCH + dy) * PATCH
+                for dx in range(PATCH):
+                    patches[to + dx] = image[pixel + dx]
+
+
+@inline
+def gelu(x):  # type: ignore[no-untyped-def]
+    """x·½·(1 + erf(x/√2)), the exact form."""
+    half = x * splat(np.float32(0.5))
+    return fma(half, erf(x * splat(np.float32(0.7071067811865476))), half)
+
+
+@inline
+def stem_rows(first, rows, a, state, const, scratch):  # type: ignore[no-untyped-def]
+    """The patches' product, before norm; written to its place in `out`."""
+    cell = words_at(state, a.pixels)
+    image = floats_at_address(np.int64(cell[0]) | (np.int64(cell[1]) << 32))
+    patches = floats_at(scratch, a.patches)
+    gather_patches(first, rows, a.side, a.image_side, image, patches)
+    out = floats_at(state, a.out + first * a.width)
+    float_matmul(patches, rows, DEPTH, floats_at(const, a.panels), a.width, floats_at(const, a.bias), 0, out, a.width)
+
+
+@kernel(STEM)
+def stem(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Stem with the batch norm folded into weights and bias."""
+    a = carray(arguments, 1, STEM)[0]
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    stem_rows(first, rows, a, state, const, scratch)
+    out, position = floats_at(state, a.out), floats_at(const, a.position)
+    for o in range(first * a.width, (first + rows) * a.width, LANES):
+        store(out, o, gelu(load(out, o)) + load(position, o))
+
+
+@kernel(STEM)
+def stem_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+    """Stem with layer norm."""
+    a = carray(arguments, 1, STEM)[0]
+    first = piece * a.piece_rows
+    rows = min(a.piece_rows, a.rows - first)
+    stem_rows(first, rows, a, state, const, scratch)
+    out, position, norm = floats_at(state, a.out), floats_at(const, a.position), floats_at(const, a.norm)
+    for i in range(first, first + rows):
+        normalize_row(out, i * a.width, a.width, a.channels, floats_at(const, a.valid))
+        for c in range(0, a.width, LANES):
+            o = i * a.width + c
+            y = fma(load(out, o), load(norm, 2 * c), load(norm, 2 * c + LANES))
+            store(out, o, gelu(y) + load(position, o))

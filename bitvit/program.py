@@ -1,0 +1,200 @@
+"""The flat program of a model: a table of steps over three arenas of 4-byte units.
+
+    const    weights in kernel order and index tables; read only, one a model
+    state    activations of one image
+    scratch  one thread's working memory
+
+A layer asks the Builder for regions by name and emits steps whose argument records hold region offsets and sizes. The
+same name always means the same memory, so a block's buffers serve the next block; arenas start as zeros and regions of
+different layout have different names, which keeps the pad bits of packed rows 0 without ever clearing them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.kernels.simd import LANES, ROWS
+from bitvit.kernels.step import Kernel
+
+ALIGN = 16  # units: 64 bytes, one cache line
+SLACK = 64  # units behind every region: a vector load at the last element stays inside
+
+ADDRESS_CELL = 0  # state[0:2] hold the address of the image, float32 [3, S, S]
+
+
+def padded(n: int, multiple: int = LANES) -> int:
+    """n rounded up."""
+    return -(-n // multiple) * multiple
+
+
+@dataclass
+class Region:
+    """A named part of an arena; its offset is known once the program is built."""
+
+    name: str
+    size: int
+    offset: int = -1
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map of tokens in a state region: float32 [side², width], of which `channels` are used and the rest are 0."""
+
+    region: Region
+    side: int
+    channels: int
+
+    @property
+    def rows(self) -> int:
+        return self.side**2
+
+    @property
+    def width(self) -> int:
+        return padded(self.channels)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the program: a kernel, how many pieces it splits into, its argument record, the layer it serves."""
+
+    kernel: Kernel
+    pieces: int
+    arguments: "np.void"
+    layer: str
+    regions: dict[str, Region]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps and the arenas they need. `const` is 64-byte aligned."""
+
+    steps: list[Step]
+    const: NDArray[np.uint32]
+    state_size: int
+    scratch_size: int
+    output: Region
+    outputs: int
+
+
+def aligned_zeros(units: int) -> NDArray[np.uint32]:
+    """uint32 zeros on a 64-byte boundary, which NumPy does not promise."""
+    raw = np.zeros(units + ALIGN, np.uint32)
+    start = -raw.ctypes.data // 4 % ALIGN
+    return raw[start : start + units]
+
+
+@dataclass
+class Builder:
+    """Collects steps, regions and constants while the layers are walked."""
+
+    _constants: list[NDArray[np.uint32]] = field(default_factory=list)
+    _const_size: int = 0
+    _shared: dict[Any, int] = field(default_factory=dict)
+    _state: dict[str, Region] = field(default_factory=dict)
+    _scratch: dict[str, Region] = field(default_factory=dict)
+    _steps: list[tuple[Kernel, int, dict[str, int | Region], str]] = field(default_factory=list)
+
+    def const(self, array: NDArray[Any]) -> int:
+        """Place an array of 4-byte elements; returns its offset."""
+        offset = self._const_size
+        self._constants.append(np.ascontiguousarray(array).reshape(-1).view(np.uint32))
+        self._const_size += padded(array.size + SLACK, ALIGN)
+        return offset
+
+    def shared(self, key: Any, make: Callable[[], NDArray[Any]]) -> int:
+        """A constant that many layers use, placed once a key."""
+        if key not in self._shared:
+            self._shared[key] = self.const(make())
+        return self._shared[key]
+
+    def state(self, name: str, size: int) -> Region:
+        """A region of the state arena; the largest size asked for under a name counts."""
+        return _grow(self._state, name, size)
+
+    def scratch(self, name: str, size: int) -> Region:
+        """A region of the scratch arena."""
+        return _grow(self._scratch, name, size)
+
+    def map(self, side: int, channels: int, after: Map | None = None) -> Map:
+        """A token map in the stream buffer that `after` does not occupy; it has rows to spare for the last tile."""
+        name = "stream.1" if after is not None and after.region.name == "stream.0" else "stream.0"
+        size = (padded(side**2, ROWS) + ROWS) * padded(channels)
+        return Map(self.state(name, size), side, channels)
+
+    def step(self, kernel: Kernel, layer: str, pieces: int, **arguments: int | Region) -> None:
+        """Emit a step; `arguments` are the fields of the kernel's record (fields not given are 0)."""
+        self._steps.append((kernel, pieces, arguments, layer))
+
+    def build(self, output: Region, outputs: int) -> Program:
+        """Fix all offsets."""
+        const = aligned_zeros(self._const_size)
+        offset = 0
+        for array in self._constants:
+            const[offset : offset + array.size] = array
+            offset += padded(array.size + SLACK, ALIGN)
+        state_size = _place(self._state, ALIGN)  # the first line holds the address of the image
+        scratch_size = _place(self._scratch, 0)
+        steps = [
+            Step(k, n, _record(k, arguments), layer, _regions(arguments)) for k, n, arguments, layer in self._steps
+        ]
+        return Program(steps, const, state_size, scratch_size, output, outputs)
+
+
+def _grow(regions: dict[str, Region], name: str, size: int) -> Region:
+    region = regions.setdefault(name, Region(name, size))
+    region.size = max(region.size, size)
+    return region
+
+
+def _place(regions: dict[str, Region], start: int) -> int:
+    for region in regions.values():
+        region.offset = start
+        start += padded(region.size + SLACK, ALIGN)
+    return start
+
+
+def _record(kernel: Kernel, arguments: dict[str, int | Region]) -> "np.void":
+    record = np.zeros(1, kernel.arguments)[0]
+    for name, value in arguments.items():
+        record[name] = value.offset if isinstance(value, Region) else value
+    return record  # type: ignore[no-any-return]
+
+
+def _regions(arguments: dict[str, int | Region]) -> dict[str, Region]:
+    return {name: value for name, value in arguments.items() if isinstance(value, Region)}
+
+
+# ------------------------------------------------------------------------------------- arrays in kernel order
+def natural(n: int, multiple: int = LANES) -> NDArray[np.int64]:
+    """Feature order 0 … n - 1, then -1 up to a multiple: a lane or bit without a feature."""
+    return np.concatenate([np.arange(n), np.full(padded(n, multiple) - n, -1)])
+
+
+def take(vector: NDArray[Any], order: NDArray[np.int64], fill: float = 0.0) -> NDArray[np.float32]:
+    """vector[order], `fill` where order is -1."""
+    return np.where(order >= 0, vector[order], fill).astype(np.float32)
+
+
+def interleave(*vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of equal length n -> [n/LANES][vector][LANES]: what one block of lanes needs lies together."""
+    return np.stack([v.reshape(-1, LANES) for v in vectors], axis=1).astype(np.float32)
+
+
+def binary_panels(
+    positive: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.uint32]:
+    """Signs [N, K] -> panels uint32 [rows/LANES][columns/32][LANES]; rows and columns are orders, -1 gives 0 bits."""
+    ordered = positive[np.maximum(rows, 0)][:, np.maximum(columns, 0)]
+    ordered &= (rows >= 0)[:, None] & (columns >= 0)
+    words = np.packbits(np.ascontiguousarray(ordered), axis=1, bitorder="little").view("<u4")
+    return np.ascontiguousarray(words.reshape(-1, LANES, words.shape[1]).transpose(0, 2, 1)).astype(np.uint32)
+
+
+def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:
+    """Weights [N, K] -> panels float32 [N padded/lanes][columns][lanes]; -1 gives a zero column."""
+    ordered = np.zeros((padded(len(weight), lanes), len(columns)), np.float32)
+    ordered[: len(weight)] = np.where(columns >= 0, weight[:, columns], np.float32(0))
+    return np.ascontiguousarray(ordered.reshape(-1, lanes, len(columns)).transpose(0, 2, 1))

@@ -1,0 +1,261 @@
+"""What a packed model or a checkpoint consists of: parameters, multiply-accumulates (MACs) and bytes, layer by layer.
+
+How MACs are counted, for one picture and from the Config alone, so that a checkpoint and its packed model agree:
+
+- a convolution or linear layer: output pixels x output channels x inputs of one output, taps outside the map included;
+- query, key, value: on every token of every window, the merged tokens once a window, as the training code computes
+  them; an engine that computes merged tokens once an image does less;
+- attention scores and context: windows x N² x C each, with N = window² + merged tokens. The context is one product of
+  2-bit levels with signs and counts once;
+- element-wise work (norms, RPReLU, scales, shifts, pooling, softmax) does not count.
+
+OPs = float MACs + binary MACs / 64, as the literature on binary networks (and the BHViT paper) counts.
+"""
+
+import math
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from bitvit.checkpoint import read_checkpoint
+from bitvit.config import Config, check_state, infer_config, is_optional
+from bitvit.convert import _read_config
+from bitvit.modelfile import METADATA_KEY, load_model_file
+from bitvit.preprocess import Preprocessing
+
+__all__ = ["Row", "Summary", "summarize"]
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer. Parameters and bytes are those of its tensors in this very file."""
+
+    name: str  # attribute path in the model
+    type: str
+    shape: tuple[int, ...]  # of its weight, () if it has none
+    binary_weights: int  # parameters of one bit
+    float_parameters: int
+    binary_macs: int
+    float_macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A packed model or a checkpoint. For a packed model the rows' bytes add up to the file's size."""
+
+    path: Path
+    packed: bool
+    config: Config
+    preprocessing: Preprocessing | None  # None: a checkpoint
+    labels: tuple[str, ...] | None
+    sha256: str  # of the checkpoint's bytes
+    version: str | None  # of the bitvit that wrote a packed model
+    bytes: int  # size of the file
+    rows: tuple[Row, ...]
+
+    @property
+    def binary_weights(self) -> int:
+        return sum(row.binary_weights for row in self.rows)
+
+    @property
+    def float_parameters(self) -> int:
+        return sum(row.float_parameters for row in self.rows)
+
+    @property
+    def binary_macs(self) -> int:
+        return sum(row.binary_macs for row in self.rows)
+
+    @property
+    def float_macs(self) -> int:
+        return sum(row.float_macs for row in self.rows)
+
+    @property
+    def ops(self) -> float:
+        """Float MACs plus binary MACs at 64 a time."""
+        return self.float_macs + self.binary_macs / 64
+
+
+def summarize(
+    path: str | os.PathLike[str], config: str | os.PathLike[str] | Mapping[str, Any] | None = None
+) -> Summary:
+    """Summarise a packed model or a training checkpoint.
+
+    config: config.json of the training run, as a path or a dict; only for a checkpoint whose shapes do not tell all.
+    Raises ModelFileError, CheckpointError or ConfigError.
+    """
+    path = Path(path)
+    return _summarize_packed(path) if _is_packed(path) else _summarize_checkpoint(path, config)
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether the file is a .safetensors with bitvit's metadata."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _summarize_packed(path: Path) -> Summary:
+    model = load_model_file(path)
+    rows = _rows(model.config, model.tensors, packed=True)
+    size = path.stat().st_size
+    return Summary(
+        path=path,
+        packed=True,
+        config=model.config,
+        preprocessing=model.preprocessing,
+        labels=model.labels,
+        sha256=model.source_sha256,
+        version=model.version,
+        bytes=size,
+        rows=(*rows, _rest("(header)", size, rows)),
+    )
+
+
+def _summarize_checkpoint(path: Path, config_json: str | os.PathLike[str] | Mapping[str, Any] | None) -> Summary:
+    checkpoint = read_checkpoint(path)
+    where = str(path)
+    config = infer_config(checkpoint.state, args=checkpoint.args, config_json=_read_config(config_json), where=where)
+    check_state(checkpoint.state, config, where)
+    rows = _rows(config, checkpoint.state, packed=False)
+    size = path.stat().st_size
+    return Summary(
+        path=path,
+        packed=False,
+        config=config,
+        preprocessing=None,
+        labels=None,
+        sha256=checkpoint.sha256,
+        version=None,
+        bytes=size,
+        rows=(*rows, _rest("(container, training state)", size, rows)),
+    )
+
+
+def _rest(name: str, size: int, rows: Iterable[Row]) -> Row:
+    """What a file holds besides the tensors of the rows; nothing if they were widened when read (half precision)."""
+    return Row(name, "", (), 0, 0, 0, 0, max(0, size - sum(row.bytes for row in rows)))
+
+
+# ---------------------------------------------------------------------------------------------- layers of a Config
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer as the Config fixes it; it owns the tensors under its prefixes that no longer prefix claims."""
+
+    name: str  # its prefix in a packed model
+    type: str
+    shape: tuple[int, ...]
+    macs: int
+    binary: bool
+    sources: tuple[str, ...]  # its prefixes in a checkpoint
+
+
+def _layers(config: Config) -> Iterator[_Layer]:
+    sides, widths = config.map_sides, config.hidden_sizes
+    stem_shape = (widths[0], 3, 4, 4)
+    yield _Layer("stem", "conv 4x4", stem_shape, sides[0] ** 2 * math.prod(stem_shape), False, ("vit.embeddings",))
+    blocks = list(config.blocks())
+    for s in range(4):
+        if s:
+            yield _downsampling(config, s)
+        for i, source in enumerate(name for name, stage in blocks if stage == s):
+            yield from (_mixer if s < 2 else _attention)(config, s, f"stages.{s}.blocks.{i}", source)
+            yield from _mlp(config, s, f"stages.{s}.blocks.{i}", source)
+    shape = (config.num_classes, widths[3]) if config.num_classes else ()
+    macs = math.prod(shape) if shape else 0
+    yield _Layer("head", "linear" if shape else "norm", shape, macs, False, ("vit.layernorm", "classifier"))
+
+
+def _downsampling(config: Config, s: int) -> _Layer:
+    binary = config.downsampling == "binary"
+    shape = (config.hidden_sizes[s], config.hidden_sizes[s - 1], 2, 2)
+    macs = config.map_sides[s] ** 2 * math.prod(shape)
+    kind = "binary conv 2x2" if binary else "conv 2x2"
+    return _Layer(f"stages.{s}.downsample", kind, shape, macs, binary, (f"vit.encoder.patch_embed{s}",))
+
+
+def _mixer(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
+    width = config.hidden_sizes[s]
+    shape = (width, width // 4, 3, 3)
+    macs = config.map_sides[s] ** 2 * math.prod(shape)
+    for k, dilation in enumerate((1, 3, 5)):
+        sources = (f"{source}.GC.cov{k + 1}", f"{source}.GC.act{k + 1}")
+        yield _Layer(f"{block}.mixer.convs.{k}", f"binary conv 3x3 /{dilation}", shape, macs, True, sources)
+    yield _Layer(f"{block}.mixer", "norms", (), 0, False, (f"{source}.layernorm_before", f"{source}.GC"))
+
+
+def _attention(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
+    width, side, window = config.hidden_sizes[s], config.map_sides[s], config.window_size
+    windows = (side // window) ** 2
+    tokens = window**2 + windows  # one merged token stands for each window
+    square, inner = (width, width), f"{source}.attention.attention"
+    for name in ("query", "key", "value"):
+        parts = (name, f"norm{name[0]}", f"rprelu{name[0]}", f"move{name[0]}", f"move{name[0]}2")
+        sources = tuple(f"{inner}.{part}" for part in parts)
+        macs = windows * tokens * width**2
+        yield _Layer(f"{block}.attention.{name}", "binary linear", square, macs, True, sources)
+    product = windows * tokens**2 * width
+    yield _Layer(f"{block}.attention.scores", "binary product", (), product, True, ())
+    sources = (f"{inner}.norm_context", f"{inner}.rprelu_context")
+    yield _Layer(f"{block}.attention.context", "binary product", (), product, True, sources)
+    macs, sources = side**2 * width**2, (f"{source}.attention.output",)
+    yield _Layer(f"{block}.attention.output", "binary linear", square, macs, True, sources)
+    sources = (f"{source}.layernorm_before", f"{source}.attention")
+    yield _Layer(f"{block}.attention", "norms, quantizer", (), 0, False, sources)
+
+
+def _mlp(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
+    width, hidden, pixels = config.hidden_sizes[s], config.intermediate_sizes[s], config.map_sides[s] ** 2
+    macs = pixels * width * hidden
+    yield _Layer(f"{block}.mlp.fc1", "binary linear", (hidden, width), macs, True, (f"{source}.intermediate",))
+    yield _Layer(f"{block}.mlp.fc2", "binary linear", (width, hidden), macs, True, (f"{source}.output",))
+    yield _Layer(f"{block}.mlp", "norm, shifts", (), 0, False, (source,))
+
+
+# ------------------------------------------------------------------------------------------------ tensors to rows
+
+
+def _rows(config: Config, tensors: Tensors, *, packed: bool) -> list[Row]:
+    """One row a layer, in the network's order, with its tensors' parameters and bytes."""
+    layers = list(_layers(config))
+    owner = {prefix: layer.name for layer in layers for prefix in ((layer.name,) if packed else layer.sources)}
+    owned: dict[str, dict[str, NDArray[Any]]] = {layer.name: {} for layer in layers}
+    for name, tensor in tensors.items():
+        owned[owner[_longest_prefix(name, owner)]][name] = tensor
+    return [_row(layer, owned[layer.name], packed) for layer in layers]
+
+
+def _longest_prefix(tensor: str, prefixes: Container[str]) -> str:
+    """Every tensor has one: its file was checked against the Config."""
+    parts = tensor.split(".")
+    return next(name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in prefixes)
+
+
+def _row(layer: _Layer, tensors: Tensors, packed: bool) -> Row:
+    weights = math.prod(layer.shape) if layer.binary and layer.shape else 0
+    floats = sum(t.size for name, t in tensors.items() if t.dtype.kind == "f" and not is_optional(name))
+    return Row(
+        name=layer.name,
+        type=layer.type,
+        shape=layer.shape,
+        binary_weights=weights,
+        float_parameters=floats
+        if packed
+        else floats - weights,  # a checkpoint holds them as floats, of use only as bits
+        binary_macs=layer.macs if layer.binary else 0,
+        float_macs=0 if layer.binary else layer.macs,
+        bytes=sum(tensor.nbytes for tensor in tensors.values()),
+    )
