@@ -126,7 +126,7 @@ def _sha256(file: io.BufferedReader) -> str:
 
 def _read_bytes(file: io.BufferedReader, offset: int, size: int, where: str) -> NDArray[np.uint8]:
     """`size` bytes from `offset` on, read straight into a new array: uint8 [size]."""
-    if offset + size > _size(file):
+    if offset < 0 or offset + size > _size(file):
         raise CheckpointError(
             f"{where}: truncated: bytes {offset}..{offset + size} lie outside the file; {_FETCH_AGAIN}"
         )

@@ -99,7 +99,7 @@ def convert(
         )
     loaded = read_checkpoint(source, ema=ema)
     where = str(source)
-    shape = infer_config(loaded.state, args=loaded.args, config_json=_read_config(config), where=where)
+    shape = infer_config(loaded.state, args=loaded.args, config_json=read_config(config), where=where)
     check_state(loaded.state, shape, where)
     names = _checked_labels(labels, shape)
     preprocessing = Preprocessing.for_image_size(
@@ -134,7 +134,7 @@ def convert(
     )
 
 
-def _read_config(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def read_config(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if config is None or isinstance(config, Mapping):
         return config
     path = Path(config)
@@ -203,8 +203,7 @@ class _Packer:
         self.out[name] = folded
 
     def put_affine(self, prefix: str, affine: Affine) -> None:
-        self.put(f"{prefix}.scale", affine.scale)
-        self.put(f"{prefix}.bias", affine.bias)
+        self.put(prefix, np.stack([affine.scale, affine.bias]))
 
     def norm(self, name: str) -> Affine:
         """The affine map of a norm: all of a batch norm, the part after normalisation of a layer norm."""
@@ -227,13 +226,12 @@ class _Packer:
     def put_binary(self, prefix: str, source: str, weight: NDArray[Any], norm: Affine, rprelu: str) -> None:
         """Planes, and the affine map and slope behind them; `norm.bias` holds what else is added before RPReLU."""
         row_scale = self.put_bits(f"{prefix}.bits", source, weight)
-        norm = norm.plus(-self.get(f"{rprelu}.move1"))
+        norm, slope = norm.plus(-self.get(f"{rprelu}.move1")), self.get(f"{rprelu}.prelu.weight")
         if self.config.norm == "layer":
-            self.put(f"{prefix}.row_scale", row_scale)
-            self.put_affine(prefix, norm)
+            self.put(f"{prefix}.affine", np.stack([norm.scale, norm.bias, slope, row_scale]))
         else:
-            self.put_affine(prefix, norm.after(row_scale))
-        self.put(f"{prefix}.slope", self.get(f"{rprelu}.prelu.weight"))
+            norm = norm.after(row_scale)
+            self.put(f"{prefix}.affine", np.stack([norm.scale, norm.bias, slope]))
 
     def layer_scale(self, name: str, inner: Floats) -> Affine:
         """The map v -> LS(v + inner) of a layer scale (identity if the model has none); LS is alpha·v + move."""
@@ -288,8 +286,8 @@ class _Packer:
             rows = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
             conv = f"{prefix}.convs.{k - 1}"
             scale = self.put_bits(f"{conv}.bits", f"{source}.GC.cov{k}.weight", rows)
-            self.put_affine(conv, Affine(scale, self.get(f"{source}.GC.cov{k}.bias") - self.get(f"{act}.move1")))
-            self.put(f"{conv}.slope", self.get(f"{act}.prelu.weight"))
+            bias = self.get(f"{source}.GC.cov{k}.bias") - self.get(f"{act}.move1")
+            self.put(f"{conv}.affine", np.stack([scale, bias, self.get(f"{act}.prelu.weight")]))
             shift = shift + self.get(f"{act}.move2")
         norm = self.norm(f"{source}.GC.norm")
         if self.config.norm == "layer":
@@ -315,8 +313,8 @@ class _Packer:
             moved = moved + move2
         self.quantizer(f"{prefix}.quantizer", inner)
         context = self.norm(f"{inner}.norm_context").plus(moved - self.get(f"{inner}.rprelu_context.move1"))
-        self.put_affine(f"{prefix}.context", context)
-        self.put(f"{prefix}.context.slope", self.get(f"{inner}.rprelu_context.prelu.weight"))
+        slope = self.get(f"{inner}.rprelu_context.prelu.weight")
+        self.put(f"{prefix}.context", np.stack([context.scale, context.bias, slope]))
         self.put(f"{prefix}.fine_share", self.get(f"{inner}.parm"))
         # The context's outer move passes through fine/coarse mixing unchanged: p·(F + m) + (1 - p)·(K + m).
         moved = self.get(f"{inner}.rprelu_context.move2")
@@ -330,8 +328,8 @@ class _Packer:
 
     def quantizer(self, prefix: str, inner: str) -> None:
         if self.config.quantizer == "levels":
-            self.put(f"{prefix}.alpha", self.get(f"{inner}.att_prob_quantizer.alpha"))
-            self.put(f"{prefix}.zero_point", self.get(f"{inner}.att_prob_quantizer.zero_point"))
+            alpha, zero_point = (self.get(f"{inner}.att_prob_quantizer.{name}") for name in ("alpha", "zero_point"))
+            self.put(prefix, np.stack([alpha, zero_point]))
             return
         clip = np.array([self.state[f"{inner}.att_prob_clip{k}"] for k in ("", "2", "3")], np.float64).reshape(3)
         if clip[0] == 0:
@@ -339,7 +337,7 @@ class _Packer:
                 f"{self.where}: '{inner}.att_prob_clip' is exactly 0, and probabilities are divided by it; the model"
                 " is degenerate. Convert an earlier checkpoint of the run"
             )
-        self.put(f"{prefix}.clip", clip)
+        self.put(prefix, clip)
 
     def mlp(self, prefix: str, source: str, s: int) -> None:
         width, hidden = self.config.hidden_sizes[s], self.config.intermediate_sizes[s]
@@ -396,17 +394,10 @@ class _Packer:
         self.put(f"{prefix}.position", position)
 
     def head(self) -> None:
-        norm = self.norm("vit.layernorm")
-        fold = self.config.norm == "batch" and self.config.num_classes
-        if not fold:
-            self.put_affine("head.norm", norm)
-        if not self.config.num_classes:
-            return
-        weight, bias = self.state["classifier.weight"].astype(np.float64), self.get("classifier.bias")
-        if fold:
-            weight, bias = weight * norm.scale, weight @ norm.bias + bias
-        self.put("head.weight", weight)
-        self.put("head.bias", bias)
+        self.put_affine("head.norm", self.norm("vit.layernorm"))
+        if self.config.num_classes:
+            self.put("head.weight", self.state["classifier.weight"].astype(np.float64))
+            self.put("head.bias", self.get("classifier.bias"))
 
     # ---------------------------------------------------------------------------------------------------- zeros
     def refuse_structural_zeros(self, rprelu: str, offset: Floats) -> None:

@@ -48,8 +48,12 @@ class Affine:
     bias: Vector
 
     @classmethod
-    def read(cls, tensors: Tensors, prefix: str) -> "Affine":
-        return cls(tensors[f"{prefix}.scale"], tensors[f"{prefix}.bias"])
+    def read(cls, tensors: Tensors, name: str) -> "Affine":
+        return cls(*tensors[name])
+
+    @classmethod
+    def maybe(cls, tensors: Tensors, name: str) -> "Affine | None":
+        return cls.read(tensors, name) if name in tensors else None
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,14 @@ class BinaryLinear:
 
     @classmethod
     def read(cls, tensors: Tensors, prefix: str, in_features: int) -> "BinaryLinear":
+        affine = tensors[f"{prefix}.affine"]
         return cls(
             threshold=tensors[f"{prefix}.threshold"],
             positive=bits.unpack(tensors[f"{prefix}.bits"], in_features),
-            scale=tensors[f"{prefix}.scale"],
-            bias=tensors[f"{prefix}.bias"],
-            slope=tensors[f"{prefix}.slope"],
-            row_scale=tensors.get(f"{prefix}.row_scale"),
+            scale=affine[0],
+            bias=affine[1],
+            slope=affine[2],
+            row_scale=affine[3] if len(affine) == 4 else None,
         )
 
     @property
@@ -160,7 +165,7 @@ class Stem:
 
     @classmethod
     def read(cls, tensors: Tensors, image_size: int) -> "Stem":
-        norm = Affine.read(tensors, "stem.norm") if "stem.norm.scale" in tensors else None
+        norm = Affine.maybe(tensors, "stem.norm")
         return cls(image_size, tensors["stem.weight"], tensors["stem.bias"], norm, tensors["stem.position"])
 
     def emit(self, b: Builder) -> Map:
@@ -209,8 +214,7 @@ class Convolution:
 
     @classmethod
     def read(cls, tensors: Tensors, prefix: str, features: int) -> "Convolution":
-        positive = bits.unpack(tensors[f"{prefix}.bits"], features)
-        return cls(positive, tensors[f"{prefix}.scale"], tensors[f"{prefix}.bias"], tensors[f"{prefix}.slope"])
+        return cls(bits.unpack(tensors[f"{prefix}.bits"], features), *tensors[f"{prefix}.affine"])
 
 
 @dataclass(frozen=True)
@@ -555,10 +559,9 @@ class Attention:
         width = len(norm.scale)
         q, k, v = (Projection.read(tensors, f"{name}.{z}", width) for z in ("query", "key", "value"))
         quantizer: LevelQuantizer | GsbQuantizer
-        if f"{name}.quantizer.clip" in tensors:
-            quantizer = GsbQuantizer(tensors[f"{name}.quantizer.clip"])
-        else:
-            quantizer = LevelQuantizer(tensors[f"{name}.quantizer.alpha"], tensors[f"{name}.quantizer.zero_point"])
+        steps = tensors[f"{name}.quantizer"]
+        quantizer = GsbQuantizer(steps) if steps.ndim == 1 else LevelQuantizer(*steps)
+        scale, bias, slope = tensors[f"{name}.context"]
         return cls(
             name=name,
             num_heads=num_heads,
@@ -568,8 +571,8 @@ class Attention:
             token_norm=Affine.read(tensors, f"{name}.token_norm"),
             projections=(q, k, v),
             quantizer=quantizer,
-            context=Affine.read(tensors, f"{name}.context"),
-            context_slope=tensors[f"{name}.context.slope"],
+            context=Affine(scale, bias),
+            context_slope=slope,
             fine_share=tensors[f"{name}.fine_share"],
             output=BinaryLinear.read(tensors, f"{name}.output", width),
             out=Affine.read(tensors, f"{name}.out"),
@@ -795,7 +798,7 @@ class FloatDownsample:
 
     @classmethod
     def read(cls, tensors: Tensors, name: str) -> "FloatDownsample":
-        out_norm = Affine.read(tensors, f"{name}.out_norm") if f"{name}.out_norm.scale" in tensors else None
+        out_norm = Affine.maybe(tensors, f"{name}.out_norm")
         return cls(
             name, Affine.read(tensors, f"{name}.norm"), tensors[f"{name}.weight"], out_norm, tensors[f"{name}.position"]
         )
@@ -897,22 +900,21 @@ class BinaryDownsample:
 class Head:
     """Norm, mean over the tokens, classifier; without a classifier the pooled features are the output."""
 
-    norm: Affine | None  # None: a batch norm folded into the classifier
+    norm: Affine
     layer_norm: bool
     weight: NDArray[np.float32] | None  # [classes, C]
     bias: Vector | None
 
     @classmethod
     def read(cls, tensors: Tensors, *, layer_norm: bool) -> "Head":
-        norm = Affine.read(tensors, "head.norm") if "head.norm.scale" in tensors else None
+        norm = Affine.read(tensors, "head.norm")
         return cls(norm, layer_norm, tensors.get("head.weight"), tensors.get("head.bias"))
 
     def emit(self, b: Builder, x: Map) -> tuple[Region, int]:
         """Returns the region of the output and its length."""
-        one, zero = np.ones(x.channels, np.float32), np.zeros(x.channels, np.float32)
-        source, affine = x.region, self.norm or Affine(one, zero)
-        if self.layer_norm:
-            source, affine = _source(b, x, affine, True, "head")
+        # A batch norm is affine, so it may follow the mean over the tokens. Folding it into the classifier as well
+        # would let large channel means cancel there.
+        source, affine = _source(b, x, self.norm, self.layer_norm, "head")
         order = natural(x.channels)
         pooled = b.state("pooled", x.width)
         b.step(

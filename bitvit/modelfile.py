@@ -59,18 +59,16 @@ def expected_tensors(config: Config) -> dict[str, TensorSpec]:
     return dict(_all_specs(config))
 
 
-def _vectors(prefix: str, names: str, length: int) -> Iterator[tuple[str, TensorSpec]]:
-    for name in names.split():
-        yield f"{prefix}.{name}", TensorSpec((length,))
+def _affine(name: str, length: int) -> tuple[str, TensorSpec]:
+    """Rows: scale, bias."""
+    return name, TensorSpec((2, length))
 
 
-def _binary(prefix: str, config: Config, out: int, features: int, inputs: int) -> Iterator[tuple[str, TensorSpec]]:
-    """A binary linear layer: input threshold, planes, affine map, slope."""
+def _binary(prefix: str, config: Config, out: int, inputs: int, taps: int = 1) -> Iterator[tuple[str, TensorSpec]]:
+    """A binary linear layer: input thresholds, planes, and rows scale, bias, slope (and row scale with layer norm)."""
     yield f"{prefix}.threshold", TensorSpec((inputs,))
-    yield f"{prefix}.bits", TensorSpec((out, bits.words(features)), features)
-    if config.norm == "layer":
-        yield f"{prefix}.row_scale", TensorSpec((out,))
-    yield from _vectors(prefix, "scale bias slope", out)
+    yield f"{prefix}.bits", TensorSpec((out, bits.words(taps * inputs)), taps * inputs)
+    yield f"{prefix}.affine", TensorSpec((4 if config.norm == "layer" else 3, out))
 
 
 def _all_specs(config: Config) -> Iterator[tuple[str, TensorSpec]]:
@@ -79,66 +77,69 @@ def _all_specs(config: Config) -> Iterator[tuple[str, TensorSpec]]:
     yield "stem.weight", TensorSpec((widths[0], 48))
     yield "stem.bias", TensorSpec((widths[0],))
     if layer:
-        yield from _vectors("stem.norm", "scale bias", widths[0])
+        yield _affine("stem.norm", widths[0])
     yield "stem.position", TensorSpec((sides[0] ** 2, widths[0]))
     for s in range(4):
         if s:
             yield from _downsample(f"stages.{s}.downsample", config, widths[s - 1], widths[s], sides[s] ** 2)
         for i in range(config.depths[s]):
-            prefix = f"stages.{s}.blocks.{i}"
-            yield from (_mixer if s < 2 else _attention)(prefix, config, widths[s], config.num_heads[s])
-            yield from _mlp(f"{prefix}.mlp", config, widths[s], config.intermediate_sizes[s])
-    if layer or not config.num_classes:
-        yield from _vectors("head.norm", "scale bias", widths[3])
+            block = f"stages.{s}.blocks.{i}"
+            if s < 2:
+                yield from _mixer(f"{block}.mixer", config, widths[s])
+            else:
+                yield from _attention(f"{block}.attention", config, widths[s], config.num_heads[s])
+            yield from _mlp(f"{block}.mlp", config, widths[s], config.intermediate_sizes[s])
+    yield _affine("head.norm", widths[3])
     if config.num_classes:
         yield "head.weight", TensorSpec((config.num_classes, widths[3]))
         yield "head.bias", TensorSpec((config.num_classes,))
 
 
-def _mixer(block: str, config: Config, width: int, heads: int) -> Iterator[tuple[str, TensorSpec]]:
-    prefix, features = f"{block}.mixer", 9 * (width // 4)
-    yield from _vectors(f"{prefix}.norm", "scale bias", width)
+def _mixer(prefix: str, config: Config, width: int) -> Iterator[tuple[str, TensorSpec]]:
+    features = 9 * (width // 4)
+    yield _affine(f"{prefix}.norm", width)
     for k in range(3):
         yield f"{prefix}.convs.{k}.bits", TensorSpec((width, bits.words(features)), features)
-        yield from _vectors(f"{prefix}.convs.{k}", "scale bias slope", width)
+        yield f"{prefix}.convs.{k}.affine", TensorSpec((3, width))  # scale, bias, slope
     if config.norm == "layer":
         yield f"{prefix}.shift", TensorSpec((width,))
-    yield from _vectors(f"{prefix}.out", "scale bias", width)
+    yield _affine(f"{prefix}.out", width)
 
 
-def _attention(block: str, config: Config, width: int, heads: int) -> Iterator[tuple[str, TensorSpec]]:
-    prefix = f"{block}.attention"
-    yield from _vectors(prefix, "norm.scale norm.bias max_share token_norm.scale token_norm.bias", width)
+def _attention(prefix: str, config: Config, width: int, heads: int) -> Iterator[tuple[str, TensorSpec]]:
+    yield _affine(f"{prefix}.norm", width)
+    yield f"{prefix}.max_share", TensorSpec((width,))
+    yield _affine(f"{prefix}.token_norm", width)
     for z in ("query", "key", "value"):
-        yield from _binary(f"{prefix}.{z}", config, width, width, width)
+        yield from _binary(f"{prefix}.{z}", config, width, width)
         yield f"{prefix}.{z}.out_threshold", TensorSpec((width,))
-    if config.quantizer == "gsb":
-        yield f"{prefix}.quantizer.clip", TensorSpec((3,))
-    else:
-        yield from _vectors(f"{prefix}.quantizer", "alpha zero_point", heads)
-    yield from _vectors(prefix, "context.scale context.bias context.slope fine_share", width)
-    yield from _binary(f"{prefix}.output", config, width, width, width)
-    yield from _vectors(f"{prefix}.out", "scale bias", width)
+    # steps and zero points of the heads, or the three shared steps
+    yield f"{prefix}.quantizer", TensorSpec((3,) if config.quantizer == "gsb" else (2, heads))
+    yield f"{prefix}.context", TensorSpec((3, width))  # scale, bias, slope
+    yield f"{prefix}.fine_share", TensorSpec((width,))
+    yield from _binary(f"{prefix}.output", config, width, width)
+    yield _affine(f"{prefix}.out", width)
 
 
 def _mlp(prefix: str, config: Config, width: int, hidden: int) -> Iterator[tuple[str, TensorSpec]]:
-    yield from _vectors(f"{prefix}.norm", "scale bias", width)
-    yield from _binary(f"{prefix}.fc1", config, hidden, width, width)
-    yield from _binary(f"{prefix}.fc2", config, width, hidden, hidden)
-    yield from _vectors(f"{prefix}.out", "scale bias", width)
+    yield _affine(f"{prefix}.norm", width)
+    yield from _binary(f"{prefix}.fc1", config, hidden, width)
+    yield from _binary(f"{prefix}.fc2", config, width, hidden)
+    yield _affine(f"{prefix}.out", width)
     if config.shift3 or config.shift5:
         yield f"{prefix}.taps", TensorSpec((9 if config.shift5 else 5, width))
 
 
-def _downsample(prefix: str, config: Config, inputs: int, width: int, tokens: int) -> Iterator[tuple[str, TensorSpec]]:
-    layer, binary = config.norm == "layer", config.downsampling == "binary"
-    yield from _vectors(f"{prefix}.norm", "scale bias", inputs)
-    if binary:
-        yield from _binary(prefix, config, width, 4 * inputs, inputs)
+def _downsample(
+    prefix: str, config: Config, inputs: int, width: int, tokens: int
+) -> Iterator[tuple[str, TensorSpec]]:
+    yield _affine(f"{prefix}.norm", inputs)
+    if config.downsampling == "binary":
+        yield from _binary(prefix, config, width, inputs, taps=4)
     else:
         yield f"{prefix}.weight", TensorSpec((width, 4 * inputs))
-        if layer:
-            yield from _vectors(f"{prefix}.out_norm", "scale bias", width)
+        if config.norm == "layer":
+            yield _affine(f"{prefix}.out_norm", width)
     yield f"{prefix}.position", TensorSpec((tokens, width))
 
 
@@ -182,8 +183,8 @@ def _write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):

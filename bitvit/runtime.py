@@ -30,6 +30,10 @@ from bitvit.kernels.step import OPTIONS, SIGNATURE, Kernel
 from bitvit.program import ADDRESS_CELL, Program, aligned_zeros
 
 
+_KERNELS = Path(__file__).parent / "kernels"
+_CGROUP = Path("/sys/fs/cgroup")
+
+
 # --------------------------------------------------------------------------------------------------- compiling
 def cache_folder() -> Path | None:
     """The private folder of compiled kernels, or None if there is no safe place for one.
@@ -53,7 +57,7 @@ def cache_folder() -> Path | None:
 def _fingerprint() -> str:
     versions = f"{sys.version} {numba.__version__} {llvmlite.__version__} {np.__version__}"
     digest = hashlib.sha256(versions.encode())
-    for source in sorted((Path(__file__).parent / "kernels").glob("*.py")):
+    for source in sorted(_KERNELS.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:24]
 
@@ -95,9 +99,13 @@ def compiled(kernel: Kernel) -> Any:
     return _once(kernel.name, lambda cache: cfunc(SIGNATURE, cache=cache, **OPTIONS)(kernel.function))
 
 
+_STEP = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * 4)
+
+
 def _nogil(function: Callable[..., None], arguments: int) -> Callable[..., None]:
-    """A scheduling function, compiled for (table, const, state, scratch, cells[, job])."""
-    signature = "void(int64[:,::1], int64, int64, int64, int64[::1]" + (", int64[::1])" if arguments == 6 else ")")
+    """A scheduling function, compiled for the first `arguments` of (table, const, state, scratch, cells, job)."""
+    types = ("int64[:,::1]", "int64", "int64", "int64", "int64[::1]", "int64[::1]")
+    signature = f"void({', '.join(types[:arguments])})"
     declare = lambda cache: njit(signature, nogil=True, cache=cache, **OPTIONS)(function)  # noqa: E731
     return _once(function.__name__, declare)  # type: ignore[no-any-return]
 
@@ -122,11 +130,11 @@ def available_threads() -> int:
 def _cgroup_quota() -> float | None:
     """CPUs granted by the control group (v2, then v1), None if unlimited."""
     with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
     with contextlib.suppress(OSError, ValueError):
-        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
-        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
+        quota_us = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
         return None if quota_us <= 0 else quota_us / period_us
     return None
 
@@ -151,6 +159,11 @@ class Workspace:
     @property
     def addresses(self) -> tuple[int, int]:
         return self.state.ctypes.data, self.scratch.ctypes.data
+
+    def set_image(self, image: NDArray[np.float32]) -> None:
+        """Where the stem reads its pixels: float32 [3, S, S], C-contiguous; must outlive the run."""
+        address = np.array([image.ctypes.data], np.uint64).view(np.uint32)
+        self.state[ADDRESS_CELL : ADDRESS_CELL + 2] = address
 
     def clear(self) -> None:
         """Forget NaN or infinity that an image left behind in pad lanes."""
@@ -315,16 +328,27 @@ class Runner:
 
     def _image_together(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """All members share the pieces of one image."""
-        state = self._shared[0].state
-        state[ADDRESS_CELL : ADDRESS_CELL + 2] = np.array([image.ctypes.data], np.uint64).view(np.uint32)
         while len(self._shared) < self.threads:
             self._shared.append(Workspace(self.program))
-        const = self.program.const.ctypes.data
-        leader = self._shared[0].state.ctypes.data
+        const, state = self.program.const.ctypes.data, self._shared[0].state
+        self._shared[0].set_image(image)
+        leader = state.ctypes.data
         parts = [(self._table, const, leader, w.scratch.ctypes.data, self._image_cells) for w in self._shared]
         self._team.run(lambda: self._lead_image(*parts[0]), self._help_image, parts[1:])
         start = self.program.output.offset
         out[:] = state[start : start + self.program.outputs].view(np.float32)
+
+    def run_steps(self, workspace: Workspace, first: int, last: int) -> None:
+        """Compute steps first … last - 1 on this thread, for profiling and verification.
+
+        What they read must be in the workspace's state: `workspace.set_image` for the stem.
+        """
+        _nogil(schedule.run_steps, 4)(self._table[first:last], self.program.const.ctypes.data, *workspace.addresses)
+
+    def run_piece(self, workspace: Workspace, step: int, piece: int) -> None:
+        """Compute one piece of one step on this thread; its working memory is left in workspace.scratch."""
+        address, arguments, _ = (int(v) for v in self._table[step])
+        _STEP(address)(piece, arguments, self.program.const.ctypes.data, *workspace.addresses)
 
     def _job(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.int64]:
         size = images.strides[0] if len(images) else 0

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from bitvit.checkpoint import read_checkpoint
 from bitvit.config import Config, check_state, infer_config, is_optional
-from bitvit.convert import _read_config
+from bitvit.convert import read_config
 from bitvit.modelfile import METADATA_KEY, load_model_file
 from bitvit.preprocess import Preprocessing
 
@@ -126,7 +126,7 @@ def _summarize_packed(path: Path) -> Summary:
 def _summarize_checkpoint(path: Path, config_json: str | os.PathLike[str] | Mapping[str, Any] | None) -> Summary:
     checkpoint = read_checkpoint(path)
     where = str(path)
-    config = infer_config(checkpoint.state, args=checkpoint.args, config_json=_read_config(config_json), where=where)
+    config = infer_config(checkpoint.state, args=checkpoint.args, config_json=read_config(config_json), where=where)
     check_state(checkpoint.state, config, where)
     rows = _rows(config, checkpoint.state, packed=False)
     size = path.stat().st_size
@@ -193,7 +193,7 @@ def _mixer(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
     macs = config.map_sides[s] ** 2 * math.prod(shape)
     for k, dilation in enumerate((1, 3, 5)):
         sources = (f"{source}.GC.cov{k + 1}", f"{source}.GC.act{k + 1}")
-        yield _Layer(f"{block}.mixer.convs.{k}", f"binary conv 3x3 /{dilation}", shape, macs, True, sources)
+        yield _Layer(f"{block}.mixer.convs.{k}", f"binary conv 3x3, dilation {dilation}", shape, macs, True, sources)
     yield _Layer(f"{block}.mixer", "norms", (), 0, False, (f"{source}.layernorm_before", f"{source}.GC"))
 
 

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some pictures
 """
 
 import errno
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -86,4 +87,7 @@ def _options(
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     app()

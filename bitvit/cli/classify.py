@@ -35,9 +35,9 @@ class Format(str, Enum):
 def classify(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Pictures and folders of pictures; - is a picture on stdin.")
+        list[str], typer.Argument(metavar="PATH", help="Pictures and folders of pictures; - is a picture on stdin.")
     ],
-    top_k: Annotated[int, typer.Option(min=1, metavar="N", help="Classes per picture.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, metavar="N", help="Classes per picture.")] = 5,
     form: Annotated[Format, typer.Option("--format", "-f", help="How to write the predictions.")] = Format.table,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file in place of stdout.")
@@ -52,8 +52,13 @@ def classify(
 
     A picture that cannot be read is reported on stderr; the others go on, and the exit code is 3.
 
-    Machine formats: json is a list of records, jsonl has one record a line: {"path", "predictions": [{"label", "index",
-    "score"}, ...]}, or {"path", "error"}. csv has the columns path,rank,label,index,score; errors are on stderr only.
+    Formats for machines:
+
+    json: a list of {"path", "predictions": [{"label", "index", "score"}]}
+
+    jsonl: the same records, one a line; in both a failure is {"path", "error"}
+
+    csv: columns path,rank,label,index,score; failures are left out
     """
     pictures = _find(paths, recursive)  # before the model is loaded: a mistyped name shows at once
     from bitvit.classify import Classifier

@@ -1,8 +1,7 @@
 """What the verbs share: messages on stderr, plain text, and output that is never left half-written."""
 
 import contextlib
-import io
-import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from bitvit.errors import BitvitError
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
+TABLE_WIDTH = 160  # columns; in a narrower terminal lines of a table wrap, where Rich would cut numbers short
 
 
 def stderr_console() -> "Console":
@@ -23,9 +22,10 @@ def stderr_console() -> "Console":
 
 
 def stdout_console() -> "Console":
+    """For tables."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    return Console(highlight=False, width=TABLE_WIDTH)
 
 
 def print_error(text: str, console: "Console | None" = None) -> None:
@@ -54,39 +54,32 @@ def output(path: Path | None) -> Iterator[TextIO]:
     Raises BitvitError if the file cannot be written.
     """
     if path is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # paths may hold bytes that are not UTF-8
-            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         return
-    if path.is_dir():
-        raise BitvitError(f"{path}: is a folder; name a file to write")
-    if path.exists() and not path.is_file():  # such as /dev/null: not to be replaced
-        with _open(path, "w") as stream:
-            yield stream
-        return
-    target = path.resolve()  # of a link, the file it points to
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    with _writing(path):
+        if path.is_dir():
+            raise BitvitError(f"{path}: is a folder; name a file to write")
+        special = path.exists() and not path.is_file()  # such as /dev/null: not to be replaced
+        target = path.resolve()  # of a link, the file it points to
+        place = path if special else target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        stream = place.open("w" if special else "x", encoding="utf-8", errors="backslashreplace", newline="")
     try:
-        with _open(temporary, "x") as stream:
+        with stream:
             yield stream
-        _replace(temporary, target)
+        if not special:
+            with _writing(path):
+                place.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if not special:
+            place.unlink(missing_ok=True)
         raise
 
 
-def _open(path: Path, mode: str) -> TextIO:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        stream: TextIO = path.open(mode, encoding="utf-8", errors="backslashreplace", newline="")  # type: ignore[assignment]
+        yield
     except OSError as problem:
         raise BitvitError(
             f"{path}: cannot be written: {problem.strerror}; choose an existing folder that you may write to"
         ) from None
-    return stream
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    try:
-        temporary.replace(target)
-    except OSError as problem:
-        raise BitvitError(f"{target}: cannot be written: {problem.strerror}; choose another name") from None

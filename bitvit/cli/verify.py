@@ -21,16 +21,17 @@ def verify(
     config: Annotated[
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
     ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights ('model_ema').")] = False,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Random inputs to compare on, without --images.")] = 1,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the random inputs.")] = 0,
 ) -> None:
     """Compare a packed model with its checkpoint, computed by the plain NumPy reference in float64, block by block.
 
-    The exit code is 0 if they agree, else 1.
+    Errors are in units of the standard deviation of a block's output. The exit code is 0 if they agree, else 1.
     """
     from bitvit.verify import verify as verify_model
 
-    report = verify_model(model, checkpoint, images=_expanded(images), config=config, count=count, seed=seed)
+    report = verify_model(model, checkpoint, images=_expanded(images), config=config, ema=ema, count=count, seed=seed)
     _print_report(report)
     if not report.passed:
         raise typer.Exit(1)
@@ -51,7 +52,7 @@ def _print_report(report: "VerifyReport") -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("block", no_wrap=True)
-    for name in ("max error", "relative", "sign disagreements"):
+    for name in ("max error", "typical error", "sign disagreements"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         signs = f"{row.sign_disagreements:,} of {row.signs:,}"

@@ -1,4 +1,4 @@
-"""Head: mean over the tokens, then the classifier (SPEC 7.2); a batch norm before it is folded into the classifier."""
+"""Head: mean over the tokens, norm, classifier (SPEC 7.2)."""
 
 import numpy as np
 from numba import carray

@@ -119,12 +119,14 @@ def store_at_address(typingctx, address, value):  # type: ignore[no-untyped-def]
     return types.void(types.int64, types.int64), codegen
 
 
-@inline
-def _run_alone(table, const, state, scratch):  # type: ignore[no-untyped-def]
+def run_steps(table, const, state, scratch):  # type: ignore[no-untyped-def]
     """All pieces of all steps by one thread."""
     for s in range(table.shape[0]):
         for piece in range(table[s, 2]):
             call_step(table[s, 0], piece, table[s, 1], const, state, scratch)
+
+
+_run_alone = inline(run_steps)
 
 
 @inline
