@@ -245,7 +245,7 @@ class _Packer:
         self.stem()
         for s in range(4):
             if s:
-                self.downsample(f"stages.{s}.downsample", f"vit.encoder.patch_embed{s}", s)
+                self.downsample(f"stages.{s}.downsample", f"vit.encoder.patch_embed{s}")
             for i in range(self.config.depths[s]):
                 first = self.config.depths[s - 1] if s in (1, 3) else 0
                 source = f"vit.encoder.{'layerA' if s < 2 else 'layerB'}.{first + i}"
@@ -374,7 +374,7 @@ class _Packer:
         self.put(f"{prefix}.taps", taps)
         return constant
 
-    def downsample(self, prefix: str, source: str, s: int) -> None:
+    def downsample(self, prefix: str, source: str) -> None:
         norm0, norm = self.norm(f"{source}.norm0"), self.norm(f"{source}.norm")
         weight = self.state[f"{source}.proj.weight"].transpose(0, 2, 3, 1)  # [out, 2, 2, in]
         flat = weight.reshape(len(weight), -1)
@@ -401,7 +401,7 @@ class _Packer:
 
     # ---------------------------------------------------------------------------------------------------- zeros
     def refuse_structural_zeros(self, rprelu: str, offset: Floats) -> None:
-        """sgn(0) = 0 has no bit. A slope of 0 makes every negative input 0; with a zero offset the sign's input is 0."""
+        """sgn(0) = 0 has no bit, and a slope of 0 with no offset behind it turns every negative input into 0."""
         count = int(((self.get(f"{rprelu}.prelu.weight") == 0) & (offset == 0)).sum())
         if count:
             raise CheckpointError(

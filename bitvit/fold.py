@@ -58,7 +58,8 @@ def binarize(weight: NDArray[np.floating]) -> BinaryWeight:
 
 def pool_adjacent(hidden: Floats, ratio: int) -> Floats:
     """Mean of each `ratio` adjacent entries (SPEC 7.5 pool)."""
-    return hidden.reshape(-1, ratio).mean(axis=1)
+    means: Floats = hidden.reshape(-1, ratio).mean(axis=1)
+    return means
 
 
 # Order of the stencil's taps: centre, then the offsets (dy, dx) that are read.

@@ -64,7 +64,8 @@ class BinaryLinear:
     """
 
     threshold: Vector
-    positive: NDArray[np.bool_]  # [out_features, in_features]
+    planes: NDArray[np.uint64]  # [out_features, ceil(in_features/64)]
+    in_features: int
     scale: Vector
     bias: Vector
     slope: Vector
@@ -75,16 +76,17 @@ class BinaryLinear:
         affine = tensors[f"{prefix}.affine"]
         return cls(
             threshold=tensors[f"{prefix}.threshold"],
-            positive=bits.unpack(tensors[f"{prefix}.bits"], in_features),
+            planes=tensors[f"{prefix}.bits"],
+            in_features=in_features,
             scale=affine[0],
             bias=affine[1],
             slope=affine[2],
             row_scale=affine[3] if len(affine) == 4 else None,
         )
 
-    @property
-    def in_features(self) -> int:
-        return self.positive.shape[1]
+    def panels(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Weights in kernel order."""
+        return binary_panels(bits.unpack(self.planes, self.in_features), rows, columns)
 
     @property
     def start(self) -> int:
@@ -207,14 +209,20 @@ def _rows_padded(table: NDArray[np.float32]) -> NDArray[np.float32]:
 class Convolution:
     """One 3x3 binary convolution in four groups, with bias and RPReLU's slope."""
 
-    positive: NDArray[np.bool_]  # [C, 9·C/4], features (tap row, tap column, channel of the group)
+    planes: NDArray[np.uint64]  # [C, ceil(features/64)]
+    features: int  # 9·C/4: (tap row, tap column, channel of the group)
     scale: Vector
     bias: Vector
     slope: Vector
 
     @classmethod
     def read(cls, tensors: Tensors, prefix: str, features: int) -> "Convolution":
-        return cls(bits.unpack(tensors[f"{prefix}.bits"], features), *tensors[f"{prefix}.affine"])
+        return cls(tensors[f"{prefix}.bits"], features, *tensors[f"{prefix}.affine"])
+
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """[C, features]"""
+        return bits.unpack(self.planes, self.features)
 
 
 @dataclass(frozen=True)
@@ -288,7 +296,7 @@ class TokenMixer:
             offsets=b.shared(("offsets", x.side, group), lambda: offsets),
             entries=b.shared(("entries", x.side, group), lambda: entries),
             entry_count=len(entries),
-            panels=b.const(self._panels(group, words)),
+            panels=b.const(self._panels(group)),
             affine=b.const(self._affine(group)),
             corrections=b.const(self._corrections(group)),
             classes=b.shared(("classes", x.side), lambda: _tap_classes(x.side)),
@@ -310,9 +318,10 @@ class TokenMixer:
         orders = [_group_order(g, group, padded(group)) for g in range(mixer_kernels.GROUPS)]
         return [order[i : i + LANES] for order in orders for i in range(0, len(order), LANES)]
 
-    def _panels(self, group: int, words: int) -> NDArray[np.uint32]:
+    def _panels(self, group: int) -> NDArray[np.uint32]:
         columns = natural(9 * group, WORD)
-        parts = [binary_panels(c.positive, o, columns) for o in self._output_order(group) for c in self.convs]
+        signs = [c.positive for c in self.convs]
+        parts = [binary_panels(positive, o, columns) for o in self._output_order(group) for positive in signs]
         return np.concatenate(parts)
 
     def _affine(self, group: int) -> NDArray[np.float32]:
@@ -326,9 +335,10 @@ class TokenMixer:
     def _corrections(self, group: int) -> NDArray[np.int32]:
         """int32 [group][chunk][dilation][16 sets of missing taps][LANES]: group·valid + 2·Σ_missing popcount."""
         parts = []
+        taps = [conv.positive.reshape(-1, 9, group).sum(axis=2) for conv in self.convs]
         for order in self._output_order(group):
-            for conv in self.convs:
-                ones = conv.positive.reshape(-1, 9, group).sum(axis=2)[np.maximum(order, 0)]
+            for tap in taps:
+                ones = tap[np.maximum(order, 0)]
                 for missing in _missing_taps():
                     value = group * (9 - missing.sum()) + 2 * ones[:, missing].sum(axis=1)
                     parts.append(np.where(order >= 0, value, 0))
@@ -373,10 +383,10 @@ def _tap_tables(group: int, plane: int, plane_row: int, taps_row: int) -> tuple[
             found = []
             for t in range(9):
                 step = (t // 3 - 1) * dilation * plane_row + (t % 3 - 1) * dilation
-                for w in range(group_words):
-                    found.append(
-                        (t * group + w * WORD, min(WORD, group - w * WORD), (g * group_words + w) * plane + step)
-                    )
+                found += [
+                    (t * group + w * WORD, min(WORD, group - w * WORD), (g * group_words + w) * plane + step)
+                    for w in range(group_words)
+                ]
             if group % WORD == 0:
                 offsets += [at for _, _, at in found]
                 continue
@@ -449,9 +459,9 @@ class MLP:
             residual=x.region,
             out=out.region,
             norm=b.const(interleave(take(norm.scale, natural_order), take(norm.bias, natural_order), threshold1)),
-            panels1=b.const(binary_panels(self.fc1.positive, hidden_order, natural(x.channels, WORD))),
+            panels1=b.const(self.fc1.panels(hidden_order, natural(x.channels, WORD))),
             affine1=b.const(interleave(*self.fc1.affine(hidden_order), threshold2)),
-            panels2=b.const(binary_panels(self.fc2.positive, natural_order, hidden_columns)),
+            panels2=b.const(self.fc2.panels(natural_order, hidden_columns)),
             affine2=b.const(
                 interleave(
                     *self.fc2.affine(natural_order),
@@ -476,7 +486,7 @@ class MLP:
 
 
 def _hidden_order(channels: int, ratio: int) -> NDArray[np.int64]:
-    """Hidden features in kernel order: per LANES channels c, `ratio` vectors of features ratio·c + j (kernels/mlp.py)."""
+    """Hidden features in kernel order: per LANES channels c, `ratio` vectors of features ratio·c + j."""
     c = natural(channels).reshape(-1, 1, LANES)
     j = np.arange(ratio).reshape(1, -1, 1)
     return np.where(c >= 0, ratio * c + j, -1).reshape(-1)
@@ -630,13 +640,11 @@ class Attention:
                     take(norm.bias, order),
                     take(share, order),
                     take((1 - share) / self.window**2, order),
-                )  # fmt: skip
+                )
             ),
             token_norm=b.const(interleave(take(self.token_norm.scale, order), take(self.token_norm.bias, order))),
             thresholds=b.const(interleave(*(take(p.threshold, order, NEVER) for p in layers))),
-            panels=b.const(
-                np.concatenate([binary_panels(p.positive, order, natural(x.channels, WORD)) for p in layers])
-            ),
+            panels=b.const(np.concatenate([p.panels(order, natural(x.channels, WORD)) for p in layers])),
             affine=b.const(np.concatenate(affines)),
             prescale=b.const(np.concatenate([p.prescale(order).reshape(-1) for p in layers])),
             valid=_valid(b, x.channels),
@@ -652,7 +660,6 @@ class Attention:
         head_dim = x.channels // self.num_heads
         key_words, dim_padded = -(-head_dim // WORD), padded(head_dim)
         token_words = keys_padded // WORD
-        # the last head's tail stays inside the row, and rows of another layout must not leave NaN-free zeros behind
         context = b.state("context", windows * rows_padded * x.width)
         quantizer = np.concatenate([_softmax_steps(head_dim), self.quantizer.table()])
         b.step(
@@ -747,7 +754,7 @@ class Attention:
             context_affine=b.const(self._context_affine(order)),
             fine=b.const(take(self.fine_share, order)),
             thresholds=b.const(take(self.output.threshold, order, NEVER)),
-            panels=b.const(binary_panels(self.output.positive, order, natural(x.channels, WORD))),
+            panels=b.const(self.output.panels(order, natural(x.channels, WORD))),
             affine=b.const(
                 interleave(*self.output.affine(order), take(self.out.scale, order), take(self.out.bias, order))
             ),
@@ -764,8 +771,8 @@ class Attention:
 def _window_pixels(side: int, window: int, width: int) -> NDArray[np.int32]:
     """Element offset of token r's pixel: windows row-major, pixels row-major inside each (SPEC 7.4.1)."""
     n = side // window
-    pixels = np.arange(side**2).reshape(n, window, n, window).transpose(0, 2, 1, 3).reshape(-1)
-    return (pixels * width).astype(np.int32)
+    pixels: NDArray[np.int32] = (width * np.arange(side**2)).astype(np.int32)
+    return pixels.reshape(n, window, n, window).transpose(0, 2, 1, 3).reshape(-1)
 
 
 def _keys_table(keys: int) -> NDArray[np.uint32]:
@@ -883,7 +890,7 @@ class BinaryDownsample:
             source=source,
             out=out.region,
             norm=b.const(interleave(take(norm.scale, in_order), take(norm.bias, in_order), threshold)),
-            panels=b.const(binary_panels(self.linear.positive, order, columns)),
+            panels=b.const(self.linear.panels(order, columns)),
             affine=b.const(interleave(*self.linear.affine(order))),
             position=b.const(_rows_padded(self.position)),
             prescale=b.const(self.linear.prescale(order)),

@@ -130,9 +130,7 @@ def _mlp(prefix: str, config: Config, width: int, hidden: int) -> Iterator[tuple
         yield f"{prefix}.taps", TensorSpec((9 if config.shift5 else 5, width))
 
 
-def _downsample(
-    prefix: str, config: Config, inputs: int, width: int, tokens: int
-) -> Iterator[tuple[str, TensorSpec]]:
+def _downsample(prefix: str, config: Config, inputs: int, width: int, tokens: int) -> Iterator[tuple[str, TensorSpec]]:
     yield _affine(f"{prefix}.norm", inputs)
     if config.downsampling == "binary":
         yield from _binary(prefix, config, width, inputs, taps=4)
@@ -172,6 +170,9 @@ def save_model_file(
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
+    path = path.resolve()  # a link keeps pointing where it did
+    if path.exists() and not path.is_file():
+        raise ModelFileError(f"{path}: is not an ordinary file, and would be replaced; name another output file")
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

@@ -57,7 +57,7 @@ class Probe:
     def _read(self, map_: Map) -> NDArray[np.float32]:
         """A map out of the state: float32 [S, S, C]."""
         values = self._floats(map_.region, map_.rows * map_.width).reshape(map_.side, map_.side, map_.width)
-        return values[..., : map_.channels].copy()
+        return np.array(values[..., : map_.channels])
 
     def _run(self, steps: range) -> Signs:
         """Run steps; returns what they binarised, named as the reference names it behind a block's prefix."""
@@ -87,9 +87,11 @@ class Probe:
     def scratch_floats(self, step: Step, name: str, size: int) -> NDArray[np.float32]:
         """A copy of the start of a scratch region."""
         offset = step.regions[name].offset
-        return self.workspace.scratch[offset : offset + size].view(np.float32).copy()
+        return np.array(self.workspace.scratch[offset : offset + size].view(np.float32))
 
-    def scratch_bits(self, step: Step, name: str, rows: int, words: int, features: int, skip: int = 0) -> NDArray[np.int8]:
+    def scratch_bits(
+        self, step: Step, name: str, rows: int, words: int, features: int, skip: int = 0
+    ) -> NDArray[np.int8]:
         """±1 [rows, features] from packed rows in the scratch, `skip` words behind the region's start."""
         return _bits(self.workspace.scratch, step.regions[name].offset + skip, rows, words, features)
 

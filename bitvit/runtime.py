@@ -1,9 +1,10 @@
 """Running a program: the cache of compiled kernels, a team of threads, images one by one or in batches.
 
-A team is the caller and helper threads that run the same nogil function (kernels/schedule.py). No Numba threading layer
-is involved, so two callers, a fork or a nested pool can neither abort nor deadlock it: a caller that finds the team busy
-works alone, a forked child starts helpers of its own. A helper that wakes up late finds the gate closed and goes back to
-sleep; nobody waits for it. Results do not depend on who computed what: every element is summed in one fixed order.
+A team is the caller and helper threads that run the same nogil function (kernels/schedule.py). No Numba threading
+layer is involved, so two callers, a fork or a nested pool can neither abort nor deadlock it: a caller that finds the
+team busy works alone, a forked child starts helpers of its own. A helper that wakes up late finds the gate closed and
+goes back to sleep; nobody waits for it. Results do not depend on who computed what: every element is summed in one
+fixed order.
 """
 
 import contextlib
@@ -28,7 +29,6 @@ from numpy.typing import NDArray
 from bitvit.kernels import schedule
 from bitvit.kernels.step import OPTIONS, SIGNATURE, Kernel
 from bitvit.program import ADDRESS_CELL, Program, aligned_zeros
-
 
 _KERNELS = Path(__file__).parent / "kernels"
 _CGROUP = Path("/sys/fs/cgroup")
@@ -144,7 +144,7 @@ def _current_cpu() -> Callable[[], int] | None:
     if not hasattr(os, "sched_setaffinity"):
         return None
     try:
-        return ctypes.CDLL(None).sched_getcpu  # type: ignore[no-any-return]
+        return ctypes.CDLL(None).sched_getcpu
     except (OSError, AttributeError):
         return None
 

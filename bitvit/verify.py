@@ -1,9 +1,9 @@
 """verify: the engine against the plain NumPy reference in float64, block by block.
 
-Each block is fed the *reference's* input, so one flipped sign cannot cascade through the network; then the whole engine
-is compared with the whole reference. A network of signs is chaotic: on inputs without a margin, honest float32 decides a
-sign here and there differently, and everything behind it changes. So the verdict rests on the blocks: the share of
-signs that disagree and the error of an ordinary value.
+Each block is fed the *reference's* input, so one flipped sign cannot cascade through the network; then the whole
+engine is compared with the whole reference. A network of signs is chaotic: on inputs without a margin, honest float32
+decides a sign here and there differently, and everything behind it changes. So the verdict rests on the blocks: the
+share of signs that disagree and the error of an ordinary value.
 """
 
 import os
@@ -146,7 +146,9 @@ class _Comparison:
         for prefix, stage in reference.schedule(config.depths):
             signs: dict[str, NDArray[Any]] = {}
 
-            def trace(name: str, array: NDArray[Any], signs: dict[str, NDArray[Any]] = signs, prefix: str = prefix) -> None:
+            def trace(
+                name: str, array: NDArray[Any], signs: dict[str, NDArray[Any]] = signs, prefix: str = prefix
+            ) -> None:
                 if name.startswith(f"{prefix}.") and name.endswith(("bits", "levels")):
                     signs[name.removeprefix(f"{prefix}.")] = array
 

@@ -37,9 +37,7 @@ def test_many_callers_get_the_same_bits(model: BHViT, pixels: NDArray[np.float32
     wrong: list[int] = []
 
     def call(which: int) -> None:
-        for _ in range(20):
-            if not np.array_equal(model(pixels[which : which + 1])[0], expected[which]):
-                wrong.append(which)
+        wrong.extend(which for _ in range(20) if not np.array_equal(model(pixels[[which]])[0], expected[which]))
 
     callers = [threading.Thread(target=call, args=(i % 2,)) for i in range(8)]
     for caller in callers:

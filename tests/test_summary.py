@@ -1,20 +1,20 @@
 """summarize: counts against the reference's own shapes, and totals against the file on disk."""
 
-import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import golden_data
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from bitvit import reference
 from bitvit.config import Config
-from bitvit.convert import ConversionReport, convert
+from bitvit.convert import convert
 from bitvit.errors import CheckpointError, ConfigError, ModelFileError
 from bitvit.summary import Summary, summarize
 from bitvit.summary import _layers as layers_of
@@ -35,19 +35,12 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """case -> checkpoint, packed model and the converter's report; each is made once."""
+Packed: TypeAlias = Callable[[str], Path]  # the fixture: name of a golden case -> its packed model
 
-    @functools.cache
-    def make(name: str) -> tuple[Path, Path, ConversionReport]:
-        case = golden_data.load_case(name)
-        folder = tmp_path_factory.mktemp(name)
-        checkpoint, packed = folder / "checkpoint.safetensors", folder / "packed.safetensors"
-        save_file({key: np.asarray(value, order="C") for key, value in case.state.items()}, checkpoint)
-        return checkpoint, packed, convert(checkpoint, packed, config=case.config)
 
-    return make
+def checkpoint_of(model: Path) -> Path:
+    """The checkpoint that the fixture leaves beside a packed model."""
+    return model.with_suffix(".checkpoint.safetensors")
 
 
 def layers(summary: Summary) -> list[tuple[Any, ...]]:
@@ -59,9 +52,9 @@ def layers(summary: Summary) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_checkpoint_and_packed_model_agree(name: str, files: Any) -> None:
-    checkpoint, packed, _ = files(name)
-    one, other = summarize(checkpoint, golden_data.load_case(name).config), summarize(packed)
+def test_checkpoint_and_packed_model_agree(name: str, packed: Packed) -> None:
+    model = packed(name)
+    one, other = summarize(checkpoint_of(model), golden_data.load_case(name).config), summarize(model)
     assert (one.packed, other.packed) == (False, True)
     assert one.config == other.config
     assert one.sha256 == other.sha256
@@ -69,30 +62,31 @@ def test_checkpoint_and_packed_model_agree(name: str, files: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_totals_of_a_packed_model_are_those_of_the_file(name: str, files: Any) -> None:
-    _, packed, report = files(name)
-    summary = summarize(packed)
-    assert sum(row.bytes for row in summary.rows) == summary.bytes == packed.stat().st_size == report.bytes
+def test_totals_of_a_packed_model_are_those_of_the_file(name: str, packed: Packed) -> None:
+    model = packed(name)
+    summary, tensors = summarize(model), load_file(model)
+    assert sum(row.bytes for row in summary.rows) == summary.bytes == model.stat().st_size
     assert all(row.bytes > 0 for row in summary.rows if not row.name.endswith(".scores"))
-    assert summary.binary_weights == report.binary_weights
-    assert summary.float_parameters == report.float_parameters
+    assert summary.float_parameters == sum(value.size for value in tensors.values() if value.dtype == np.float32)
+    assert summary.binary_weights <= 64 * sum(value.size for value in tensors.values() if value.dtype == np.uint64)
     assert summary.labels is None
     assert summary.preprocessing is not None
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_totals_of_a_checkpoint_are_those_of_its_tensors(name: str, files: Any) -> None:
+def test_totals_of_a_checkpoint_are_those_of_its_tensors(name: str, packed: Packed) -> None:
     case = golden_data.load_case(name)
-    summary = summarize(files(name)[0], case.config)
+    checkpoint = checkpoint_of(packed(name))
+    summary = summarize(checkpoint, case.config)
     unused = (".num_batches_tracked", ".init_state")
     parameters = sum(value.size for key, value in case.state.items() if not key.endswith(unused))
     assert summary.binary_weights + summary.float_parameters == parameters
-    assert sum(row.bytes for row in summary.rows) == summary.bytes == files(name)[0].stat().st_size
+    assert sum(row.bytes for row in summary.rows) == summary.bytes == checkpoint.stat().st_size
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_macs_are_what_the_reference_multiplies(name: str, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, summary = golden_data.load_case(name), summarize(files(name)[1])
+def test_macs_are_what_the_reference_multiplies(name: str, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, summary = golden_data.load_case(name), summarize(packed(name))
     counted = {"binary": 0, "float": 0}
 
     def count(function: str, kind: str, macs: Any) -> None:
@@ -143,8 +137,8 @@ def test_published_models(depths: Any, downsampling: Any, weights: int, binary: 
     assert sum(row.macs for row in rows if not row.binary) == floats
 
 
-def test_ops_count_64_binary_macs_as_one(files: Any) -> None:
-    summary = summarize(files("micro96_somefp")[1])
+def test_ops_count_64_binary_macs_as_one(packed: Packed) -> None:
+    summary = summarize(packed("micro96_somefp"))
     assert summary.ops == summary.float_macs + summary.binary_macs / 64
 
 
@@ -159,10 +153,10 @@ def test_model_without_a_classifier(tmp_path: Path) -> None:
     assert sum(row.bytes for row in summary.rows) == summary.bytes
 
 
-def test_config_may_be_a_path(files: Any, tmp_path: Path) -> None:
+def test_config_may_be_a_path(packed: Packed, tmp_path: Path) -> None:
     config = golden_data.load_case("micro96_somefp").config
     (tmp_path / "config.json").write_text(json.dumps(config))
-    checkpoint = files("micro96_somefp")[0]
+    checkpoint = checkpoint_of(packed("micro96_somefp"))
     assert summarize(checkpoint, tmp_path / "config.json").rows == summarize(checkpoint, config).rows
 
 
@@ -177,14 +171,14 @@ def test_foreign_file(tmp_path: Path) -> None:
         summarize(tmp_path / "foreign.safetensors")
 
 
-def test_config_of_another_training(files: Any) -> None:
+def test_config_of_another_training(packed: Packed) -> None:
     config = {**golden_data.load_case("micro96_somefp").config, "depths": [1, 1, 1, 1]}
     with pytest.raises(ConfigError, match=r"checkpoint\.safetensors: "):
-        summarize(files("micro96_somefp")[0], config)
+        summarize(checkpoint_of(packed("micro96_somefp")), config)
 
 
-def test_damaged_packed_model(files: Any, tmp_path: Path) -> None:
-    data = files("micro96_somefp")[1].read_bytes()
+def test_damaged_packed_model(packed: Packed, tmp_path: Path) -> None:
+    data = packed("micro96_somefp").read_bytes()
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(data.replace(b"image_size", b"image_side", 1))
     with pytest.raises(ModelFileError, match=r"damaged\.safetensors: broken metadata"):

@@ -1,6 +1,6 @@
 """Time a packed model on one image: median of many runs after warm-up, and where the time goes.
 
-    python tools/speed.py MODEL.safetensors [--threads 1 2] [--batch 1] [--repeats 200] [--layers]
+python tools/speed.py MODEL.safetensors [--threads 1 2] [--batch 1] [--repeats 200] [--layers]
 """
 
 import argparse

@@ -8,7 +8,7 @@ output    fine and coarse mixed -> signs -> output projection -> residual
 Tokens are stored in window order: token wi·w² + t is pixel t of window wi, then come the M merged tokens of the image.
 A merged token is the same in every window of an image, so it is projected once; only its attention rows differ.
 
-Scores are integers: s = d - 2·popcount(q xor k), so softmax numerators are exp(-2j/√d) with j = popcount - min popcount.
+Scores are integers: s = d - 2·popcount(q xor k), so softmax numerators are exp(-2j/√d), j = popcount - least popcount.
 Levels 0..3 are two bit planes, and a plane p weighs values v = ±1 by Σ p·v = 2·popcount(p & v⁺) - popcount(p), with
 v transposed to one bit a token. The gsb quantizer has three planes instead.
 """
@@ -16,7 +16,7 @@ v transposed to one bit a token. The gsb quantizer has three planes instead.
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.matmul import binary_matmul
 from bitvit.kernels.rows import normalize_products, normalize_row
 from bitvit.kernels.simd import (
     LANES,
@@ -77,7 +77,7 @@ OUTPUT = fields(
 
 # ------------------------------------------------------------------------------------------------------ project
 @inline
-def fetch_token(r, a, source, pixels, norm, tokens, to):  # type: ignore[no-untyped-def]
+def fetch_token(r, a, source, pixels, norm, tokens, to):
     """N1 of fine token r: one pixel under norm; norm: [width/LANES][scale, bias, max share, average share][LANES]."""
     x = np.int64(pixels[r])
     for c in range(0, a.width, LANES):
@@ -85,7 +85,7 @@ def fetch_token(r, a, source, pixels, norm, tokens, to):  # type: ignore[no-unty
 
 
 @inline
-def merge_token(m, a, source, norm, tokens, to):  # type: ignore[no-untyped-def]
+def merge_token(m, a, source, norm, tokens, to):
     """Merged token m: share of the maximum and of the average over its cell (SPEC 7.4.2).
 
     The cell is shifted by -(w // 2) against the windows; pixels outside the map count as zeros in the average, which
@@ -107,7 +107,7 @@ def merge_token(m, a, source, norm, tokens, to):  # type: ignore[no-untyped-def]
 
 
 @inline
-def project_rows(first, rows, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+def project_rows(first, rows, a, const, state, scratch, layer_norms):
     """Signs of q, k, v and the sum of their real values for rows first … of the token list."""
     source, pixels = floats_at(state, a.source), ints_at(const, a.pixels)
     tokens, bits, z = floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z)
@@ -152,7 +152,7 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):  # type: i
 
 
 @kernel(PROJECT)
-def project(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def project(piece, arguments, const, state, scratch):
     """Tokens to q, k, v with batch norms."""
     a = carray(arguments, 1, PROJECT)[0]
     first = piece * a.piece_rows
@@ -160,7 +160,7 @@ def project(piece, arguments, const, state, scratch):  # type: ignore[no-untyped
 
 
 @kernel(PROJECT)
-def project_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def project_ln(piece, arguments, const, state, scratch):
     """Tokens to q, k, v with layer norms."""
     a = carray(arguments, 1, PROJECT)[0]
     first = piece * a.piece_rows
@@ -169,7 +169,7 @@ def project_ln(piece, arguments, const, state, scratch):  # type: ignore[no-unty
 
 # ------------------------------------------------------------------------------------------------------- attend
 @inline
-def head_word(bits, bit, w, head_dim):  # type: ignore[no-untyped-def]
+def head_word(bits, bit, w, head_dim):
     """Word w of a head whose head_dim bits start at bit `bit`; bits beyond the head are 0."""
     at = (bit + w * WORD) // WORD
     shift = np.uint32((bit + w * WORD) % WORD)
@@ -183,7 +183,7 @@ def head_word(bits, bit, w, head_dim):  # type: ignore[no-untyped-def]
 
 
 @inline
-def gather_head(window, head, a, state, scratch):  # type: ignore[no-untyped-def]
+def gather_head(window, head, a, state, scratch):
     """Bits of one window and head: queries [token][word], keys [word][token], values [token word][channel]."""
     query_bits, key_bits = words_at(state, a.query_bits), words_at(state, a.key_bits)
     value_bits = words_at(state, a.value_bits)
@@ -211,7 +211,7 @@ def gather_head(window, head, a, state, scratch):  # type: ignore[no-untyped-def
 
 
 @inline
-def score(a, scratch):  # type: ignore[no-untyped-def]
+def score(a, scratch):
     """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
     queries, keys, scores = words_at(scratch, a.queries), words_at(scratch, a.keys), words_at(scratch, a.scores)
     n, words = a.keys_padded, a.key_words
@@ -224,7 +224,7 @@ def score(a, scratch):  # type: ignore[no-untyped-def]
 
 
 @inline
-def softmax_row(q, n, steps, scores, numerators, keys, penalties):  # type: ignore[no-untyped-def]
+def softmax_row(q, n, steps, scores, numerators, keys, penalties):
     """numerators[q][key] <- exp(-2j/√d) (0 for padding keys); returns their sum.
 
     The largest is exactly 1. steps = -2·log2(e)/√d as a high part of 12 bits, whose product with j is exact, and a low
@@ -246,7 +246,7 @@ def softmax_row(q, n, steps, scores, numerators, keys, penalties):  # type: igno
 
 
 @inline
-def count_plane(planes, at, words):  # type: ignore[no-untyped-def]
+def count_plane(planes, at, words):
     """Number of 1 bits of one row of a bit plane."""
     count = np.uint32(0)
     for w in range(words):
@@ -255,7 +255,7 @@ def count_plane(planes, at, words):  # type: ignore[no-untyped-def]
 
 
 @inline
-def weigh_values(a, window, head, weights, state, scratch):  # type: ignore[no-untyped-def]
+def weigh_values(a, window, head, weights, state, scratch):
     """context[query] = Σ_planes weight·(2·popcount(plane & v) - popcount(plane)), float32 [window][rows_padded][width].
 
     counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [plane].
@@ -281,7 +281,7 @@ def weigh_values(a, window, head, weights, state, scratch):  # type: ignore[no-u
 
 
 @inline
-def attend_head(piece, a, state, scratch):  # type: ignore[no-untyped-def]
+def attend_head(piece, a, state, scratch):
     """Gather and score one (window, head); returns (window, head)."""
     window, head = piece // a.heads, piece % a.heads
     gather_head(window, head, a, state, scratch)
@@ -290,11 +290,11 @@ def attend_head(piece, a, state, scratch):  # type: ignore[no-untyped-def]
 
 
 @kernel(ATTEND)
-def attend_levels(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def attend_levels(piece, arguments, const, state, scratch):
     """One window and head with the multi-level quantizer.
 
     quantizer: float32 [2] steps, then [head][alpha, zero point]. level = clamp(rint(3P/alpha + zero), 0, 3), half to
-    even: level >= 1 for > 0.5, >= 2 for >= 1.5, 3 for > 2.5. Planes: low = bit 0 (weight alpha), high = bit 1 (2·alpha).
+    even: level >= 1 for > 0.5, >= 2 for >= 1.5, 3 for > 2.5. Planes: low = bit 0 (weight alpha), high = bit 1 (twice).
     """
     a = carray(arguments, 1, ATTEND)[0]
     window, head = attend_head(piece, a, state, scratch)
@@ -322,7 +322,7 @@ def attend_levels(piece, arguments, const, state, scratch):  # type: ignore[no-u
 
 
 @kernel(ATTEND)
-def attend_gsb(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def attend_gsb(piece, arguments, const, state, scratch):
     """One window and head with the gsb quantizer.
 
     quantizer: float32 [2] steps, then raw step a, limits of the two masks (0.9 and 0.7 of the row's largest numerator,
@@ -351,7 +351,7 @@ def attend_gsb(piece, arguments, const, state, scratch):  # type: ignore[no-unty
 
 # ------------------------------------------------------------------------------------------------------ coarsen
 @inline
-def context_row(at, shortcut_at, a, context, shortcut, affine, row):  # type: ignore[no-untyped-def]
+def context_row(at, shortcut_at, a, context, shortcut, affine, row):
     """row = RPReLU(affine(context) + U_q + U_k + U_v) less its outer offset, which later parameters absorb.
 
     affine: [width/LANES][scale, bias, slope - 1][LANES].
@@ -362,7 +362,7 @@ def context_row(at, shortcut_at, a, context, shortcut, affine, row):  # type: ig
 
 
 @inline
-def coarsen_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+def coarsen_rows(piece, a, const, state, scratch, layer_norms):
     """coarse[m] = mean over the image's windows of merged token m's output."""
     context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
     affine, row = floats_at(const, a.affine), floats_at(scratch, a.row)
@@ -381,20 +381,20 @@ def coarsen_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[
 
 
 @kernel(COARSEN)
-def coarsen(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def coarsen(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, batch norms."""
     coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, scratch, False)
 
 
 @kernel(COARSEN)
-def coarsen_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def coarsen_ln(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, layer norms."""
     coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, scratch, True)
 
 
 # ------------------------------------------------------------------------------------------------------- output
 @inline
-def output_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+def output_rows(piece, a, const, state, scratch, layer_norms):
     """A = fine·G + (1 - fine)·coarse -> signs -> projection -> RPReLU -> layer scale + residual, back to pixels.
 
     affine: [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES].
@@ -433,12 +433,12 @@ def output_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[n
 
 
 @kernel(OUTPUT)
-def output(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def output(piece, arguments, const, state, scratch):
     """Attention output of some fine tokens, batch norms."""
     output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, False)
 
 
 @kernel(OUTPUT)
-def output_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def output_ln(piece, arguments, const, state, scratch):
     """Attention output of some fine tokens, layer norms."""
     output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, True)

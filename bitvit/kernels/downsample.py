@@ -24,7 +24,7 @@ BINARY_DOWN = fields(
 
 
 @inline
-def gather_patches(first, rows, a, source, norm, patches):  # type: ignore[no-untyped-def]
+def gather_patches(first, rows, a, source, norm, patches):
     """patches[i] = norm of the four pixels of output token first + i, row-major, in_width channels each.
 
     norm: [in_width/LANES][scale, bias][LANES]. It could fold into the product, but then large means of x would pass
@@ -44,7 +44,7 @@ def gather_patches(first, rows, a, source, norm, patches):  # type: ignore[no-un
 
 
 @kernel(FLOAT_DOWN)
-def float_down(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def float_down(piece, arguments, const, state, scratch):
     """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded."""
     a = carray(arguments, 1, FLOAT_DOWN)[0]
     first = piece * a.piece_rows
@@ -57,7 +57,7 @@ def float_down(piece, arguments, const, state, scratch):  # type: ignore[no-unty
 
 
 @kernel(FLOAT_DOWN)
-def float_down_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def float_down_ln(piece, arguments, const, state, scratch):
     """out = LN(W·patch) + position; `source` is normalised already, `bias` is zero."""
     a = carray(arguments, 1, FLOAT_DOWN)[0]
     first = piece * a.piece_rows
@@ -76,7 +76,7 @@ def float_down_ln(piece, arguments, const, state, scratch):  # type: ignore[no-u
 
 
 @inline
-def pool_and_sign(first, rows, a, source, norm, bits, pooled):  # type: ignore[no-untyped-def]
+def pool_and_sign(first, rows, a, source, norm, bits, pooled):
     """Q = norm(x): signs of the four pixels (a.words // 4 words each) and their mean, extended periodically.
 
     norm: [in_width/LANES][scale, bias, threshold][LANES].
@@ -101,13 +101,13 @@ def pool_and_sign(first, rows, a, source, norm, bits, pooled):  # type: ignore[n
 
 
 @inline
-def pooled_span(a):  # type: ignore[no-untyped-def]
+def pooled_span(a):
     """Floats of one pooled row: readable for LANES from any channel, writable by the periodic extension."""
     return a.in_width + 2 * LANES
 
 
 @inline
-def binary_down_rows(piece, a, const, state, scratch, layer_norms):  # type: ignore[no-untyped-def]
+def binary_down_rows(piece, a, const, state, scratch, layer_norms):
     """RPReLU(affine(product) + tiled mean) + position; affine: [width/LANES][scale, bias, slope - 1][LANES]."""
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
@@ -129,12 +129,12 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):  # type: ign
 
 
 @kernel(BINARY_DOWN)
-def binary_down(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def binary_down(piece, arguments, const, state, scratch):
     """Binary downsampling, batch norms."""
     binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, False)
 
 
 @kernel(BINARY_DOWN)
-def binary_down_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def binary_down_ln(piece, arguments, const, state, scratch):
     """Binary downsampling, layer norms; `source` is normalised already."""
     binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, True)

@@ -13,7 +13,7 @@ CLASSIFY = fields("depth source panels bias out")
 
 
 @kernel(POOL)
-def pool(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def pool(piece, arguments, const, state, scratch):
     """out = mean over rows of source, then scale and bias, for some channels; affine: [width/LANES][2][LANES]."""
     a = carray(arguments, 1, POOL)[0]
     source, out, affine = floats_at(state, a.source), floats_at(state, a.out), floats_at(const, a.affine)
@@ -26,7 +26,7 @@ def pool(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-de
 
 
 @kernel(CLASSIFY)
-def classify(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def classify(piece, arguments, const, state, scratch):
     """out[n] = bias[n] + Σ_k source[k]·w[n, k] for COLUMNS classes; panels: [n/COLUMNS][k][COLUMNS]."""
     a = carray(arguments, 1, CLASSIFY)[0]
     source, out = floats_at(state, a.source), floats_at(state, a.out)

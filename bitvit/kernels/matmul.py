@@ -27,7 +27,7 @@ from bitvit.kernels.step import inline
 
 
 @inline
-def half_dots(bits, first, words, panels, panel, start):  # type: ignore[no-untyped-def]
+def half_dots(bits, first, words, panels, panel, start):
     """ROWS x LANES tile of popcount(a xor w) + start, as int32.
 
     bits: uint32 rows of `words` words, the tile's first word at `first`; panels: uint32 [..][words][LANES], this
@@ -40,7 +40,7 @@ def half_dots(bits, first, words, panels, panel, start):  # type: ignore[no-unty
 
 
 @inline
-def binary_matmul(bits, rows, words, panels, width, start, out):  # type: ignore[no-untyped-def]
+def binary_matmul(bits, rows, words, panels, width, start, out):
     """out[m, n] = float32(popcount(bits[m] xor w[n]) - K // 2) for every row m < rows (rounded up to ROWS), n < width.
 
     The panel loop is outside: a panel (K/32 · 64 bytes) stays in the first-level cache while the rows pass.
@@ -51,7 +51,7 @@ def binary_matmul(bits, rows, words, panels, width, start, out):  # type: ignore
 
 
 @inline
-def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out_stride):  # type: ignore[no-untyped-def]
+def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out_stride):
     """out[m, n] = Σ_k a[m, k]·w[n, k] + offsets[m·offset_stride + n], float32.
 
     a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels a pass share each broadcast. Every element is

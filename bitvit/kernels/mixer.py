@@ -54,7 +54,7 @@ MIXER = fields(
 
 
 @kernel(MIXER_SIGNS)
-def mixer_signs(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def mixer_signs(piece, arguments, const, state, scratch):
     """planes[(g·group_words + w)][y + 5][x + 5] = signs of norm(x) + move for channels 32w… of group g.
 
     norm: [group][half word][scale, bias + move][LANES], lanes beyond the group (0, -1): their bits are 0.
@@ -80,7 +80,7 @@ def mixer_signs(piece, arguments, const, state, scratch):  # type: ignore[no-unt
 
 
 @inline
-def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):  # type: ignore[no-untyped-def]
+def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
     """Pack the taps of one image row: taps[word][x] = OR over entries of plane words, shifted.
 
     entries: int32 [entry_count][3] = (word, offset into planes, shift), grouped by word; shift < 0 is to the right.
@@ -96,7 +96,7 @@ def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):  # type:
 
 
 @inline
-def mix_row(y, a, words, base, offsets, panels, affine, corrections, classes, mixed):  # type: ignore[no-untyped-def]
+def mix_row(y, a, words, base, offsets, panels, affine, corrections, classes, mixed):
     """mixed[x] = Σ over dilations of RPReLU(convolution) for one image row; rows of `mixed` are width + LANES apart.
 
     panels: [group][chunk][dilation][words][LANES]; affine: [group][chunk][dilation][scale, bias, slope - 1][LANES];
@@ -126,7 +126,7 @@ def mix_row(y, a, words, base, offsets, panels, affine, corrections, classes, mi
 
 
 @inline
-def convolve_row(y, a, const, state, scratch):  # type: ignore[no-untyped-def]
+def convolve_row(y, a, const, state, scratch):
     """Convolutions of image row y into scratch `mixed`."""
     planes, offsets = words_at(state, a.planes), ints_at(const, a.offsets)
     panels, affine = words_at(const, a.panels), floats_at(const, a.affine)
@@ -141,7 +141,7 @@ def convolve_row(y, a, const, state, scratch):  # type: ignore[no-untyped-def]
 
 
 @inline
-def add_row(y, a, const, state, mixed):  # type: ignore[no-untyped-def]
+def add_row(y, a, const, state, mixed):
     """out = residual + affine(mixed) for image row y; out_affine: [width/LANES][scale, bias][LANES]."""
     residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
     side, width = a.side, a.width
@@ -153,7 +153,7 @@ def add_row(y, a, const, state, mixed):  # type: ignore[no-untyped-def]
 
 
 @kernel(MIXER)
-def mixer(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def mixer(piece, arguments, const, state, scratch):
     """X + BN(Σ RPReLU(conv)) for some image rows."""
     a = carray(arguments, 1, MIXER)[0]
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
@@ -162,7 +162,7 @@ def mixer(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-d
 
 
 @kernel(MIXER)
-def mixer_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def mixer_ln(piece, arguments, const, state, scratch):
     """X + LN(Σ RPReLU(conv) + shift) for some image rows; shift: float32 [width], the RPReLUs' outer offsets."""
     a = carray(arguments, 1, MIXER)[0]
     mixed, shift, valid = floats_at(scratch, a.mixed), floats_at(const, a.shift), floats_at(const, a.valid)

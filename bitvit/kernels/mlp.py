@@ -53,7 +53,7 @@ MLP = fields(
 
 
 @inline
-def prepare_rows(first, rows, a, source, norm, bits, row, tiled):  # type: ignore[no-untyped-def]
+def prepare_rows(first, rows, a, source, norm, bits, row, tiled):
     """N2 = norm(x), its signs, and its tiled copies, for `rows` rows from `first` on.
 
     norm: [width/LANES][scale, bias, threshold][LANES]; a bit is N2 > threshold.
@@ -69,7 +69,7 @@ def prepare_rows(first, rows, a, source, norm, bits, row, tiled):  # type: ignor
 
 
 @inline
-def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):  # type: ignore[no-untyped-def]
+def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
     """Hidden signs and pooled sums; affine: [vector p][scale, bias, slope - 1, threshold][LANES]."""
     width, ratio, span, words, start1 = a.width, a.ratio, a.span, a.words, a.start1
     hidden_bits_row, tiled_row, period = a.hidden_words * 32, ratio * span, a.period
@@ -91,7 +91,7 @@ def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):  # 
 
 
 @inline
-def hidden_layer_ln(rows, a, bits, tiled, panels, affine, prescale, valid, z, hidden_bits, pooled):  # type: ignore[no-untyped-def]
+def hidden_layer_ln(rows, a, bits, tiled, panels, affine, prescale, valid, z, hidden_bits, pooled):
     """`hidden_layer` under layer norm: all products of a row first, then its statistics, then the same epilogue."""
     hidden = a.width * a.ratio
     binary_matmul(bits, rows, a.words, panels, hidden, a.start1, z)
@@ -110,7 +110,7 @@ def hidden_layer_ln(rows, a, bits, tiled, panels, affine, prescale, valid, z, hi
 
 
 @inline
-def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neighbours, out):  # type: ignore[no-untyped-def]
+def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neighbours, out):
     """RPReLU(affine(z) + pool) -> layer scale + residual + shift stencil.
 
     affine: [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES]; taps: [width/LANES][9][LANES];
@@ -153,7 +153,7 @@ def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neigh
 
 
 @kernel(MLP)
-def mlp(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def mlp(piece, arguments, const, state, scratch):
     """One block of rows of the MLP with batch norms."""
     a = carray(arguments, 1, MLP)[0]
     first = piece * a.piece_rows
@@ -171,7 +171,7 @@ def mlp(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def
 
 
 @kernel(MLP)
-def mlp_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def mlp_ln(piece, arguments, const, state, scratch):
     """One block of rows of the MLP with layer norms; `source` holds N2, normalised already."""
     a = carray(arguments, 1, MLP)[0]
     first = piece * a.piece_rows

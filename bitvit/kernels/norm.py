@@ -10,7 +10,7 @@ LAYER_NORM = fields("rows piece_rows channels width source out affine valid")
 
 
 @kernel(LAYER_NORM)
-def layer_norm(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def layer_norm(piece, arguments, const, state, scratch):
     """out = normalise(source)·weight + bias; affine: [width/LANES][weight, bias][LANES]."""
     a = carray(arguments, 1, LAYER_NORM)[0]
     source, out, affine = floats_at(state, a.source), floats_at(state, a.out), floats_at(const, a.affine)

@@ -9,7 +9,7 @@ EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
 
 
 @inline
-def normalize_row(x, at, width, features, valid):  # type: ignore[no-untyped-def]
+def normalize_row(x, at, width, features, valid):
     """x[at : at + width] <- (x - mean)/sqrt(variance + eps), float32, in place.
 
     Mean and (biased) variance run over the first `features` of `width` lanes; valid: float32 [width], 1 or 0. The
@@ -29,7 +29,7 @@ def normalize_row(x, at, width, features, valid):  # type: ignore[no-untyped-def
 
 
 @inline
-def normalize_products(z, rows, width, features, prescale, valid):  # type: ignore[no-untyped-def]
+def normalize_products(z, rows, width, features, prescale, valid):
     """Layer-normalise rows of half dots: z <- normalise(prescale·z), float32 [rows][width], in place.
 
     prescale: [width/LANES][scale, bias][LANES] turns half dots into the reference's real-valued products, whose size
@@ -43,7 +43,7 @@ def normalize_products(z, rows, width, features, prescale, valid):  # type: igno
 
 
 @inline
-def _next(offset, channels):  # type: ignore[no-untyped-def]
+def _next(offset, channels):
     """(offset + LANES) mod channels without a division."""
     offset += LANES
     while offset >= channels:
@@ -52,7 +52,7 @@ def _next(offset, channels):  # type: ignore[no-untyped-def]
 
 
 @inline
-def tile_channels(h, at, channels, ratio, span, out, to):  # type: ignore[no-untyped-def]
+def tile_channels(h, at, channels, ratio, span, out, to):
     """Lay the tiled shortcut out for the hidden order: out[to + j·span + q] = h[at + (ratio·q + j) mod channels].
 
     Hidden feature ratio·c + j meets channel (ratio·c + j) mod channels (SPEC 7.5), so a vector of hidden features

@@ -32,30 +32,30 @@ def _cell(context: Any, builder: Any, array_type: Any, array: Any, line: Any) ->
 
 
 @intrinsic
-def atomic_add(typingctx, cells, line, value):  # type: ignore[no-untyped-def]
+def atomic_add(typingctx, cells, line, value):
     """Add to a counter; returns what it was before."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return builder.atomic_rmw("add", _cell(context, builder, sig.args[0], args[0], args[1]), args[2], "acq_rel")
 
     return types.int64(cells, types.intp, types.int64), codegen
 
 
 @intrinsic
-def atomic_load(typingctx, cells, line):  # type: ignore[no-untyped-def]
+def atomic_load(typingctx, cells, line):
     """Read a counter; what its writers wrote before is visible."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return builder.load_atomic(_cell(context, builder, sig.args[0], *args), "acquire", 8)
 
     return types.int64(cells, types.intp), codegen
 
 
 @intrinsic
-def atomic_store(typingctx, cells, line, value):  # type: ignore[no-untyped-def]
+def atomic_store(typingctx, cells, line, value):
     """Write a counter; what was written before is visible to its readers."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         builder.store_atomic(args[2], _cell(context, builder, sig.args[0], args[0], args[1]), "release", 8)
         return context.get_dummy_value()
 
@@ -63,10 +63,10 @@ def atomic_store(typingctx, cells, line, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def pause(typingctx):  # type: ignore[no-untyped-def]
+def pause(typingctx):
     """Tell the core that this is a spin loop, where the target has an intrinsic for it."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         triple = builder.module.triple
         if triple.startswith(("x86_64", "i686")):
             name, arguments = "llvm.x86.sse2.pause", []
@@ -82,10 +82,10 @@ def pause(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def offer_core(typingctx):  # type: ignore[no-untyped-def]
+def offer_core(typingctx):
     """sched_yield(), where the platform has it."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         if "windows" not in builder.module.triple:
             fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, []), "sched_yield")
             builder.call(fn, [])
@@ -95,10 +95,10 @@ def offer_core(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def call_step(typingctx, function, piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def call_step(typingctx, function, piece, arguments, const, state, scratch):
     """Call a step function by its address; the last four are addresses too."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         pointer = I8.as_pointer()
         fn = ir.FunctionType(ir.VoidType(), [I64] + [pointer] * 4)
         pointers = [builder.inttoptr(a, pointer) for a in args[2:]]
@@ -109,17 +109,17 @@ def call_step(typingctx, function, piece, arguments, const, state, scratch):  # 
 
 
 @intrinsic
-def store_at_address(typingctx, address, value):  # type: ignore[no-untyped-def]
+def store_at_address(typingctx, address, value):
     """Write an int64 at a memory address."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         builder.store(args[1], builder.inttoptr(args[0], I64.as_pointer()))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
 
 
-def run_steps(table, const, state, scratch):  # type: ignore[no-untyped-def]
+def run_steps(table, const, state, scratch):
     """All pieces of all steps by one thread."""
     for s in range(table.shape[0]):
         for piece in range(table[s, 2]):
@@ -130,7 +130,7 @@ _run_alone = inline(run_steps)
 
 
 @inline
-def _run_image(table, const, state, scratch, cells):  # type: ignore[no-untyped-def]
+def _run_image(table, const, state, scratch, cells):
     """One member's share of one image: claim pieces of a step until none is left, wait until all are done, go on."""
     total = np.int64(0)
     for s in range(table.shape[0]):
@@ -151,7 +151,7 @@ def _run_image(table, const, state, scratch, cells):  # type: ignore[no-untyped-
 
 
 @inline
-def _run_batch(table, const, state, scratch, cells, job):  # type: ignore[no-untyped-def]
+def _run_batch(table, const, state, scratch, cells, job):
     """Whole images, claimed one by one.
 
     job: int64 (image address, bytes an image, images, output offset in state, output address, floats an output).
@@ -169,7 +169,7 @@ def _run_batch(table, const, state, scratch, cells, job):  # type: ignore[no-unt
 
 
 @inline
-def _close(cells):  # type: ignore[no-untyped-def]
+def _close(cells):
     """Close the gate and wait for the helpers inside, who have no more work to claim."""
     atomic_add(cells, GATE, -OPEN)
     spins = 0
@@ -180,7 +180,7 @@ def _close(cells):  # type: ignore[no-untyped-def]
             offer_core()
 
 
-def lead_image(table, const, state, scratch, cells):  # type: ignore[no-untyped-def]
+def lead_image(table, const, state, scratch, cells):
     """The caller's part of an image that the team shares; its address is in the state already."""
     for line in range(DONE, CLAIMS + table.shape[0]):
         atomic_store(cells, line, 0)
@@ -189,14 +189,14 @@ def lead_image(table, const, state, scratch, cells):  # type: ignore[no-untyped-
     _close(cells)
 
 
-def help_image(table, const, state, scratch, cells):  # type: ignore[no-untyped-def]
+def help_image(table, const, state, scratch, cells):
     """A helper's part of an image, if the gate is still open."""
     if atomic_add(cells, GATE, INSIDE) & OPEN:
         _run_image(table, const, state, scratch, cells)
     atomic_add(cells, GATE, -INSIDE)
 
 
-def lead_batch(table, const, state, scratch, cells, job):  # type: ignore[no-untyped-def]
+def lead_batch(table, const, state, scratch, cells, job):
     """The caller's part of a batch; with no helpers, all of it."""
     atomic_store(cells, DONE, 0)
     atomic_add(cells, GATE, OPEN)
@@ -204,7 +204,7 @@ def lead_batch(table, const, state, scratch, cells, job):  # type: ignore[no-unt
     _close(cells)
 
 
-def help_batch(table, const, state, scratch, cells, job):  # type: ignore[no-untyped-def]
+def help_batch(table, const, state, scratch, cells, job):
     """A helper's part of a batch, if the gate is still open."""
     if atomic_add(cells, GATE, INSIDE) & OPEN:
         _run_batch(table, const, state, scratch, cells, job)

@@ -19,6 +19,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
+from numba.core.types import unliteral  # type: ignore[attr-defined]
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 from numba.np import arrayobj
@@ -27,10 +28,10 @@ LANES = 16  # 32-bit lanes of one vector: 512 bits, split by LLVM where register
 ROWS = 7  # rows of a register tile; divides 49, 196, 784 and 3136, the token counts of a 224-pixel image
 
 I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
-_LLVM = {types.float32: ir.FloatType(), types.int32: I32, types.uint32: I32, types.boolean: I1}
+_LLVM: dict[Any, Any] = {types.float32: ir.FloatType(), types.int32: I32, types.uint32: I32, types.boolean: I1}
 
 
-class Vec(types.Type):  # type: ignore[misc]
+class Vec(types.Type):
     """Numba type of `rows` vectors of `lanes` elements."""
 
     def __init__(self, elem: types.Type, lanes: int = LANES, rows: int = 1) -> None:
@@ -46,7 +47,7 @@ class Vec(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vec)
-class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vec) -> None:
         row = fe_type.row_type
         super().__init__(dmm, fe_type, row if fe_type.rows == 1 else ir.ArrayType(row, fe_type.rows))
@@ -81,7 +82,8 @@ def _common(*vecs: Any) -> Vec | None:
     sizes = {v.rows for v in vecs} - {1}
     if len(sizes) > 1:
         return None
-    return vecs[0].of(vecs[0].elem, max(v.rows for v in vecs))  # type: ignore[no-any-return]
+    first: Vec = vecs[0]
+    return first.of(first.elem, max(v.rows for v in vecs))
 
 
 def _constant(vt: ir.VectorType, x: float | int) -> ir.Constant:
@@ -107,7 +109,7 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) ->
 def _operator(op: Any, on_int: Any, on_float: Any, *, inplace: Any = None, compares: bool = False) -> None:
     """Teach Numba `Vec op Vec`, element by element."""
 
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         key = op
 
         def generic(self, args: Any, kws: Any) -> Any:
@@ -161,22 +163,22 @@ def _steps(builder: Any, start: Any, stride: Any, rows: int) -> list[Any]:
 
 
 @intrinsic
-def load(typingctx, array, index):  # type: ignore[no-untyped-def]
+def load(typingctx, array, index):
     """LANES consecutive elements of a flat array."""
     vec = Vec(array.dtype)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return _load(context, builder, sig.args[0], *args, vec)
+    def codegen(context, builder, sig, args):
+        return _load(context, builder, sig.args[0], args[0], args[1], vec)
 
     return vec(array, types.intp), codegen
 
 
 @intrinsic(prefer_literal=True)
-def load_rows(typingctx, array, index, stride, rows):  # type: ignore[no-untyped-def]
+def load_rows(typingctx, array, index, stride, rows):
     """Tile whose row i is array[index + i*stride : … + LANES]."""
     vec = Vec(array.dtype, LANES, rows.literal_value)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         at = _steps(builder, args[1], args[2], vec.rows)
         return _join(builder, [_load(context, builder, sig.args[0], args[0], i, vec) for i in at])
 
@@ -184,11 +186,11 @@ def load_rows(typingctx, array, index, stride, rows):  # type: ignore[no-untyped
 
 
 @intrinsic(prefer_literal=True)
-def load_rows_at(typingctx, array, index, table, first, rows):  # type: ignore[no-untyped-def]
+def load_rows_at(typingctx, array, index, table, first, rows):
     """Tile whose row i is array[index + table[first + i] : … + LANES]."""
     vec = Vec(array.dtype, LANES, rows.literal_value)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         array, index, table, first, _ = args
         out = []
         for i in _steps(builder, first, ir.Constant(I64, 1), vec.rows):
@@ -201,22 +203,22 @@ def load_rows_at(typingctx, array, index, table, first, rows):  # type: ignore[n
 
 
 @intrinsic
-def broadcast(typingctx, array, index):  # type: ignore[no-untyped-def]
+def broadcast(typingctx, array, index):
     """LANES copies of array[index]."""
     vec = Vec(array.dtype)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return _splat(builder, builder.load(_address(context, builder, sig.args[0], *args)), vec.lanes)
 
     return vec(array, types.intp), codegen
 
 
 @intrinsic(prefer_literal=True)
-def broadcast_rows(typingctx, array, index, stride, rows):  # type: ignore[no-untyped-def]
+def broadcast_rows(typingctx, array, index, stride, rows):
     """Tile whose row i is LANES copies of array[index + i*stride]."""
     vec = Vec(array.dtype, LANES, rows.literal_value)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         at = _steps(builder, args[1], args[2], vec.rows)
         scalars = [builder.load(_address(context, builder, sig.args[0], args[0], i)) for i in at]
         return _join(builder, [_splat(builder, s, vec.lanes) for s in scalars])
@@ -225,10 +227,10 @@ def broadcast_rows(typingctx, array, index, stride, rows):  # type: ignore[no-un
 
 
 @intrinsic
-def store(typingctx, array, index, value):  # type: ignore[no-untyped-def]
+def store(typingctx, array, index, value):
     """array[index : index + LANES] = value (one row)."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         _store(builder, args[2], _address(context, builder, sig.args[0], args[0], args[1]), 4)
         return context.get_dummy_value()
 
@@ -236,10 +238,10 @@ def store(typingctx, array, index, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def store_rows(typingctx, array, index, stride, value):  # type: ignore[no-untyped-def]
+def store_rows(typingctx, array, index, stride, value):
     """array[index + i*stride : … + LANES] = row i of value."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         rows = _rows(builder, sig.args[3], args[3])
         for i, row in zip(_steps(builder, args[1], args[2], len(rows)), rows, strict=True):
             _store(builder, row, _address(context, builder, sig.args[0], args[0], i), 4)
@@ -249,10 +251,10 @@ def store_rows(typingctx, array, index, stride, value):  # type: ignore[no-untyp
 
 
 @intrinsic
-def store_rows_first(typingctx, array, index, stride, value, count):  # type: ignore[no-untyped-def]
+def store_rows_first(typingctx, array, index, stride, value, count):
     """`store_rows` of the first `count` lanes alone; nothing beyond them is touched."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         vec = sig.args[3]
         lane = ir.Constant(ir.VectorType(I32, vec.lanes), list(range(vec.lanes)))
         mask = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(args[4], I32), vec.lanes))
@@ -270,14 +272,14 @@ def store_rows_first(typingctx, array, index, stride, value, count):  # type: ig
 
 
 @intrinsic
-def store_mask(typingctx, words, bit, mask):  # type: ignore[no-untyped-def]
+def store_mask(typingctx, words, bit, mask):
     """Write a mask's LANES bits at bit offset `bit` (a multiple of LANES) of a word array.
 
     Words are little-endian, so lane l of the mask becomes bit (bit + l) mod 32 of word (bit + l) // 32: a compare of
     LANES floats is the packed word's part itself.
     """
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         _store_mask(context, builder, sig.args[0], args[0], args[1], args[2])
         return context.get_dummy_value()
 
@@ -285,10 +287,10 @@ def store_mask(typingctx, words, bit, mask):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def store_mask_rows(typingctx, words, bit, stride, mask):  # type: ignore[no-untyped-def]
+def store_mask_rows(typingctx, words, bit, stride, mask):
     """`store_mask` for every row of a tile, `stride` bits apart."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         rows = _rows(builder, sig.args[3], args[3])
         for i, row in zip(_steps(builder, args[1], args[2], len(rows)), rows, strict=True):
             _store_mask(context, builder, sig.args[0], args[0], i, row)
@@ -304,30 +306,30 @@ def _store_mask(context: Any, builder: Any, array_type: Any, array: Any, bit: An
 
 
 @intrinsic
-def floats_at(typingctx, arena, offset):  # type: ignore[no-untyped-def]
+def floats_at(typingctx, arena, offset):
     """The float32 array that starts `offset` 4-byte units into an arena (a pointer to uint32)."""
     return _array_at(types.float32, arena)
 
 
 @intrinsic
-def floats_at_address(typingctx, address):  # type: ignore[no-untyped-def]
+def floats_at_address(typingctx, address):
     """The float32 array at a memory address."""
     array_type = types.Array(types.float32, 1, "C")
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return _raw_array(context, builder, array_type, builder.inttoptr(args[0], I8.as_pointer()))
 
     return array_type(types.int64), codegen
 
 
 @intrinsic
-def words_at(typingctx, arena, offset):  # type: ignore[no-untyped-def]
+def words_at(typingctx, arena, offset):
     """The uint32 array that starts `offset` 4-byte units into an arena (a pointer to uint32)."""
     return _array_at(types.uint32, arena)
 
 
 @intrinsic
-def ints_at(typingctx, arena, offset):  # type: ignore[no-untyped-def]
+def ints_at(typingctx, arena, offset):
     """The int32 array that starts `offset` 4-byte units into an arena (a pointer to uint32)."""
     return _array_at(types.int32, arena)
 
@@ -335,7 +337,7 @@ def ints_at(typingctx, arena, offset):  # type: ignore[no-untyped-def]
 def _array_at(elem: Any, arena: Any) -> Any:
     array_type = types.Array(elem, 1, "C")
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return _raw_array(context, builder, array_type, builder.gep(args[0], [args[1]]))
 
     return array_type(arena, types.intp), codegen
@@ -351,10 +353,10 @@ def _raw_array(context: Any, builder: Any, array_type: Any, pointer: Any) -> Any
 
 
 @intrinsic
-def at(typingctx, array, index):  # type: ignore[no-untyped-def]
+def at(typingctx, array, index):
     """array[index] without Python's handling of negative indices."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return builder.load(_address(context, builder, sig.args[0], *args))
 
     return array.dtype(array, types.intp), codegen
@@ -362,38 +364,38 @@ def at(typingctx, array, index):  # type: ignore[no-untyped-def]
 
 # ------------------------------------------------------------------------------------------------- element-wise
 @intrinsic(prefer_literal=True)
-def splat(typingctx, scalar):  # type: ignore[no-untyped-def]
+def splat(typingctx, scalar):
     """LANES copies of a scalar."""
-    scalar = types.unliteral(scalar)
+    scalar = unliteral(scalar)
     vec = Vec(scalar)
     return vec(scalar), lambda context, builder, sig, args: _splat(builder, args[0], vec.lanes)
 
 
 @intrinsic(prefer_literal=True)
-def splat_rows(typingctx, scalar, rows):  # type: ignore[no-untyped-def]
+def splat_rows(typingctx, scalar, rows):
     """A tile filled with a scalar."""
-    scalar = types.unliteral(scalar)
+    scalar = unliteral(scalar)
     vec = Vec(scalar, LANES, rows.literal_value)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return _join(builder, [_splat(builder, args[0], vec.lanes)] * vec.rows)
 
     return vec(scalar, rows), codegen
 
 
 @intrinsic(prefer_literal=True)
-def repeat(typingctx, v, rows):  # type: ignore[no-untyped-def]
+def repeat(typingctx, v, rows):
     """A tile with v in every row."""
     vec = v.of(v.elem, rows.literal_value)
     return vec(v, rows), lambda context, builder, sig, args: _join(builder, [args[0]] * vec.rows)
 
 
 @intrinsic(prefer_literal=True)
-def row(typingctx, tile, index):  # type: ignore[no-untyped-def]
+def row(typingctx, tile, index):
     """Row `index` (a compile-time constant) of a tile."""
     i = index.literal_value
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return _rows(builder, sig.args[0], args[0])[i]
 
     return tile.of(tile.elem, 1)(tile, index), codegen
@@ -410,13 +412,13 @@ def _elementwise(name: str, doc: str, row_op: Callable[..., Any], arity: int, re
         return out(*vecs), lambda context, builder, sig, args: _map(builder, sig.args, args, row_op)
 
     # Numba reads the number of arguments off the signature, so each arity needs a function of its own.
-    def one(typingctx, x):  # type: ignore[no-untyped-def]
+    def one(typingctx, x):
         return resolve(x)
 
-    def two(typingctx, x, y):  # type: ignore[no-untyped-def]
+    def two(typingctx, x, y):
         return resolve(x, y)
 
-    def three(typingctx, x, y, z):  # type: ignore[no-untyped-def]
+    def three(typingctx, x, y, z):
         return resolve(x, y, z)
 
     fn = (one, two, three)[arity - 1]
@@ -513,8 +515,8 @@ to_float = _elementwise(
 
 
 def _shift(name: str, doc: str, op: Callable[..., Any]) -> Any:
-    def fn(typingctx, v, count):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def fn(typingctx, v, count):
+        def codegen(context, builder, sig, args):
             by = _splat(builder, builder.trunc(args[1], I32), v.lanes)
             return _map(builder, [v, v.of(v.elem, 1)], [args[0], by], op)
 
@@ -530,26 +532,26 @@ shift_right = _shift("shift_right", "Every lane shifted right, zeros coming in."
 
 
 @intrinsic
-def count_bits(typingctx, word):  # type: ignore[no-untyped-def]
+def count_bits(typingctx, word):
     """Number of 1 bits of a scalar."""
     return word(word), lambda context, builder, sig, args: builder.ctpop(args[0])
 
 
 @intrinsic
-def nonzero(typingctx, v):  # type: ignore[no-untyped-def]
+def nonzero(typingctx, v):
     """Mask of the lanes that are not zero."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return _map(builder, sig.args, args, lambda b, x: b.icmp_unsigned("!=", x, _constant(x.type, 0)))
 
     return v.of(types.boolean)(v), codegen
 
 
 @intrinsic
-def mask_to_word(typingctx, mask):  # type: ignore[no-untyped-def]
+def mask_to_word(typingctx, mask):
     """The LANES bits of a one-row mask as a uint32."""
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return builder.zext(builder.bitcast(args[0], ir.IntType(sig.args[0].lanes)), I32)
 
     return types.uint32(mask), codegen
@@ -564,8 +566,8 @@ def _halves(builder: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _reduction(name: str, doc: str, on_int: Any, on_float: Any) -> Any:
-    def fn(typingctx, v):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def fn(typingctx, v):
+        def codegen(context, builder, sig, args):
             x = args[0]
             while x.type.count > 1:
                 x = (on_float if v.elem == types.float32 else on_int)(builder, *_halves(builder, x))
@@ -587,7 +589,7 @@ lane_min = _reduction(
 
 
 def _every_other(name: str, doc: str, first: int) -> Any:
-    def fn(typingctx, x, y):  # type: ignore[no-untyped-def]
+    def fn(typingctx, x, y):
         indices = ir.Constant(ir.VectorType(I32, x.lanes), list(range(first, 2 * x.lanes, 2)))
         return x(x, y), lambda context, builder, sig, args: builder.shuffle_vector(args[0], args[1], indices)
 

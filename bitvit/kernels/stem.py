@@ -20,7 +20,7 @@ STEM = fields(
 
 
 @inline
-def gather_patches(first, rows, side, image_side, image, patches):  # type: ignore[no-untyped-def]
+def gather_patches(first, rows, side, image_side, image, patches):
     """patches[i] = the 48 pixels of token first + i in (channel, y, x) order; image: float32 [3][S][S]."""
     for i in range(rows):
         y, x = (first + i) // side, (first + i) % side
@@ -33,14 +33,14 @@ def gather_patches(first, rows, side, image_side, image, patches):  # type: igno
 
 
 @inline
-def gelu(x):  # type: ignore[no-untyped-def]
+def gelu(x):
     """x·½·(1 + erf(x/√2)), the exact form."""
     half = x * splat(np.float32(0.5))
     return fma(half, erf(x * splat(np.float32(0.7071067811865476))), half)
 
 
 @inline
-def stem_rows(first, rows, a, state, const, scratch):  # type: ignore[no-untyped-def]
+def stem_rows(first, rows, a, state, const, scratch):
     """The patches' product, before norm; written to its place in `out`."""
     cell = words_at(state, a.pixels)
     image = floats_at_address(np.int64(cell[0]) | (np.int64(cell[1]) << 32))
@@ -51,7 +51,7 @@ def stem_rows(first, rows, a, state, const, scratch):  # type: ignore[no-untyped
 
 
 @kernel(STEM)
-def stem(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def stem(piece, arguments, const, state, scratch):
     """Stem with the batch norm folded into weights and bias."""
     a = carray(arguments, 1, STEM)[0]
     first = piece * a.piece_rows
@@ -63,7 +63,7 @@ def stem(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-de
 
 
 @kernel(STEM)
-def stem_ln(piece, arguments, const, state, scratch):  # type: ignore[no-untyped-def]
+def stem_ln(piece, arguments, const, state, scratch):
     """Stem with layer norm."""
     a = carray(arguments, 1, STEM)[0]
     first = piece * a.piece_rows

@@ -1,0 +1,65 @@
+"""The sample pictures: drawn by tools/draw_samples.py, and recognised by the demonstration model."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import golden_data
+import numpy as np
+import pytest
+from PIL import Image
+
+import bitvit
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "weights" / "samples"
+MODEL = ROOT / "weights" / "bhvit-fashion.safetensors"
+CLASSES = {
+    "t-shirt": 0,
+    "trouser": 1,
+    "pullover": 2,
+    "dress": 3,
+    "sandal": 5,
+    "sneaker": 7,
+    "bag": 8,
+    "ankle-boot": 9,
+}
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("draw_samples", ROOT / "tools" / "draw_samples.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model in weights, or one converted from the checkpoint it comes from."""
+    if MODEL.exists():
+        return MODEL
+    try:
+        checkpoint = golden_data.find("trained/fashion_mnist.pth")
+    except FileNotFoundError:
+        pytest.skip("neither the model nor its checkpoint is here")
+    out = tmp_path_factory.mktemp("model") / MODEL.name
+    bitvit.convert(checkpoint, out, config=checkpoint.with_name("config.json"), mean=[0.2860], std=[0.3530], pad=2)
+    return out
+
+
+def test_drawings_are_those_of_the_tool(tool: ModuleType, tmp_path: Path) -> None:
+    tool.main(tmp_path)
+    assert sorted(path.name for path in SAMPLES.iterdir()) == sorted(f"{name}.png" for name in CLASSES)
+    for path in tmp_path.iterdir():
+        with Image.open(path) as drawn, Image.open(SAMPLES / path.name) as stored:
+            assert (drawn.mode, drawn.size) == ("L", (28, 28))
+            assert np.array_equal(np.asarray(drawn), np.asarray(stored))
+
+
+def test_model_recognises_them(model: Path) -> None:
+    classify = bitvit.Classifier(model)
+    best = {name: classify(SAMPLES / f"{name}.png", top_k=1)[0]["index"] for name in CLASSES}
+    assert best == CLASSES
