@@ -112,6 +112,8 @@ class Config:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
         """The inverse of to_dict; ConfigError for missing or unknown fields and for wrong types."""
+        if not isinstance(fields, Mapping):
+            raise ConfigError(f"config is {_short(fields)}, expected an object with the fields {list(_KINDS)}")
         missing, unknown = _KINDS.keys() - fields.keys(), fields.keys() - _KINDS.keys()
         if missing or unknown:
             raise ConfigError(

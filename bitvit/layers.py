@@ -771,8 +771,8 @@ class Attention:
 def _window_pixels(side: int, window: int, width: int) -> NDArray[np.int32]:
     """Element offset of token r's pixel: windows row-major, pixels row-major inside each (SPEC 7.4.1)."""
     n = side // window
-    pixels: NDArray[np.int32] = (width * np.arange(side**2)).astype(np.int32)
-    return pixels.reshape(n, window, n, window).transpose(0, 2, 1, 3).reshape(-1)
+    pixels = np.arange(side**2, dtype=np.int32).reshape(n, window, n, window)
+    return (pixels.transpose(0, 2, 1, 3).reshape(-1) * np.int32(width)).astype(np.int32, copy=False)
 
 
 def _keys_table(keys: int) -> NDArray[np.uint32]:

@@ -170,14 +170,15 @@ def save_model_file(
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    path = path.resolve()  # a link keeps pointing where it did
-    if path.exists() and not path.is_file():
-        raise ModelFileError(f"{path}: is not an ordinary file, and would be replaced; name another output file")
     try:
+        path = path.resolve()  # a link keeps pointing where it did
+        if path.exists() and not path.is_file():
+            raise ModelFileError(f"{path}: is not an ordinary file, and would be replaced; name another output file")
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ModelFileError(
-            f"{path}: cannot write here ({error.strerror}); choose an existing folder that you may write to"
+            f"{path}: cannot write here ({reason}); choose an existing folder that you may write to"
         ) from error
     try:
         with os.fdopen(handle, "wb") as file:
@@ -226,8 +227,8 @@ _AGAIN = "convert the checkpoint again with bitvit convert"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file never raises
+        what = "is a folder" if os.path.isdir(path) else "does not exist"  # noqa: PTH112
         raise ModelFileError(f"{path}: {what}; expected a packed model written by bitvit convert")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -238,17 +239,26 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
                     f" bitvit convert {path} -o model.safetensors first"
                 )
             header = json.loads(metadata[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _read_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise ModelFileError(
             f"{path}: not a packed model, or damaged ({error}); if it is a training checkpoint, run"
             f" bitvit convert {path} -o model.safetensors first"
         ) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, or a number of thousands of digits
         raise ModelFileError(f"{path}: broken metadata ({error}); {_AGAIN}") from error
     if not isinstance(header, dict):
         raise ModelFileError(f"{path}: broken metadata (not an object); {_AGAIN}")
     return header, tensors
+
+
+def _read_tensor(path: Path, file: Any, name: str) -> NDArray[Any]:
+    try:
+        tensor: NDArray[Any] = file.get_tensor(name)
+    except (TypeError, AttributeError, KeyError) as error:  # how the library fails on what NumPy has no dtype for
+        dtype = file.get_slice(name).get_dtype()
+        raise ModelFileError(f"{path}: '{name}' is {dtype}, expected float32 or uint64; {_AGAIN}") from error
+    return tensor
 
 
 def _check(path: Path, expected: dict[str, TensorSpec], tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -251,6 +251,8 @@ class Preprocessing:
     def from_dict(cls, fields: Mapping[str, object]) -> "Preprocessing":
         """The inverse of to_dict. Raises ConfigError for missing or unknown fields and for wrong types."""
         names = [item.name for item in dataclasses.fields(cls)]
+        if not isinstance(fields, Mapping):
+            raise ConfigError(f"preprocessing is a {type(fields).__name__}, expected an object with {names}")
         if set(fields) != set(names):
             raise ConfigError(f"preprocessing has the fields {sorted(map(str, fields))}, expected exactly {names}")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

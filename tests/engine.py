@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bitvit import reference
 from bitvit.config import Config
 from bitvit.convert import _Packer
-from bitvit.layers import Head, Stem
+from bitvit.layers import Stem
 from bitvit.model import Network
 from bitvit.program import Builder, Map, Program, Region, aligned_zeros
 from bitvit.runtime import Runner, Workspace
@@ -86,12 +86,14 @@ class Alone:
 
     def floats(self, region: Region, size: int) -> Floats:
         """A copy of the start of a state region."""
-        return self.workspace.state[region.offset : region.offset + size].view(np.float32).copy()
+        copied: Floats = self.words(region, size).view(np.float32)
+        return copied
 
     def words(self, region: Region, size: int, arena: str = "state") -> NDArray[np.uint32]:
         """A copy of the start of a region of either arena."""
         memory: NDArray[np.uint32] = getattr(self.workspace, arena)
-        return memory[region.offset : region.offset + size].copy()
+        copied: NDArray[np.uint32] = memory[region.offset : region.offset + size].copy()
+        return copied
 
     def step(self, kernel: str) -> int:
         """The index of the only step of a kernel."""
@@ -162,7 +164,7 @@ def random_state(config: Config, seed: int) -> dict[str, Array]:
     return state
 
 
-def pack(config: Config, state: Mapping[str, Array]) -> dict[str, Array]:
+def folded(config: Config, state: Mapping[str, Array]) -> dict[str, Array]:
     """The tensors of the model file that `convert` would write."""
     packer = _Packer(state, config, "random checkpoint")
     packer.pack_all()
@@ -203,7 +205,7 @@ def _downsample(state: Mapping[str, Array], s: int) -> Callable[[Array], Array]:
 def _mixer(state: Mapping[str, Array], prefix: str) -> Callable[[Array], Array]:
     def mix(x: Array) -> Array:
         normed = reference.norm(state, f"{prefix}.layernorm_before", x)
-        return x + reference.token_mixer(state, f"{prefix}.GC", normed, None)  # type: ignore[no-any-return]
+        return x + reference.token_mixer(state, f"{prefix}.GC", normed, None)
 
     return mix
 
@@ -212,13 +214,13 @@ def _attention(state: Mapping[str, Array], prefix: str, heads: int, window: int)
     def attend(x: Array) -> Array:
         normed = reference.norm(state, f"{prefix}.layernorm_before", x)
         attended = reference.attention(state, f"{prefix}.attention.attention", normed, heads, window, None)
-        return x + reference.attention_output(state, f"{prefix}.attention.output", attended, None)  # type: ignore[no-any-return]
+        return x + reference.attention_output(state, f"{prefix}.attention.output", attended, None)
 
     return attend
 
 
 def _mlp(state: Mapping[str, Array], prefix: str) -> Callable[[Array], Array]:
-    return lambda x: x + reference.feed_forward(state, prefix, x, None)  # type: ignore[no-any-return]
+    return lambda x: x + reference.feed_forward(state, prefix, x, None)
 
 
 # ------------------------------------------------------------------------------------------- comparing with the oracle

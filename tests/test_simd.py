@@ -37,6 +37,12 @@ def words(*shape: int) -> NDArray[np.uint32]:
     return rng.integers(0, 2**32, shape, dtype=np.uint32)
 
 
+def ones(x: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """1 bits of each word (np.bitwise_count came with NumPy 2)."""
+    counts: NDArray[np.int64] = np.unpackbits(x.view(np.uint8).reshape(-1, 4), axis=1).sum(axis=1, dtype=np.int64)
+    return counts
+
+
 def any_values(dtype: Any, size: int) -> Array:
     """All different, of both signs where the dtype has them."""
     return np.arange(1, size + 1).astype(dtype) if dtype is np.uint32 else (np.arange(size) - size // 2).astype(dtype)
@@ -317,7 +323,7 @@ def test_vectors_that_do_not_go_together_are_a_typing_error() -> None:
 def test_popcount() -> None:
     single = np.uint32(1) << np.arange(32, dtype=np.uint32)
     x = np.concatenate([single, ~single, np.array([0, 0xFFFFFFFF] * 8, np.uint32), words(4 * LANES)])
-    np.testing.assert_array_equal(unary(simd.popcount)(x), np.bitwise_count(x))
+    np.testing.assert_array_equal(unary(simd.popcount)(x), ones(x))
 
 
 def test_count_bits() -> None:
@@ -329,7 +335,7 @@ def test_count_bits() -> None:
     x = np.concatenate([np.uint32(1) << np.arange(32, dtype=np.uint32), words(20), np.array([0, 2**32 - 1], np.uint32)])
     out = np.zeros_like(x)
     count(x, out)
-    np.testing.assert_array_equal(out, np.bitwise_count(x))
+    np.testing.assert_array_equal(out, ones(x))
 
 
 @pytest.mark.parametrize("name", ["minimum", "maximum"])

@@ -10,10 +10,11 @@ EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
 
 @inline
 def normalize_row(x, at, width, features, valid):
-    """x[at : at + width] <- (x - mean)/sqrt(variance + eps), float32, in place.
+    """x[at : at + width] <- (x - mean)/sqrt(variance + eps), float32, in place; padding becomes 0.
 
     Mean and (biased) variance run over the first `features` of `width` lanes; valid: float32 [width], 1 or 0. The
-    variance is summed around the mean: no cancellation, whatever the offset.
+    variance is summed around the mean: no cancellation, whatever the offset. Were padding left to grow, image after
+    image, in rows that are normalised in place, it would reach infinity.
     """
     total = splat(np.float32(0))
     for c in range(0, width, LANES):
@@ -25,7 +26,7 @@ def normalize_row(x, at, width, features, valid):
         total = fma(centred, centred, total)
     scale = splat(np.float32(1) / np.sqrt(lane_sum(total) / np.float32(features) + EPS))
     for c in range(0, width, LANES):
-        store(x, at + c, (load(x, at + c) - mean) * scale)
+        store(x, at + c, (load(x, at + c) - mean) * scale * load(valid, c))
 
 
 @inline
