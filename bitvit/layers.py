@@ -93,15 +93,18 @@ class BinaryLinear:
         """What kernels' counters start at: half dots, popcount - K // 2."""
         return -(self.in_features // 2)
 
-    def affine(self, order: NDArray[np.int64]) -> tuple[Vector, Vector, Vector]:
-        """Scale, bias and slope - 1 in kernel order; under batch norm they act on half dots.
+    def half_affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and bias as kernels apply them: under batch norm to half dots.
 
         dot = -2·half + (K mod 2), so scale·dot + bias = (-2·scale)·half + (bias + scale·(K mod 2)).
         """
         scale, bias = self.scale.astype(np.float64), self.bias.astype(np.float64)
-        if self.row_scale is None:
-            scale, bias = -2 * scale, bias + scale * (self.in_features % 2)
-        return take(scale, order), take(bias, order), take(self.slope.astype(np.float64) - 1, order)
+        return (scale, bias) if self.row_scale is not None else (-2 * scale, bias + scale * (self.in_features % 2))
+
+    def affine(self, order: NDArray[np.int64], more: NDArray[np.float64] | float = 0) -> tuple[Vector, Vector, Vector]:
+        """Scale, bias + more and slope - 1 in kernel order."""
+        scale, bias = self.half_affine()
+        return take(scale, order), take(bias + more, order), take(self.slope.astype(np.float64) - 1, order)
 
     def prescale(self, order: NDArray[np.int64]) -> NDArray[np.float32]:
         """Layer norm only: half dots -> row_scale·dot, interleaved."""
@@ -269,7 +272,7 @@ class TokenMixer:
             plane=plane,
             plane_row=plane_row,
             source=region,
-            norm=b.const(self._sign_norm(norm, group, group_words)),
+            norm=b.const(self._sign_norm(norm, group)),
             planes=planes,
         )
         out = b.map(x.side, x.channels, after=x)
@@ -308,8 +311,8 @@ class TokenMixer:
         )
         return out
 
-    def _sign_norm(self, norm: Affine, group: int, group_words: int) -> NDArray[np.float32]:
-        orders = [_group_order(g, group, 2 * group_words * LANES) for g in range(mixer_kernels.GROUPS)]
+    def _sign_norm(self, norm: Affine, group: int) -> NDArray[np.float32]:
+        orders = [_group_order(g, group, padded(group)) for g in range(mixer_kernels.GROUPS)]
         order = np.concatenate(orders)
         return interleave(take(norm.scale, order), take(norm.bias, order, fill=-1.0))
 
@@ -434,7 +437,11 @@ class MLP:
         span = padded(max(starts) + LANES)
         piece_rows = _piece_rows(x.rows, 56)
         threshold1 = take(self.fc1.threshold, natural_order, NEVER)
-        threshold2 = take(self.fc2.threshold, hidden_order, NEVER)
+        # see kernels/mlp.py for what becomes of fc1's bias: hidden values less slope·bias
+        hidden_scale, hidden_bias, hidden_slope = self.fc1.affine(hidden_order)
+        moved = self.fc1.slope.astype(np.float64) * self.fc1.half_affine()[1]
+        threshold2 = take(self.fc2.threshold - moved, hidden_order, NEVER)
+        pooled = moved.reshape(-1, ratio).mean(axis=1)
         hidden_columns = np.concatenate([hidden_order, np.full(hidden_words * WORD - hidden, -1)])
         taps = np.zeros((9, x.channels), np.float32)
         if self.taps is not None:
@@ -460,11 +467,11 @@ class MLP:
             out=out.region,
             norm=b.const(interleave(take(norm.scale, natural_order), take(norm.bias, natural_order), threshold1)),
             panels1=b.const(self.fc1.panels(hidden_order, natural(x.channels, WORD))),
-            affine1=b.const(interleave(*self.fc1.affine(hidden_order), threshold2)),
+            affine1=b.const(interleave(hidden_scale, -hidden_bias, hidden_slope, threshold2)),
             panels2=b.const(self.fc2.panels(natural_order, hidden_columns)),
             affine2=b.const(
                 interleave(
-                    *self.fc2.affine(natural_order),
+                    *self.fc2.affine(natural_order, pooled),
                     take(self.out.scale, natural_order),
                     take(self.out.bias, natural_order),
                 )
@@ -771,8 +778,9 @@ class Attention:
 def _window_pixels(side: int, window: int, width: int) -> NDArray[np.int32]:
     """Element offset of token r's pixel: windows row-major, pixels row-major inside each (SPEC 7.4.1)."""
     n = side // window
-    pixels = np.arange(side**2, dtype=np.int32).reshape(n, window, n, window)
-    return (pixels.transpose(0, 2, 1, 3).reshape(-1) * np.int32(width)).astype(np.int32, copy=False)
+    pixels: NDArray[np.int32] = np.arange(0, side**2 * width, width, dtype=np.int32)
+    ordered: NDArray[np.int32] = pixels.reshape(n, window, n, window).transpose(0, 2, 1, 3).reshape(-1)
+    return ordered
 
 
 def _keys_table(keys: int) -> NDArray[np.uint32]:
@@ -822,12 +830,14 @@ class FloatDownsample:
         zero = np.zeros(out.width, np.float32)
         affine = self.out_norm or Affine(zero, zero)
         piece_rows = _piece_rows(out.rows, 28)
+        column_pieces = 2 if out.rows < 16 * ROWS and out.width % (4 * LANES) == 0 and not layer_norm else 1
         b.step(
             downsample_kernels.float_down_ln if layer_norm else downsample_kernels.float_down,
             self.name,
-            _pieces(out.rows, piece_rows),
+            _pieces(out.rows, piece_rows) * column_pieces,
             rows=out.rows,
             piece_rows=piece_rows,
+            column_pieces=column_pieces,
             side=x.side,
             out_side=side,
             in_width=x.width,

@@ -101,9 +101,12 @@ def test_binary_products_are_exact(rows: int, features: int, outputs: int, seed:
     np.testing.assert_array_equal(-2 * half + features % 2, pm(a) @ pm(w).T)
 
 
-@pytest.mark.parametrize("features", [1, 7, 16, 31, 32, 33, 63, 64, 65, 224, 225])
+@pytest.mark.parametrize("features", [1, 7, 16, 31, 32, 33, 63, 64, 65, 224, 225, 992, 993, 1984, 1985, 2048])
 def test_binary_products_take_every_value(features: int) -> None:
-    """A dot of length K takes K + 1 values; row i differs from the weights in i places."""
+    """A dot of length K takes K + 1 values; row i differs from the weights in i places.
+
+    Counters of a byte would overflow behind 31 words, 992 features, all of which differ.
+    """
     a = np.arange(features)[None, :] >= np.arange(features + 1)[:, None]
     words, tiles = padded(features, 32) // 32, padded(features + 1, ROWS)
     bits = np.zeros((tiles, words), np.uint32)
@@ -122,14 +125,14 @@ def test_binary_panels_put_each_weight_at_its_place() -> None:
         positive = np.zeros((outputs, features), bool)
         positive[n, k] = True
         panels = binary_panels(positive, natural(outputs), natural(features, 32))
-        assert panels.shape == (3, 3, LANES)
+        assert panels.shape == (padded(outputs) // LANES, 3, LANES)
         assert np.argwhere(panels).tolist() == [[n // LANES, k // 32, n % LANES]]
         assert panels[n // LANES, k // 32, n % LANES] == 1 << k % 32
 
 
 def test_binary_panels_follow_their_orders() -> None:
     positive = random_signs(0, 5, 9)
-    rows, columns = np.array([3, -1, 0, 4] * 4), np.array([8, -1, 2] + [-1] * 29)
+    rows, columns = np.array([3, -1, 0, 4] * (LANES // 4)), np.array([8, -1, 2] + [-1] * 29)
     panels = binary_panels(positive, rows, columns)
     bits = unpack_words(panels.transpose(0, 2, 1).reshape(LANES, 1), 32)
     for i, n in enumerate(rows):
@@ -274,6 +277,18 @@ def check_convolutions(side: int, group: int, only: int | None, seed: int) -> No
         for scale, p, d in zip(scales, positive, DILATIONS, strict=True)
     )
     np.testing.assert_array_equal(got, x + expected)
+
+
+@pytest.mark.parametrize("group", [110, 111, 128, 224])
+def test_convolutions_of_long_dots_are_exact(group: int) -> None:
+    """Beyond 31 and 62 words, where counters of a byte would overflow; also where every sign differs."""
+    check_convolutions(6, group, None, group)
+    x = np.ones((6, 6, GROUPS * group), np.float32)
+    for positive in (False, True):
+        weights = np.full((3, GROUPS * group, 9 * group), positive)
+        taps = sum(convolution(x[..., :GROUPS], np.ones((GROUPS, 9, 1), int), d)[..., :1] for d in DILATIONS)
+        got = alone(neutral_mixer(weights), 6, GROUPS * group)(x)
+        np.testing.assert_array_equal(got, np.broadcast_to(1 + (2 * positive - 1) * group * taps, got.shape))
 
 
 @pytest.mark.parametrize("group", [1, 5, 16, 20, 32, 33, 40])

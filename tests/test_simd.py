@@ -188,6 +188,21 @@ def test_store_rows_first_touches_nothing_beyond_the_count(dtype: Any) -> None:
         np.testing.assert_array_equal(out, expected)
 
 
+def test_store_fours_deals_out_four_lanes_a_row() -> None:
+    @compiled
+    def deal(x: Array, out: Array, o: int, stride: int) -> None:
+        simd.store_fours(out, o, stride, simd.load(x, 0))
+
+    x = any_values(np.float32, LANES)
+    for stride in (4, 7, 48):
+        out = np.full(LANES // 4 * 48 + 8, CANARY, np.float32)
+        deal(x, out, 3, stride)
+        expected = np.full_like(out, CANARY)
+        for i in range(LANES // 4):
+            expected[3 + i * stride : 7 + i * stride] = x[4 * i : 4 * i + 4]
+        np.testing.assert_array_equal(out, expected)
+
+
 @compiled
 def sign_bits(x: Array, packed: Array, bit: int) -> None:
     simd.store_mask(packed, bit, simd.load(x, 0) > simd.splat(np.float32(0)))
@@ -326,6 +341,12 @@ def test_popcount() -> None:
     np.testing.assert_array_equal(unary(simd.popcount)(x), ones(x))
 
 
+def test_popcount_bytes_counts_each_byte_in_its_place() -> None:
+    x = np.concatenate([np.uint32(1) << np.arange(32, dtype=np.uint32), words(4 * LANES)])
+    expected = np.unpackbits(x.view(np.uint8).reshape(-1, 1), axis=1).sum(axis=1, dtype=np.uint8).view(np.uint32)
+    np.testing.assert_array_equal(unary(simd.popcount_bytes)(x), expected)
+
+
 def test_count_bits() -> None:
     @compiled
     def count(x: Array, out: Array) -> None:
@@ -447,11 +468,11 @@ def test_nonzero_and_mask_to_word() -> None:
             out[i // LANES] = simd.mask_to_word(simd.nonzero(simd.load(x, i)))
 
     x = np.zeros((LANES + 2, LANES), np.uint32)
-    x[:LANES][np.diag_indices(LANES)] = np.uint32(1) << np.arange(16, 32, dtype=np.uint32)
+    x[:LANES][np.diag_indices(LANES)] = np.uint32(1) << np.arange(32 - LANES, 32, dtype=np.uint32)
     x[LANES] = 1
     out = np.zeros(LANES + 2, np.uint32)
     word_of(x.reshape(-1), out)
-    np.testing.assert_array_equal(out, [*(1 << lane for lane in range(LANES)), 0xFFFF, 0])
+    np.testing.assert_array_equal(out, [*(1 << lane for lane in range(LANES)), (1 << LANES) - 1, 0])
 
 
 # ---------------------------------------------------------------------------------------------------- across lanes

@@ -9,7 +9,7 @@ from bitvit.kernels.simd import LANES, floats_at, fma, load, prelu, splat, store
 from bitvit.kernels.step import fields, inline, kernel
 
 FLOAT_DOWN = fields(
-    "rows piece_rows side out_side in_width channels width"  # rows: output tokens; sides of the maps
+    "rows piece_rows column_pieces side out_side in_width channels width"  # rows: output tokens; sides of the maps
     " source out"  # state
     " norm panels bias bias_stride affine position valid"  # const
     " patches"  # scratch
@@ -45,15 +45,20 @@ def gather_patches(first, rows, a, source, norm, patches):
 
 @kernel(FLOAT_DOWN)
 def float_down(piece, arguments, const, state, scratch):
-    """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded."""
+    """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded.
+
+    A small map is split into column pieces as well: seven tiles of rows would leave two threads out of balance.
+    """
     a = carray(arguments, 1, FLOAT_DOWN)[0]
-    first = piece * a.piece_rows
+    first = piece // a.column_pieces * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
+    columns = a.width // a.column_pieces
+    n = piece % a.column_pieces * columns
     patches = floats_at(scratch, a.patches)
     gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
-    out, bias = floats_at(state, a.out + first * a.width), floats_at(const, a.bias + first * a.bias_stride)
-    panels = floats_at(const, a.panels)
-    float_matmul(patches, rows, 4 * a.in_width, panels, a.width, bias, a.bias_stride, out, a.width)
+    out, bias = (floats_at(state, a.out + first * a.width + n), floats_at(const, a.bias + first * a.bias_stride + n))
+    panels = floats_at(const, a.panels + n * 4 * a.in_width)
+    float_matmul(patches, rows, 4 * a.in_width, panels, columns, bias, a.bias_stride, out, a.width)
 
 
 @kernel(FLOAT_DOWN)
@@ -66,7 +71,7 @@ def float_down_ln(piece, arguments, const, state, scratch):
     gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
     out, bias = floats_at(state, a.out + first * a.width), floats_at(const, a.bias)
     float_matmul(patches, rows, 4 * a.in_width, floats_at(const, a.panels), a.width, bias, 0, out, a.width)
-    affine, position = floats_at(const, a.affine), floats_at(const, a.position + first * a.width)
+    affine, position = (floats_at(const, a.affine), floats_at(const, a.position + first * a.width))
     for i in range(rows):
         o = i * a.width
         normalize_row(out, o, a.width, a.channels, floats_at(const, a.valid))
@@ -111,15 +116,15 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
     """RPReLU(affine(product) + tiled mean) + position; affine: [width/LANES][scale, bias, slope - 1][LANES]."""
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
-    bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
+    bits, pooled, z = (words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z))
     pool_and_sign(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), bits, pooled)
     binary_matmul(bits, rows, a.words, words_at(const, a.panels), a.width, a.start, z)
     if layer_norms:
         valid = floats_at(const, a.valid)
         normalize_products(z, rows, a.width, a.channels, floats_at(const, a.prescale), valid)
-    out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
+    out, affine, position = (floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position))
     for c in range(0, a.width, LANES):
-        scale, bias, slope = load(affine, 3 * c), load(affine, 3 * c + LANES), load(affine, 3 * c + 2 * LANES)
+        scale, bias, slope = (load(affine, 3 * c), load(affine, 3 * c + LANES), load(affine, 3 * c + 2 * LANES))
         start = c % a.in_channels
         for i in range(rows):
             o = (first + i) * a.width + c

@@ -19,11 +19,35 @@ from bitvit.kernels.simd import (
     load,
     load_rows,
     popcount,
+    popcount_bytes,
+    shift_right,
+    splat,
     splat_rows,
     store_rows,
+    target_has,
     to_float,
 )
 from bitvit.kernels.step import inline
+
+# Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
+# counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.
+LANE_POPCOUNT = target_has("avx512vpopcntdq")
+BLOCK = 1 << 30 if LANE_POPCOUNT else 31
+
+
+@inline
+def ones(x):
+    """1 bits of every counter of a tile: to be summed over at most BLOCK words."""
+    return popcount(x) if LANE_POPCOUNT else popcount_bytes(x)
+
+
+@inline
+def total_ones(count):
+    """What a sum of `ones` says of each 32-bit lane."""
+    if LANE_POPCOUNT:
+        return count
+    pairs = (count & splat(np.uint32(0x00FF00FF))) + (shift_right(count, 8) & splat(np.uint32(0x00FF00FF)))
+    return (pairs & splat(np.uint32(0xFFFF))) + shift_right(pairs, 16)
 
 
 @inline
@@ -34,8 +58,11 @@ def half_dots(bits, first, words, panels, panel, start):
     panel at `panel`; start: int32, -(K // 2).
     """
     acc = splat_rows(np.uint32(start), ROWS)
-    for k in range(words):
-        acc += popcount(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, ROWS))
+    for block in range(0, words, BLOCK):
+        count = splat_rows(np.uint32(0), ROWS)
+        for k in range(block, min(words, block + BLOCK)):
+            count += ones(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, ROWS))
+        acc += total_ones(count)
     return acc
 
 

@@ -14,6 +14,7 @@ straight from the planes. Either way word j of pixel x is words[base + offsets[j
 import numpy as np
 from numba import carray
 
+from bitvit.kernels.matmul import BLOCK, ones, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
     LANES,
@@ -23,15 +24,15 @@ from bitvit.kernels.simd import (
     fma,
     ints_at,
     load,
+    load_rows,
     load_rows_at,
-    mask_to_word,
-    popcount,
     prelu,
     shift_left,
     shift_right,
     splat,
     splat_rows,
     store,
+    store_mask,
     store_rows,
     to_float,
     words_at,
@@ -60,23 +61,23 @@ def mixer_signs(piece, arguments, const, state, scratch):
     norm: [group][half word][scale, bias + move][LANES], lanes beyond the group (0, -1): their bits are 0.
     """
     a = carray(arguments, 1, MIXER_SIGNS)[0]
-    source, norm, planes = floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes)
+    source, norm, planes = (floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes))
     zero = splat(np.float32(0))
-    halves = 2 * a.group_words
-    for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
-        for x in range(a.side):
-            pixel = (y * a.side + x) * a.width
-            to = (y + BORDER) * a.plane_row + x + BORDER
-            for g in range(GROUPS):
-                for w in range(a.group_words):
-                    word = np.uint32(0)
-                    for half in range(2):
-                        i = 2 * w + half
-                        if i * LANES < a.group:
-                            p = (g * halves + i) * 2 * LANES
-                            v = fma(load(source, pixel + g * a.group + i * LANES), load(norm, p), load(norm, p + LANES))
-                            word |= mask_to_word(v > zero) << np.uint32(half * LANES)
-                    planes[(g * a.group_words + w) * a.plane + to] = word
+    side, width, group, group_words, plane = (a.side, a.width, a.group, a.group_words, a.plane)
+    halves = (group + LANES - 1) // LANES
+    first, last = piece * a.piece_rows, min((piece + 1) * a.piece_rows, side)
+    for g in range(GROUPS):
+        for h in range(halves):
+            p = (g * halves + h) * 2 * LANES
+            scale, bias = load(norm, p), load(norm, p + LANES)
+            for y in range(first, last):
+                x = y * side * width + g * group + h * LANES
+                word = (g * group_words + h * LANES // 32) * plane + (y + BORDER) * a.plane_row + BORDER
+                bit = word * 32 + h * LANES % 32
+                for _ in range(side):
+                    store_mask(planes, bit, fma(load(source, x), scale, bias) > zero)
+                    x += width
+                    bit += 32
 
 
 @inline
@@ -86,7 +87,7 @@ def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
     entries: int32 [entry_count][3] = (word, offset into planes, shift), grouped by word; shift < 0 is to the right.
     """
     for e in range(entry_count):
-        word, offset, shift = np.int64(entries[3 * e]), np.int64(entries[3 * e + 1]), np.int64(entries[3 * e + 2])
+        word, offset, shift = (np.int64(entries[3 * e]), np.int64(entries[3 * e + 1]), np.int64(entries[3 * e + 2]))
         starts = e == 0 or entries[3 * e - 3] != entries[3 * e]
         to, at = word * taps_row, row + offset
         for x in range(0, side, LANES):
@@ -96,54 +97,64 @@ def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
 
 
 @inline
-def mix_row(y, a, words, base, offsets, panels, affine, corrections, classes, mixed):
-    """mixed[x] = Σ over dilations of RPReLU(convolution) for one image row; rows of `mixed` are width + LANES apart.
+def convolve_tile(y, x, g, chunk, a, words, base, const):
+    """Σ over dilations of RPReLU(convolution): ROWS pixels from (y, x) by LANES channels of a group, float32.
 
-    panels: [group][chunk][dilation][words][LANES]; affine: [group][chunk][dilation][scale, bias, slope - 1][LANES];
-    corrections: int32 [group][chunk][dilation][16 sets of missing taps][LANES]; classes: int32 [dilation][y or x].
+    const: panels [group][chunk][dilation][words][LANES]; affine [group][chunk][dilation][scale, bias, slope - 1]
+    [LANES]; corrections int32 [group][chunk][dilation][16 sets of missing taps][LANES]; classes int32 [dilation][y or
+    x].
     """
-    side, n, group = a.side, a.words, a.group
-    chunks = (group + LANES - 1) // LANES
-    mixed_row = a.width + LANES
-    padded_side = (side + ROWS - 1) // ROWS * ROWS
-    for g in range(GROUPS):
-        for chunk in range(chunks):
-            for x in range(0, side, ROWS):
-                total = splat_rows(np.float32(0), ROWS)
-                for d in range(3):
-                    part = (g * chunks + chunk) * 3 + d
-                    acc = splat_rows(np.uint32(0), ROWS)
-                    for j in range(n):
-                        at = base + np.int64(offsets[(g * 3 + d) * n + j]) + x
-                        acc += popcount(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, at, 1, ROWS))
-                    # classes hold LANES·(1 if the first tap is missing, + 2 if the last is); y counts fourfold
-                    missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])
-                    correction = load_rows_at(corrections, missing, classes, d * padded_side + x, ROWS)
-                    p = part * 3 * LANES
-                    u = fma(to_float(correction - (acc + acc)), load(affine, p), load(affine, p + LANES))
-                    total += prelu(u, load(affine, p + 2 * LANES))
-                store_rows(mixed, x * mixed_row + g * group + chunk * LANES, mixed_row, total)
+    offsets, panels, affine = (ints_at(const, a.offsets), words_at(const, a.panels), floats_at(const, a.affine))
+    corrections, classes = words_at(const, a.corrections), ints_at(const, a.classes)
+    n, padded_side = a.words, (a.side + ROWS - 1) // ROWS * ROWS
+    chunks = (a.group + LANES - 1) // LANES
+    total = splat_rows(np.float32(0), ROWS)
+    for d in range(3):
+        part = (g * chunks + chunk) * 3 + d
+        acc = splat_rows(np.uint32(0), ROWS)
+        for block in range(0, n, BLOCK):
+            count = splat_rows(np.uint32(0), ROWS)
+            for j in range(block, min(n, block + BLOCK)):
+                at = base + np.int64(offsets[(g * 3 + d) * n + j]) + x
+                count += ones(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, at, 1, ROWS))
+            acc += total_ones(count)
+        # classes hold LANES·(1 if the first tap is missing, + 2 if the last is); y counts fourfold
+        missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])
+        correction = load_rows_at(corrections, missing, classes, d * padded_side + x, ROWS)
+        p = part * 3 * LANES
+        u = fma(to_float(correction - (acc + acc)), load(affine, p), load(affine, p + LANES))
+        total += prelu(u, load(affine, p + 2 * LANES))
+    return total
+
+
+@inline
+def find_taps(y, a, const, state, scratch):
+    """Where the words of image row y are: (array, offset), packed first if need be."""
+    planes, row = words_at(state, a.planes), (y + BORDER) * a.plane_row + BORDER
+    if not a.packed:
+        return planes, row
+    taps = words_at(scratch, a.taps)
+    pack_taps(planes, row, a.side, ints_at(const, a.entries), a.entry_count, taps, a.taps_row)
+    return taps, 0
 
 
 @inline
 def convolve_row(y, a, const, state, scratch):
-    """Convolutions of image row y into scratch `mixed`."""
-    planes, offsets = words_at(state, a.planes), ints_at(const, a.offsets)
-    panels, affine = words_at(const, a.panels), floats_at(const, a.affine)
-    corrections, classes = words_at(const, a.corrections), ints_at(const, a.classes)
-    row = (y + BORDER) * a.plane_row + BORDER
-    if a.packed:
-        taps = words_at(scratch, a.taps)
-        pack_taps(planes, row, a.side, ints_at(const, a.entries), a.entry_count, taps, a.taps_row)
-        mix_row(y, a, taps, 0, offsets, panels, affine, corrections, classes, floats_at(scratch, a.mixed))
-    else:
-        mix_row(y, a, planes, row, offsets, panels, affine, corrections, classes, floats_at(scratch, a.mixed))
+    """Convolutions of image row y into scratch `mixed`, whose rows are width + LANES apart."""
+    words, base = find_taps(y, a, const, state, scratch)
+    mixed, mixed_row = floats_at(scratch, a.mixed), a.width + LANES
+    for g in range(GROUPS):
+        for chunk in range((a.group + LANES - 1) // LANES):
+            to = g * a.group + chunk * LANES
+            for x in range(0, a.side, ROWS):
+                total = convolve_tile(y, x, g, chunk, a, words, base, const)
+                store_rows(mixed, x * mixed_row + to, mixed_row, total)
 
 
 @inline
 def add_row(y, a, const, state, mixed):
     """out = residual + affine(mixed) for image row y; out_affine: [width/LANES][scale, bias][LANES]."""
-    residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
+    residual, out, affine = (floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine))
     side, width = a.side, a.width
     for x in range(side):
         o, m = (y * side + x) * width, x * (width + LANES)
@@ -152,20 +163,39 @@ def add_row(y, a, const, state, mixed):
             store(out, o + c, v + load(residual, o + c))
 
 
+@inline
+def convolve_and_add_row(y, a, const, state, scratch):
+    """`convolve_row` and `add_row` in one, for rows of whole tiles and groups of whole vectors."""
+    words, base = find_taps(y, a, const, state, scratch)
+    residual, out, affine = (floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine))
+    for g in range(GROUPS):
+        for chunk in range(a.group // LANES):
+            c = g * a.group + chunk * LANES
+            for x in range(0, a.side, ROWS):
+                total = convolve_tile(y, x, g, chunk, a, words, base, const)
+                o = (y * a.side + x) * a.width + c
+                v = fma(total, load(affine, 2 * c), load(affine, 2 * c + LANES))
+                store_rows(out, o, a.width, v + load_rows(residual, o, a.width, ROWS))
+
+
 @kernel(MIXER)
 def mixer(piece, arguments, const, state, scratch):
     """X + BN(Σ RPReLU(conv)) for some image rows."""
     a = carray(arguments, 1, MIXER)[0]
+    whole = a.side % ROWS == 0 and a.group % LANES == 0
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
-        convolve_row(y, a, const, state, scratch)
-        add_row(y, a, const, state, floats_at(scratch, a.mixed))
+        if whole:
+            convolve_and_add_row(y, a, const, state, scratch)
+        else:
+            convolve_row(y, a, const, state, scratch)
+            add_row(y, a, const, state, floats_at(scratch, a.mixed))
 
 
 @kernel(MIXER)
 def mixer_ln(piece, arguments, const, state, scratch):
     """X + LN(Σ RPReLU(conv) + shift) for some image rows; shift: float32 [width], the RPReLUs' outer offsets."""
     a = carray(arguments, 1, MIXER)[0]
-    mixed, shift, valid = floats_at(scratch, a.mixed), floats_at(const, a.shift), floats_at(const, a.valid)
+    mixed, shift, valid = (floats_at(scratch, a.mixed), floats_at(const, a.shift), floats_at(const, a.valid))
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
         convolve_row(y, a, const, state, scratch)
         for x in range(a.side):

@@ -4,6 +4,10 @@ Per block: N2 = norm(x) -> bits -> hidden = RPReLU(affine(W1·bits) + tile(N2)) 
 -> RPReLU(affine(W2·bits) + pool) -> layer scale + residual + the shift stencil. The hidden layer never exists as
 floats: its signs are compared out of registers, its pool is summed there.
 
+A hidden value is u = RPReLU(y + t) with y = s·dot + shortcut: y + t + (a - 1)·min(y + t, 0). As min(y + t, 0) =
+min(y, -t) + t, it is w + a·t with w = y + (a - 1)·min(y, -t), and one addition is saved: the threshold is lowered by
+a·t at load, and the pool's share of a·t goes into the bias of the second layer.
+
 Hidden features are permuted at load: for each block of LANES output channels c0 …, `ratio` vectors whose lanes are the
 features ratio·c + j of those channels. So pooling the `ratio` adjacent features of a channel is a vertical add, and
 the signs of a vector land at bits [p·LANES, (p + 1)·LANES) of the hidden row, p = (c0/LANES)·ratio + j.
@@ -26,6 +30,7 @@ from bitvit.kernels.simd import (
     ints_at,
     load,
     load_rows,
+    minimum,
     prelu,
     splat,
     splat_rows,
@@ -70,9 +75,10 @@ def prepare_rows(first, rows, a, source, norm, bits, row, tiled):
 
 @inline
 def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
-    """Hidden signs and pooled sums; affine: [vector p][scale, bias, slope - 1, threshold][LANES]."""
+    """Hidden signs and pooled means; affine: [vector p][scale, -bias, slope - 1, threshold][LANES]."""
     width, ratio, span, words, start1 = a.width, a.ratio, a.span, a.words, a.start1
     hidden_bits_row, tiled_row, period = a.hidden_words * 32, ratio * span, a.period
+    share = splat(np.float32(1) / np.float32(ratio))
     for c in range(0, width, LANES):
         start = c % period
         for m in range(0, rows, ROWS):
@@ -81,12 +87,12 @@ def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
                 p = c * ratio + j * LANES
                 h = half_dots(bits, m * words, words, panels, p * words, start1)
                 shortcut = load_rows(tiled, m * tiled_row + j * span + start, tiled_row, ROWS)
-                u = fma(to_float(h), load(affine, 4 * p), load(affine, 4 * p + LANES)) + shortcut
-                u = prelu(u, load(affine, 4 * p + 2 * LANES))
+                y = fma(to_float(h), load(affine, 4 * p), shortcut)
+                w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
                 store_mask_rows(
-                    hidden_bits, m * hidden_bits_row + p, hidden_bits_row, u > load(affine, 4 * p + 3 * LANES)
+                    hidden_bits, m * hidden_bits_row + p, hidden_bits_row, w > load(affine, 4 * p + 3 * LANES)
                 )
-                pool += u
+                pool = fma(w, share, pool)
             store_rows(pooled, m * width + c, width, pool)
 
 
@@ -96,16 +102,18 @@ def hidden_layer_ln(rows, a, bits, tiled, panels, affine, prescale, valid, z, hi
     hidden = a.width * a.ratio
     binary_matmul(bits, rows, a.words, panels, hidden, a.start1, z)
     normalize_products(z, rows, hidden, a.channels * a.ratio, prescale, valid)
+    share = splat(np.float32(1) / np.float32(a.ratio))
     for i in range(rows):
         for c in range(0, a.width, LANES):
             start = c % a.period
             pool = splat(np.float32(0))
             for j in range(a.ratio):
                 p = c * a.ratio + j * LANES
-                u = fma(load(z, i * hidden + p), load(affine, 4 * p), load(affine, 4 * p + LANES))
-                u = prelu(u + load(tiled, (i * a.ratio + j) * a.span + start), load(affine, 4 * p + 2 * LANES))
-                store_mask(hidden_bits, i * a.hidden_words * 32 + p, u > load(affine, 4 * p + 3 * LANES))
-                pool += u
+                shortcut = load(tiled, (i * a.ratio + j) * a.span + start)
+                y = fma(load(z, i * hidden + p), load(affine, 4 * p), shortcut)
+                w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
+                store_mask(hidden_bits, i * a.hidden_words * 32 + p, w > load(affine, 4 * p + 3 * LANES))
+                pool = fma(w, share, pool)
             store(pooled, i * a.width + c, pool)
 
 
@@ -117,20 +125,18 @@ def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neigh
     neighbours: int32 [tokens][8], element offsets of the tap rows. The vectors of a channel block are loaded once
     for all rows: LLVM must assume that the stores inside the row loop alias them.
     """
-    share = splat(np.float32(1) / np.float32(a.ratio))
     width, shifts = a.width, a.shifts
     for c in range(0, width, LANES):
         p = 5 * c
-        scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
+        scale, bias, slope = (load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES))
         out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
         if shifts:
             w = 9 * c
             w0, w1, w2 = load(taps, w), load(taps, w + LANES), load(taps, w + 2 * LANES)
-            w3, w4, w5 = load(taps, w + 3 * LANES), load(taps, w + 4 * LANES), load(taps, w + 5 * LANES)
-            w6, w7, w8 = load(taps, w + 6 * LANES), load(taps, w + 7 * LANES), load(taps, w + 8 * LANES)
+            w3, w4, w5 = (load(taps, w + 3 * LANES), load(taps, w + 4 * LANES), load(taps, w + 5 * LANES))
+            w6, w7, w8 = (load(taps, w + 6 * LANES), load(taps, w + 7 * LANES), load(taps, w + 8 * LANES))
             for i in range(rows):
-                y = fma(load(z, i * width + c), scale, bias)
-                y = prelu(fma(load(pooled, i * width + c), share, y), slope)
+                y = prelu(fma(load(z, i * width + c), scale, bias) + load(pooled, i * width + c), slope)
                 o = (first + i) * width + c
                 y = fma(y, out_scale, out_bias) + load(residual, o)
                 n = (first + i) * NEIGHBOURS
@@ -146,8 +152,7 @@ def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neigh
                 store(out, o, y + (s0 + s1))
         else:
             for i in range(rows):
-                y = fma(load(z, i * width + c), scale, bias)
-                y = prelu(fma(load(pooled, i * width + c), share, y), slope)
+                y = prelu(fma(load(z, i * width + c), scale, bias) + load(pooled, i * width + c), slope)
                 o = (first + i) * width + c
                 store(out, o, fma(y, out_scale, out_bias) + load(residual, o))
 
@@ -160,7 +165,7 @@ def mlp(piece, arguments, const, state, scratch):
     rows = min(a.piece_rows, a.rows - first)
     source = floats_at(state, a.source)
     bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
-    hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
+    hidden_bits, pooled, z = (words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z))
     prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
     hidden_layer(rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1), hidden_bits, pooled)
     binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z)
@@ -178,7 +183,7 @@ def mlp_ln(piece, arguments, const, state, scratch):
     rows = min(a.piece_rows, a.rows - first)
     source, valid = floats_at(state, a.source), floats_at(const, a.valid)
     bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
-    hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
+    hidden_bits, pooled, z = (words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z))
     prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
     hidden_layer_ln(
         rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1),

@@ -9,24 +9,32 @@ EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
 
 
 @inline
-def normalize_row(x, at, width, features, valid):
-    """x[at : at + width] <- (x - mean)/sqrt(variance + eps), float32, in place; padding becomes 0.
+def row_statistics(x, at, width, features, valid):
+    """Layer norm's mean and 1/√(variance + eps) of x[at : at + width], float32.
 
-    Mean and (biased) variance run over the first `features` of `width` lanes; valid: float32 [width], 1 or 0. The
-    variance is summed around the mean: no cancellation, whatever the offset. Were padding left to grow, image after
-    image, in rows that are normalised in place, it would reach infinity.
+    They run over the first `features` of `width` lanes; valid: float32 [width], 1 or 0. The (biased) variance is summed
+    around the mean: no cancellation, whatever the offset.
     """
     total = splat(np.float32(0))
     for c in range(0, width, LANES):
         total = fma(load(x, at + c), load(valid, c), total)
-    mean = splat(lane_sum(total) / np.float32(features))
+    mean = lane_sum(total) / np.float32(features)
     total = splat(np.float32(0))
     for c in range(0, width, LANES):
-        centred = (load(x, at + c) - mean) * load(valid, c)
+        centred = (load(x, at + c) - splat(mean)) * load(valid, c)
         total = fma(centred, centred, total)
-    scale = splat(np.float32(1) / np.sqrt(lane_sum(total) / np.float32(features) + EPS))
+    return mean, np.float32(1) / np.sqrt(lane_sum(total) / np.float32(features) + EPS)
+
+
+@inline
+def normalize_row(x, at, width, features, valid):
+    """x[at : at + width] <- (x - mean)/√(variance + eps), in place; padding becomes 0.
+
+    Were padding left to grow, image after image, in rows that are normalised in place, it would reach infinity.
+    """
+    mean, scale = row_statistics(x, at, width, features, valid)
     for c in range(0, width, LANES):
-        store(x, at + c, (load(x, at + c) - mean) * scale * load(valid, c))
+        store(x, at + c, (load(x, at + c) - splat(mean)) * splat(scale) * load(valid, c))
 
 
 @inline

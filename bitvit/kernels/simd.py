@@ -16,7 +16,9 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
+from numba import config
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.types import unliteral  # type: ignore[attr-defined]
@@ -24,7 +26,15 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, register_model
 from numba.np import arrayobj
 
-LANES = 16  # 32-bit lanes of one vector: 512 bits, split by LLVM where registers are narrower
+
+def target_has(feature: str) -> bool:
+    """Whether the processor that kernels are compiled for (NUMBA_CPU_FEATURES, else this one) has a feature."""
+    if config.CPU_FEATURES is not None:
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    return bool(llvm.get_host_cpu_features().get(feature, False))
+
+
+LANES = 16 if target_has("avx512f") else 8  # 32-bit lanes of one vector: at most two registers of any target
 ROWS = 7  # rows of a register tile; divides 49, 196, 784 and 3136, the token counts of a 224-pixel image
 
 I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
@@ -235,6 +245,20 @@ def store(typingctx, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def store_fours(typingctx, array, index, stride, value):
+    """array[index + i*stride : … + 4] = lanes 4i … 4i + 3 of a one-row value."""
+
+    def codegen(context, builder, sig, args):
+        for i, at in enumerate(_steps(builder, args[1], args[2], sig.args[3].lanes // 4)):
+            lanes = ir.Constant(ir.VectorType(I32, 4), list(range(4 * i, 4 * i + 4)))
+            part = builder.shuffle_vector(args[3], args[3], lanes)
+            _store(builder, part, _address(context, builder, sig.args[0], args[0], at), 4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, value), codegen
 
 
 @intrinsic
@@ -466,6 +490,10 @@ def _polynomial(b: Any, x: Any, coefficients: Sequence[float]) -> Any:
     return p
 
 
+def _as_bytes(b: Any, x: Any) -> Any:
+    return b.bitcast(x, ir.VectorType(I8, 4 * x.type.count))
+
+
 def _prelu_row(b: Any, x: Any, slope_minus_1: Any) -> Any:
     """x + (slope - 1)·min(x, 0): one operation fewer than compare, multiply and blend."""
     zero = _constant(x.type, 0.0)
@@ -493,6 +521,12 @@ def _exp2_row(b: Any, x: Any, low: Any) -> Any:
     return b.fmul(p, b.bitcast(exponent, x.type))
 
 
+popcount_bytes = _elementwise(
+    "popcount_bytes",
+    "Number of 1 bits of each of the four bytes of a 32-bit lane, in place.",
+    lambda b, x: b.bitcast(_call(b, "ctpop", ir.VectorType(I8, 4 * x.type.count), _as_bytes(b, x)), x.type),
+    1,
+)
 popcount = _elementwise("popcount", "Number of 1 bits.", lambda b, x: _call(b, "ctpop", x.type, x), 1)
 fma = _elementwise("fma", "x*y + z.", lambda b, x, y, z: _call(b, "fmuladd", x.type, x, y, z), 3)
 minimum = _elementwise("minimum", "The smaller.", lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), 2)

@@ -5,7 +5,7 @@ from numba import carray
 
 from bitvit.kernels.matmul import float_matmul
 from bitvit.kernels.rows import normalize_row
-from bitvit.kernels.simd import LANES, erf, floats_at, floats_at_address, fma, load, splat, store, words_at
+from bitvit.kernels.simd import LANES, erf, floats_at, floats_at_address, fma, load, splat, store, store_fours, words_at
 from bitvit.kernels.step import fields, inline, kernel
 
 PATCH = 4
@@ -22,14 +22,20 @@ STEM = fields(
 @inline
 def gather_patches(first, rows, side, image_side, image, patches):
     """patches[i] = the 48 pixels of token first + i in (channel, y, x) order; image: float32 [3][S][S]."""
-    for i in range(rows):
+    i = 0
+    while i < rows:
         y, x = (first + i) // side, (first + i) % side
+        together = min(rows - i, side - x) >= LANES // PATCH  # so many tokens' pixels are one vector load
         for c in range(3):
             for dy in range(PATCH):
                 pixel = (c * image_side + y * PATCH + dy) * image_side + x * PATCH
                 to = i * DEPTH + (c * PATCH + dy) * PATCH
-                for dx in range(PATCH):
-                    patches[to + dx] = image[pixel + dx]
+                if together:
+                    store_fours(patches, to, DEPTH, load(image, pixel))
+                else:
+                    for dx in range(PATCH):
+                        patches[to + dx] = image[pixel + dx]
+        i += LANES // PATCH if together else 1
 
 
 @inline
@@ -69,7 +75,7 @@ def stem_ln(piece, arguments, const, state, scratch):
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
     stem_rows(first, rows, a, state, const, scratch)
-    out, position, norm = floats_at(state, a.out), floats_at(const, a.position), floats_at(const, a.norm)
+    out, position, norm = (floats_at(state, a.out), floats_at(const, a.position), floats_at(const, a.norm))
     for i in range(first, first + rows):
         normalize_row(out, i * a.width, a.width, a.channels, floats_at(const, a.valid))
         for c in range(0, a.width, LANES):
