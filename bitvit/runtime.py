@@ -20,6 +20,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 import llvmlite
 import numba
 import numpy as np
@@ -102,10 +107,10 @@ def compiled(kernel: Kernel) -> Any:
 _STEP = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * 4)
 
 
-def _nogil(function: Callable[..., None], arguments: int) -> Callable[..., None]:
+def _nogil(function: Callable[..., Any], arguments: int, result: str = "void") -> Callable[..., Any]:
     """A scheduling function, compiled for the first `arguments` of (table, const, state, scratch, cells, job)."""
     types = ("int64[:,::1]", "int64", "int64", "int64", "int64[::1]", "int64[::1]")
-    signature = f"void({', '.join(types[:arguments])})"
+    signature = f"{result}({', '.join(types[:arguments])})"
     declare = lambda cache: njit(signature, nogil=True, cache=cache, **OPTIONS)(function)  # noqa: E731
     return _once(function.__name__, declare)  # type: ignore[no-any-return]
 
@@ -147,6 +152,13 @@ def _current_cpu() -> Callable[[], int] | None:
         return ctypes.CDLL(None).sched_getcpu
     except (OSError, AttributeError):
         return None
+
+
+def _interruptions() -> int:
+    """How often this thread was taken off its core for the sake of others, where the platform tells."""
+    if resource is None or not hasattr(resource, "RUSAGE_THREAD"):
+        return 0
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 class Workspace:
@@ -200,8 +212,15 @@ class _Helper:
             del function, arguments  # the arenas of a model that is no longer used
 
 
+MOST_REST = 64  # calls
+
+
 class Team:
-    """Helpers for one caller at a time."""
+    """Helpers for one caller at a time.
+
+    A team pays only if every member has a core. After a call in which one had not (the leader waited for a helper, or
+    was itself interrupted), the next calls do without helpers: 2, then 4, up to MOST_REST while it goes on.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -212,14 +231,20 @@ class Team:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
+        self._rest = self._resting = 0
 
     @contextlib.contextmanager
     def lead(self) -> Iterator[bool]:
-        """Become the leader; yields False if another thread is, and the caller had better work alone."""
+        """Become the leader; yields False if another thread is, or the team rests: the caller had better work alone."""
         if self._pid != os.getpid():  # forked: the helpers stayed behind, and the lock may be held for ever
             self._start()
         lock = self._lock
         if not lock.acquire(blocking=False):
+            yield False
+            return
+        if self._resting > 0:
+            self._resting -= 1
+            lock.release()
             yield False
             return
         try:
@@ -229,8 +254,8 @@ class Team:
         finally:
             lock.release()
 
-    def run(self, lead: Callable[[], None], function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> None:
-        """Run `lead()` here and function(*arguments[i]) on helper i.
+    def run(self, lead: Callable[[], object], function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> None:
+        """Run `lead()` here and function(*arguments[i]) on helper i; lead returns whether it waited too long.
 
         Linux often wakes a helper on the very CPU that its caller keeps busy, so for the time of the run the caller
         stays where it is and the helpers go elsewhere.
@@ -239,14 +264,19 @@ class Team:
         for helper, args in zip(self._helpers, arguments, strict=False):
             helper.post(function, args, others)
         if here is None:
-            lead()
+            self._plan_rest(bool(lead()))
             return
-        before = os.sched_getaffinity(0)
+        before, interruptions = os.sched_getaffinity(0), _interruptions()
         os.sched_setaffinity(0, here)
         try:
-            lead()
+            stalled = bool(lead())
         finally:
             os.sched_setaffinity(0, before)
+        self._plan_rest(stalled or _interruptions() > interruptions)
+
+    def _plan_rest(self, crowded: bool) -> None:
+        self._rest = min(MOST_REST, max(2, 2 * self._rest)) if crowded else 0
+        self._resting = self._rest
 
     def _split_cpus(self) -> tuple[set[int] | None, set[int] | None]:
         if self._current_cpu is None:
@@ -275,7 +305,7 @@ class Runner:
             ],
             np.int64,
         )
-        self._lead_image, self._help_image = _nogil(schedule.lead_image, 5), _nogil(schedule.help_image, 5)
+        self._lead_image, self._help_image = _nogil(schedule.lead_image, 5, "int64"), _nogil(schedule.help_image, 5)
         self._lead_batch, self._help_batch = _nogil(schedule.lead_batch, 6), _nogil(schedule.help_batch, 6)
         self._team = Team(self.threads)
         self._image_cells = _new_cells(schedule.CLAIMS + len(program.steps))

@@ -50,6 +50,7 @@ def test_many_callers_get_the_same_bits(model: BHViT, pixels: NDArray[np.float32
 
 def test_a_busy_team_leaves_a_caller_to_work_alone(model: BHViT, pixels: NDArray[np.float32]) -> None:
     expected = model(pixels)
+    model.runner._team._plan_rest(crowded=False)
     with model.runner._team.lead() as leading:
         assert leading
         assert np.array_equal(model(pixels), expected)
@@ -62,8 +63,49 @@ def test_more_threads_than_cores(packed: Callable[[str], Path], pixels: NDArray[
     crowd = bitvit.load(packed("micro96_pth"), threads=2)
     crowd.runner.threads = crowd.runner._team.size = 7
     for _ in range(3):
+        crowd.runner._team._plan_rest(crowded=False)
         assert np.array_equal(crowd(pixels[:1]), expected[:1])
         assert np.array_equal(crowd(pixels[[0, 1] * 8]), expected[[0, 1] * 8])
+
+
+def test_a_team_without_cores_of_its_own_rests(model: BHViT, pixels: NDArray[np.float32]) -> None:
+    """A helper that is never scheduled costs nothing: the leader finishes, and soon does not ask for it."""
+    expected = model(pixels[:1])
+    team = model.runner._team
+    rests = []
+    for _ in range(8):
+        team._plan_rest(crowded=True)
+        rests.append(team._resting)
+    assert rests == [2, 4, 8, 16, 32, 64, 64, 64]
+    assert np.array_equal(model(pixels[:1]), expected)
+    assert team._resting == 63
+    with team.lead() as leading:
+        assert not leading
+    team._plan_rest(crowded=False)
+    with team.lead() as leading:
+        assert leading
+
+
+def test_helpers_that_leave_early_do_no_harm(model: BHViT, pixels: NDArray[np.float32]) -> None:
+    """A helper that sees the leader stalled claims no more pieces; the leader computes them all."""
+    from bitvit.kernels import schedule
+
+    runner = model.runner
+    expected = model(pixels[:1])
+    workspace = runtime.Workspace(runner.program)
+    workspace.set_image(pixels[0])
+    cells = runtime._new_cells(schedule.CLAIMS + len(runner.program.steps))
+    cells[schedule.GATE * schedule.LINE] = schedule.OPEN
+    cells[schedule.STALLED * schedule.LINE] = 1
+    arguments = (runner._table, runner.program.const.ctypes.data, *workspace.addresses, cells)
+    runner._help_image(*arguments)
+    assert cells[schedule.DONE * schedule.LINE] == 0
+    assert cells[schedule.GATE * schedule.LINE] == schedule.OPEN
+    cells[:] = 0
+    assert runner._lead_image(*arguments) == 0
+    start = runner.program.output.offset
+    logits = workspace.state[start : start + runner.program.outputs].view(np.float32)
+    assert np.array_equal(logits, expected[0])
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs thread affinity")

@@ -1,20 +1,52 @@
-"""Time a packed model on one image: median of many runs after warm-up, and where the time goes.
+"""Time packed models: median of many calls after warm-up, and where the time goes.
 
-python tools/speed.py MODEL.safetensors [--threads 1 2] [--batch 1] [--repeats 200] [--layers]
+    python tools/speed.py MODEL.safetensors ... [--threads 1 2] [--batch 1 8] [--repeats 200] [--layers]
+
+--readme FILE writes the table between the lines <!-- speed:start --> and <!-- speed:end --> of a Markdown file.
 """
 
 import argparse
+import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 import bitvit
 from bitvit.model import BHViT
 from bitvit.runtime import Workspace
+
+START, END = "<!-- speed:start -->", "<!-- speed:end -->"
+
+
+class Timing(NamedTuple):
+    """Seconds of a call."""
+
+    model: str
+    threads: int
+    batch: int
+    median: float
+    least: float
+    p90: float
+
+    def row(self) -> str:
+        cells = (f"{self.median * 1e3:.2f} ms", f"{self.least * 1e3:.2f}", f"{self.p90 * 1e3:.2f}")
+        return (
+            f"| {self.model} | {self.threads} | {self.batch} | {' | '.join(cells)} | {self.batch / self.median:.0f} |"
+        )
+
+
+HEADER = (
+    "| model | threads | batch | median of a call | least | p90 | images/s |\n"
+    "|---|--:|--:|--:|--:|--:|--:|"
+)  # fmt: skip
 
 
 def time_calls(call: Callable[[], object], repeats: int) -> list[float]:
@@ -28,8 +60,17 @@ def time_calls(call: Callable[[], object], repeats: int) -> list[float]:
     return sorted(times)
 
 
-def layer_times(model: BHViT, image: np.ndarray, repeats: int) -> dict[str, float]:
-    """Median seconds of each kernel on one thread, summed over the steps that run it."""
+def time_model(path: Path, threads: int, batch: int, repeats: int) -> Timing:
+    """Time one model on standard normal noise."""
+    model = bitvit.load(path, threads=threads)
+    size = model.config.image_size
+    pixels = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+    times = time_calls(lambda: model(pixels), repeats)
+    return Timing(path.stem, model.threads, batch, statistics.median(times), times[0], times[int(0.9 * len(times))])
+
+
+def layer_times(model: BHViT, image: NDArray[np.float32], repeats: int) -> dict[str, float]:
+    """Median seconds of each kernel on one thread, summed over the steps that run it in a stage."""
     program, workspace = model.runner.program, Workspace(model.runner.program)
     workspace.set_image(image)
     samples: dict[str, list[float]] = {}
@@ -45,32 +86,64 @@ def layer_times(model: BHViT, image: np.ndarray, repeats: int) -> dict[str, floa
     return {name: statistics.median(seconds) for name, seconds in samples.items()}
 
 
-def main() -> None:
+def print_layers(path: Path, repeats: int) -> None:
+    """Print `layer_times` of a model."""
+    model = bitvit.load(path, threads=1)
+    size = model.config.image_size
+    image = np.random.default_rng(0).standard_normal((3, size, size)).astype(np.float32)
+    times = layer_times(model, image, repeats)
+    print(f"\n{path.stem}, one thread, us")
+    for name, seconds in times.items():
+        print(f"  {name:32s} {seconds * 1e6:8.1f}")
+    print(f"  {'sum':32s} {sum(times.values()) * 1e6:8.1f}")
+
+
+def machine() -> str:
+    """The processor and the versions that were measured."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores; bitvit {bitvit.__version__}, Numba {numba.__version__}"
+
+
+def write_between(page: Path, text: str) -> None:
+    """Replace what stands between the two marker lines of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(START)
+    after = rest.split(END)[1]
+    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--layers", action="store_true", help="also time each kernel on one thread")
+    parser.add_argument("--readme", type=Path)
     options = parser.parse_args()
-    print(f"bitvit {bitvit.__version__}, numba {numba.__version__}, {platform.machine()} {numba.config.CPU_NAME or ''}")
-    for threads in options.threads:
-        model = bitvit.load(options.model, threads=threads)
-        size = model.config.image_size
-        for batch in options.batch:
-            pixels = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
-            times = time_calls(lambda: model(pixels), options.repeats)  # noqa: B023
-            median, best, p90 = statistics.median(times), times[0], times[int(0.9 * len(times))]
-            print(
-                f"threads {model.threads} batch {batch}: median {median * 1e3:.3f} ms, min {best * 1e3:.3f}, "
-                f"p90 {p90 * 1e3:.3f} ({batch / median:.0f} images/s)"
-            )
+    print(machine())
+    print(HEADER)
+    timings = []
+    try:
+        for path in options.models:
+            for threads in options.threads:
+                for batch in options.batch:
+                    timings.append(time_model(path, threads, batch, options.repeats))
+                    print(timings[-1].row(), flush=True)
+    except bitvit.BitvitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if options.layers:
-        times_by_layer = layer_times(model, pixels[0], options.repeats)
-        for name, seconds in times_by_layer.items():
-            print(f"  {name:32s} {seconds * 1e6:8.1f} us")
-        print(f"  {'sum':32s} {sum(times_by_layer.values()) * 1e6:8.1f} us")
+        for path in options.models:
+            print_layers(path, options.repeats)
+    if options.readme is not None:
+        table = "\n".join([HEADER, *(timing.row() for timing in timings)])
+        write_between(options.readme, f"{table}\n\n{machine()}.")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,8 @@ counters are int64 cells a cache line apart:
 
     cell 0  gate: bit 0 is open, the rest counts the helpers inside (in twos)
     cell 1  pieces done (one image by all) or images claimed (whole images by each)
-    cell 2… pieces claimed of step 0, 1, …
+    cell 2  1 once the leader has waited too long for a helper's piece: its core has other work
+    cell 3… pieces claimed of step 0, 1, …
 
 `runtime` compiles the functions without a leading underscore.
 """
@@ -22,7 +23,8 @@ from bitvit.kernels.step import inline
 
 LINE = 8  # int64 cells of a cache line
 SPINS = 2000  # polls before a waiting thread offers its core to others
-GATE, DONE, CLAIMS = 0, 1, 2
+STALL = 8000  # polls, some 0.2 ms, before the leader does without its helpers; a piece takes about 0.02 ms
+GATE, DONE, STALLED, CLAIMS = 0, 1, 2, 3
 OPEN, INSIDE = 1, 2
 
 
@@ -130,12 +132,18 @@ _run_alone = inline(run_steps)
 
 
 @inline
-def _run_image(table, const, state, scratch, cells):
-    """One member's share of one image: claim pieces of a step until none is left, wait until all are done, go on."""
+def _run_image(table, const, state, scratch, cells, leads):
+    """One member's share of one image: claim pieces of a step until none is left, wait until all are done, go on.
+
+    A helper whose core has other work would hold every step up for a time slice. So when the leader has waited for one
+    that long, helpers claim no more pieces of this image.
+    """
     total = np.int64(0)
     for s in range(table.shape[0]):
         pieces = table[s, 2]
         while True:
+            if not leads and atomic_load(cells, STALLED):
+                return
             piece = atomic_add(cells, CLAIMS + s, 1)
             if piece >= pieces:
                 break
@@ -148,6 +156,8 @@ def _run_image(table, const, state, scratch, cells):
             spins += 1
             if spins > SPINS:
                 offer_core()
+            if spins == STALL and leads:
+                atomic_store(cells, STALLED, 1)
 
 
 @inline
@@ -181,18 +191,22 @@ def _close(cells):
 
 
 def lead_image(table, const, state, scratch, cells):
-    """The caller's part of an image that the team shares; its address is in the state already."""
+    """The caller's part of an image that the team shares; its address is in the state already.
+
+    Returns whether it had to wait too long for a helper.
+    """
     for line in range(DONE, CLAIMS + table.shape[0]):
         atomic_store(cells, line, 0)
     atomic_add(cells, GATE, OPEN)
-    _run_image(table, const, state, scratch, cells)
+    _run_image(table, const, state, scratch, cells, True)
     _close(cells)
+    return atomic_load(cells, STALLED)
 
 
 def help_image(table, const, state, scratch, cells):
     """A helper's part of an image, if the gate is still open."""
     if atomic_add(cells, GATE, INSIDE) & OPEN:
-        _run_image(table, const, state, scratch, cells)
+        _run_image(table, const, state, scratch, cells, False)
     atomic_add(cells, GATE, -INSIDE)
 
 
