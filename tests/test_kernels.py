@@ -283,11 +283,11 @@ def check_convolutions(side: int, group: int, only: int | None, seed: int) -> No
 def test_convolutions_of_long_dots_are_exact(group: int) -> None:
     """Beyond 31 and 62 words, where counters of a byte would overflow; also where every sign differs."""
     check_convolutions(6, group, None, group)
-    x = np.ones((6, 6, GROUPS * group), np.float32)
+    one, tap = np.ones((6, 6, GROUPS), np.int64), np.ones((GROUPS, 9, 1), np.int64)
+    taps = np.sum([convolution(one, tap, d)[..., :1] for d in DILATIONS], axis=0)  # on the map, of each pixel
     for positive in (False, True):
-        weights = np.full((3, GROUPS * group, 9 * group), positive)
-        taps = sum(convolution(x[..., :GROUPS], np.ones((GROUPS, 9, 1), int), d)[..., :1] for d in DILATIONS)
-        got = alone(neutral_mixer(weights), 6, GROUPS * group)(x)
+        layer = alone(neutral_mixer(np.full((3, GROUPS * group, 9 * group), positive)), 6, GROUPS * group)
+        got = layer(np.ones((6, 6, GROUPS * group), np.float32))
         np.testing.assert_array_equal(got, np.broadcast_to(1 + (2 * positive - 1) * group * taps, got.shape))
 
 

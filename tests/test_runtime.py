@@ -72,6 +72,7 @@ def test_a_team_without_cores_of_its_own_rests(model: BHViT, pixels: NDArray[np.
     """A helper that is never scheduled costs nothing: the leader finishes, and soon does not ask for it."""
     expected = model(pixels[:1])
     team = model.runner._team
+    team._plan_rest(crowded=False)
     rests = []
     for _ in range(8):
         team._plan_rest(crowded=True)
