@@ -10,6 +10,8 @@ fixed order.
 import contextlib
 import ctypes
 import hashlib
+import importlib
+import logging
 import math
 import os
 import queue
@@ -35,6 +37,7 @@ from bitvit.kernels import schedule
 from bitvit.kernels.step import OPTIONS, SIGNATURE, Kernel
 from bitvit.program import ADDRESS_CELL, Program, aligned_zeros
 
+_log = logging.getLogger("bitvit")
 _KERNELS = Path(__file__).parent / "kernels"
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -99,8 +102,23 @@ def _once(name: str, declare: Callable[[bool], Any]) -> Any:
         return _compiled[name]
 
 
+def is_cached(kernel: Kernel) -> bool:
+    """Whether an earlier process has left the compiled kernel in the cache."""
+    folder = cache_folder()
+    return folder is not None and any(folder.glob(f"**/*.{kernel.name}-*.nbi"))
+
+
+def all_kernels() -> list[Kernel]:
+    """Every kernel of the package, whichever model needs it."""
+    modules = [importlib.import_module(f"bitvit.kernels.{path.stem}") for path in sorted(_KERNELS.glob("*.py"))]
+    kernels = {k.name: k for module in modules for k in vars(module).values() if isinstance(k, Kernel)}
+    return list(kernels.values())
+
+
 def compiled(kernel: Kernel) -> Any:
     """The C function of a kernel (a Numba CFunc), compiled or loaded from the cache."""
+    if kernel.name not in _compiled and not is_cached(kernel):
+        _log.info("compiling kernel %s", kernel.name)
     return _once(kernel.name, lambda cache: cfunc(SIGNATURE, cache=cache, **OPTIONS)(kernel.function))
 
 
@@ -113,6 +131,20 @@ def _nogil(function: Callable[..., Any], arguments: int, result: str = "void") -
     signature = f"{result}({', '.join(types[:arguments])})"
     declare = lambda cache: njit(signature, nogil=True, cache=cache, **OPTIONS)(function)  # noqa: E731
     return _once(function.__name__, declare)  # type: ignore[no-any-return]
+
+
+def compile_scheduling() -> None:
+    """Compile the functions that run programs, which every model needs."""
+    for function, arguments, result in _SCHEDULING:
+        _nogil(function, arguments, result)
+
+
+_SCHEDULING = (
+    (schedule.lead_image, 5, "int64"),
+    (schedule.help_image, 5, "void"),
+    (schedule.lead_batch, 6, "void"),
+    (schedule.help_batch, 6, "void"),
+)
 
 
 # ------------------------------------------------------------------------------------------------------ threads
@@ -305,8 +337,8 @@ class Runner:
             ],
             np.int64,
         )
-        self._lead_image, self._help_image = _nogil(schedule.lead_image, 5, "int64"), _nogil(schedule.help_image, 5)
-        self._lead_batch, self._help_batch = _nogil(schedule.lead_batch, 6), _nogil(schedule.help_batch, 6)
+        parts = (_nogil(*part) for part in _SCHEDULING)
+        self._lead_image, self._help_image, self._lead_batch, self._help_batch = parts
         self._team = Team(self.threads)
         self._image_cells = _new_cells(schedule.CLAIMS + len(program.steps))
         self._pid = os.getpid()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import output, print_error, printable, stderr_console
+from bitvit.cli.console import compiling_status, output, print_error, printable, stderr_console
 from bitvit.errors import ImageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def classify(
     pictures = _find(paths, recursive)  # before the model is loaded: a mistyped name shows at once
     from bitvit.classify import Classifier
 
-    classifier = Classifier(model, threads=threads, batch_size=batch_size)
+    with compiling_status():
+        classifier = Classifier(model, threads=threads, batch_size=batch_size)
     outcomes = classifier.attempt(map(_source, pictures), top_k)
     records = (_record(path, outcome) for path, outcome in zip(pictures, outcomes, strict=True))
     report = _Report(stderr_console())

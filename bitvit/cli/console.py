@@ -1,6 +1,7 @@
 """What the verbs share: messages on stderr, plain text, and output that is never left half-written."""
 
 import contextlib
+import logging
 import secrets
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from bitvit.errors import BitvitError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
 TABLE_WIDTH = 160  # columns; in a narrower terminal lines of a table wrap, where Rich would cut numbers short
 
@@ -45,6 +47,41 @@ def _print_message(kind: str, style: str, text: str, console: "Console") -> None
 def printable(text: str) -> str:
     """Text for a terminal: control characters and undecodable bytes escaped, since names come from files."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+@contextlib.contextmanager
+def compiling_status() -> Iterator[None]:
+    """Say on a terminal that kernels are being compiled, which the first run on a machine does."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        log, handler = logging.getLogger("bitvit"), _StatusHandler(console, stack)
+        before = log.level
+        log.setLevel(logging.INFO)
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(before)
+
+
+class _StatusHandler(logging.Handler):
+    """Shows messages of the engine as a status line, from the first one on."""
+
+    def __init__(self, console: "Console", stack: contextlib.ExitStack) -> None:
+        super().__init__(logging.INFO)
+        self._console, self._stack = console, stack
+        self._status: Status | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"Compiling for this CPU, once: {record.getMessage()}"
+        if self._status is None:
+            self._status = self._stack.enter_context(self._console.status(text))
+        else:
+            self._status.update(text)
 
 
 @contextlib.contextmanager

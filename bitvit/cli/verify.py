@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvit.cli.console import stdout_console
+from bitvit.cli.console import compiling_status, stdout_console
 
 if TYPE_CHECKING:
     from bitvit.verify import VerifyReport
@@ -31,7 +31,10 @@ def verify(
     """
     from bitvit.verify import verify as verify_model
 
-    report = verify_model(model, checkpoint, images=_expanded(images), config=config, ema=ema, count=count, seed=seed)
+    with compiling_status():
+        report = verify_model(
+            model, checkpoint, images=_expanded(images), config=config, ema=ema, count=count, seed=seed
+        )
     _print_report(report)
     if not report.passed:
         raise typer.Exit(1)
