@@ -41,7 +41,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Map:
-    """A map of tokens in a state region: float32 [side², width], of which `channels` are used and the rest are 0."""
+    """A map of tokens in a state region: float32 [side², width], of which `channels` count; the rest is finite."""
 
     region: Region
     side: int

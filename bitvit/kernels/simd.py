@@ -407,24 +407,6 @@ def splat_rows(typingctx, scalar, rows):
     return vec(scalar, rows), codegen
 
 
-@intrinsic(prefer_literal=True)
-def repeat(typingctx, v, rows):
-    """A tile with v in every row."""
-    vec = v.of(v.elem, rows.literal_value)
-    return vec(v, rows), lambda context, builder, sig, args: _join(builder, [args[0]] * vec.rows)
-
-
-@intrinsic(prefer_literal=True)
-def row(typingctx, tile, index):
-    """Row `index` (a compile-time constant) of a tile."""
-    i = index.literal_value
-
-    def codegen(context, builder, sig, args):
-        return _rows(builder, sig.args[0], args[0])[i]
-
-    return tile.of(tile.elem, 1)(tile, index), codegen
-
-
 def _elementwise(name: str, doc: str, row_op: Callable[..., Any], arity: int, result: Any = None) -> Any:
     """An intrinsic of `arity` Vecs that maps row_op over the rows."""
 
@@ -535,8 +517,6 @@ minimum_int = _elementwise(
     "minimum_int", "The smaller, signed.", lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y), 2
 )
 prelu = _elementwise("prelu", "x where x > 0, else slope*x, given slope - 1.", _prelu_row, 2)
-square_root = _elementwise("square_root", "sqrt(x).", lambda b, x: _call(b, "sqrt", x.type, x), 1)
-absolute = _elementwise("absolute", "abs(x).", lambda b, x: _call(b, "fabs", x.type, x), 1)
 exp2 = _elementwise("exp2", "2**(x + low), x raised to -126 if less; relative error below 2e-7.", _exp2_row, 2)
 erf = _elementwise("erf", "The error function, absolute error below 3e-7.", _erf_row, 1)
 to_float = _elementwise(
@@ -579,16 +559,6 @@ def nonzero(typingctx, v):
         return _map(builder, sig.args, args, lambda b, x: b.icmp_unsigned("!=", x, _constant(x.type, 0)))
 
     return v.of(types.boolean)(v), codegen
-
-
-@intrinsic
-def mask_to_word(typingctx, mask):
-    """The LANES bits of a one-row mask as a uint32."""
-
-    def codegen(context, builder, sig, args):
-        return builder.zext(builder.bitcast(args[0], ir.IntType(sig.args[0].lanes)), I32)
-
-    return types.uint32(mask), codegen
 
 
 # ------------------------------------------------------------------------------------------------- across lanes
