@@ -250,8 +250,8 @@ MOST_REST = 64  # calls
 class Team:
     """Helpers for one caller at a time.
 
-    A team pays only if every member has a core. After a call in which one had not (the leader waited for a helper, or
-    was itself interrupted), the next calls do without helpers: 2, then 4, up to MOST_REST while it goes on.
+    A team pays only if every member has a core. After two calls in a row in which one had not (the leader waited for a
+    helper, or was itself interrupted), the next calls do without helpers: 2, then 4, up to MOST_REST while it goes on.
     """
 
     def __init__(self, size: int) -> None:
@@ -263,7 +263,7 @@ class Team:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
-        self._rest = self._resting = 0
+        self._crowded = self._resting = 0
 
     @contextlib.contextmanager
     def lead(self) -> Iterator[bool]:
@@ -307,8 +307,8 @@ class Team:
         self._plan_rest(stalled or _interruptions() > interruptions)
 
     def _plan_rest(self, crowded: bool) -> None:
-        self._rest = min(MOST_REST, max(2, 2 * self._rest)) if crowded else 0
-        self._resting = self._rest
+        self._crowded = self._crowded + 1 if crowded else 0
+        self._resting = min(MOST_REST, 1 << (self._crowded - 1)) if self._crowded > 1 else 0
 
     def _split_cpus(self) -> tuple[set[int] | None, set[int] | None]:
         if self._current_cpu is None:
