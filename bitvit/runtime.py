@@ -287,7 +287,9 @@ class Team:
             lock.release()
 
     def run(self, lead: Callable[[], object], function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> None:
-        """Run `lead()` here and function(*arguments[i]) on helper i; lead returns whether it waited too long.
+        """Run `lead()` here and function(*arguments[i]) on helper i.
+
+        `lead` returns whether it waited too long for a helper, or None where nobody waits for pieces of others.
 
         Linux often wakes a helper on the very CPU that its caller keeps busy, so for the time of the run the caller
         stays where it is and the helpers go elsewhere.
@@ -296,15 +298,18 @@ class Team:
         for helper, args in zip(self._helpers, arguments, strict=False):
             helper.post(function, args, others)
         if here is None:
-            self._plan_rest(bool(lead()))
+            stalled = lead()
+            if stalled is not None:
+                self._plan_rest(bool(stalled))
             return
         before, interruptions = os.sched_getaffinity(0), _interruptions()
         os.sched_setaffinity(0, here)
         try:
-            stalled = bool(lead())
+            stalled = lead()
         finally:
             os.sched_setaffinity(0, before)
-        self._plan_rest(stalled or _interruptions() > interruptions)
+        if stalled is not None:
+            self._plan_rest(bool(stalled) or _interruptions() > interruptions)
 
     def _plan_rest(self, crowded: bool) -> None:
         self._crowded = self._crowded + 1 if crowded else 0
