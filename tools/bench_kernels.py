@@ -12,7 +12,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit
+from speed import layer_times, time_calls
 
 import bitvit
 from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots, ones
 from bitvit.kernels.simd import LANES, ROWS, load, load_rows, splat_rows, store_rows
 from bitvit.kernels.step import OPTIONS
 from bitvit.program import aligned_zeros, padded
-from bitvit.runtime import Workspace
 from bitvit.summary import summarize
 
 SHAPES = [
@@ -55,22 +54,16 @@ def _count_matmul(bits, rows, words, panels, width, out):  # type: ignore[no-unt
             store_rows(out, m * width + n, width, half_dots(bits, m * words, words, panels, n * words, 0))
 
 
-def fastest(call: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call after warm-up."""
-    times = []
-    for i in range(repeats + repeats // 5 + 1):
-        start = time.perf_counter()
-        call()
-        if i > repeats // 5:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median of a call after warm-up."""
+    return statistics.median(time_calls(call, repeats))
 
 
 def machine_limit(repeats: int) -> float:
     """Binary multiply-adds a second of one core."""
     words, steps = aligned_zeros((ROWS + 2) * LANES), 20_000
     words[:] = np.random.default_rng(0).integers(0, 2**32, len(words), dtype=np.uint32)
-    return steps * 2 * ROWS * LANES * 32 / fastest(lambda: _limit(words, steps), repeats)
+    return steps * 2 * ROWS * LANES * 32 / median_seconds(lambda: _limit(words, steps), repeats)
 
 
 def matmul_rate(m: int, k: int, n: int, repeats: int) -> float:
@@ -81,22 +74,12 @@ def matmul_rate(m: int, k: int, n: int, repeats: int) -> float:
     for array in (bits, panels):
         array[:] = rng.integers(0, 2**32, len(array), dtype=np.uint32)
     out = aligned_zeros(rows * width + 64)
-    return m * k * n / fastest(lambda: _count_matmul(bits, rows, words, panels, width, out), repeats)
+    return m * k * n / median_seconds(lambda: _count_matmul(bits, rows, words, panels, width, out), repeats)
 
 
 def model_rows(path: Path, repeats: int) -> list[dict[str, Any]]:
     """Median microseconds of each kernel of a model, one thread, summed over the steps of a stage."""
-    model = bitvit.load(path, threads=1)
-    workspace = Workspace(model.runner.program)
-    size = model.config.image_size
-    image = np.random.default_rng(0).standard_normal((3, size, size)).astype(np.float32)
-    workspace.set_image(image)
-    totals: dict[str, float] = {}
-    for i, step in enumerate(model.runner.program.steps):
-        seconds = fastest(lambda i=i: model.runner.run_steps(workspace, i, i + 1), repeats)  # type: ignore[misc]
-        name = f"{step.layer.split('.blocks')[0]} {step.kernel.name}"
-        totals[name] = totals.get(name, 0.0) + seconds
-    return [{"kernel": name, "us": 1e6 * seconds} for name, seconds in totals.items()]
+    return [{"kernel": name, "us": 1e6 * seconds} for name, seconds in layer_times(path, repeats).items()]
 
 
 def main() -> int:

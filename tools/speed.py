@@ -7,7 +7,6 @@
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
@@ -17,13 +16,12 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from peers.machine import cpu_name
+from peers.packages import PeersError
+from peers.report import read_readme, replace_section, write
 
 import bitvit
-from bitvit.model import BHViT
 from bitvit.runtime import Workspace
-
-START, END = "<!-- speed:start -->", "<!-- speed:end -->"
 
 
 class Timing(NamedTuple):
@@ -69,8 +67,11 @@ def time_model(path: Path, threads: int, batch: int, repeats: int) -> Timing:
     return Timing(path.stem, model.threads, batch, statistics.median(times), times[0], times[int(0.9 * len(times))])
 
 
-def layer_times(model: BHViT, image: NDArray[np.float32], repeats: int) -> dict[str, float]:
-    """Median seconds of each kernel on one thread, summed over the steps that run it in a stage."""
+def layer_times(path: Path, repeats: int) -> dict[str, float]:
+    """Median seconds of each kernel of a model on one thread, summed over the steps that run it in a stage."""
+    model = bitvit.load(path, threads=1)
+    size = model.config.image_size
+    image = np.random.default_rng(0).standard_normal((3, size, size)).astype(np.float32)
     program, workspace = model.runner.program, Workspace(model.runner.program)
     workspace.set_image(image)
     samples: dict[str, list[float]] = {}
@@ -88,10 +89,7 @@ def layer_times(model: BHViT, image: NDArray[np.float32], repeats: int) -> dict[
 
 def print_layers(path: Path, repeats: int) -> None:
     """Print `layer_times` of a model."""
-    model = bitvit.load(path, threads=1)
-    size = model.config.image_size
-    image = np.random.default_rng(0).standard_normal((3, size, size)).astype(np.float32)
-    times = layer_times(model, image, repeats)
+    times = layer_times(path, repeats)
     print(f"\n{path.stem}, one thread, us")
     for name, seconds in times.items():
         print(f"  {name:32s} {seconds * 1e6:8.1f}")
@@ -100,19 +98,7 @@ def print_layers(path: Path, repeats: int) -> None:
 
 def machine() -> str:
     """The processor and the versions that were measured."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return f"{name}, {os.cpu_count()} cores; bitvit {bitvit.__version__}, Numba {numba.__version__}"
-
-
-def write_between(page: Path, text: str) -> None:
-    """Replace what stands between the two marker lines of a page."""
-    before, rest = page.read_text(encoding="utf-8").split(START)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+    return f"{cpu_name()}, {os.cpu_count()} cores; bitvit {bitvit.__version__}, Numba {numba.__version__}"
 
 
 def main() -> int:
@@ -128,20 +114,21 @@ def main() -> int:
     print(HEADER)
     timings = []
     try:
+        page = read_readme(options.readme, "speed") if options.readme is not None else ""
         for path in options.models:
             for threads in options.threads:
                 for batch in options.batch:
                     timings.append(time_model(path, threads, batch, options.repeats))
                     print(timings[-1].row(), flush=True)
-    except bitvit.BitvitError as error:
+        if options.readme is not None:
+            table = "\n".join([HEADER, *(timing.row() for timing in timings)])
+            write(options.readme, replace_section(page, f"{table}\n\n{machine()}.", "speed"))
+    except (bitvit.BitvitError, PeersError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.layers:
         for path in options.models:
             print_layers(path, options.repeats)
-    if options.readme is not None:
-        table = "\n".join([HEADER, *(timing.row() for timing in timings)])
-        write_between(options.readme, f"{table}\n\n{machine()}.")
     return 0
 
 
