@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitvit.modelfile import TAPS
+
 EPS = 1e-5  # SPEC section 7.0
 
 Floats = NDArray[np.float64]
@@ -60,10 +62,6 @@ def pool_adjacent(hidden: Floats, ratio: int) -> Floats:
     """Mean of each `ratio` adjacent entries (SPEC 7.5 pool)."""
     means: Floats = hidden.reshape(-1, ratio).mean(axis=1)
     return means
-
-
-# Order of the stencil's taps: centre, then the offsets (dy, dx) that are read.
-TAPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from bitvit.kernels import mlp as mlp_kernels
 from bitvit.kernels import norm as norm_kernels
 from bitvit.kernels import stem as stem_kernels
 from bitvit.kernels.simd import LANES, ROWS
+from bitvit.modelfile import TAPS
 from bitvit.program import (
     ADDRESS_CELL,
     Builder,
@@ -500,10 +501,9 @@ def _hidden_order(channels: int, ratio: int) -> NDArray[np.int64]:
 
 
 def _neighbours(side: int, width: int) -> NDArray[np.int32]:
-    """int32 [side²][8]: element offsets of the stencil's taps, circular (fold.TAPS without the centre)."""
+    """int32 [side²][8]: element offsets of the stencil's taps but the centre, circular."""
     y, x = np.divmod(np.arange(side**2), side)
-    steps = ((-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
-    rows = [(y + dy) % side * side + (x + dx) % side for dy, dx in steps]
+    rows = [(y + dy) % side * side + (x + dx) % side for dy, dx in TAPS[1:]]
     return (np.stack(rows, axis=1) * width).astype(np.int32)
 
 

@@ -27,6 +27,9 @@ from bitvit.preprocess import Preprocessing
 FORMAT_VERSION = 1
 METADATA_KEY = "bitvit"
 
+# Rows of a `taps` tensor: the offsets (dy, dx) that the shift stencil reads, the centre first; the first 5 for shift3.
+TAPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -9,6 +9,7 @@ fixed order.
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib
 import logging
@@ -62,6 +63,7 @@ def cache_folder() -> Path | None:
         return None
 
 
+@functools.cache  # of the sources as this process found them; every kernel asks
 def _fingerprint() -> str:
     versions = f"{sys.version} {numba.__version__} {llvmlite.__version__} {np.__version__}"
     digest = hashlib.sha256(versions.encode())
@@ -347,7 +349,7 @@ class Runner:
         self._team = Team(self.threads)
         self._image_cells = _new_cells(schedule.CLAIMS + len(program.steps))
         self._pid = os.getpid()
-        self._shared = [Workspace(program)]  # the leader's, then one a helper, made when a batch needs them
+        self._shared = [Workspace(program)]  # the leader's, then one a helper, made when first needed
         self._spare: list[Workspace] = []
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -377,6 +379,8 @@ class Runner:
     def _together(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         if self._pid != os.getpid():  # forked: the parent's gate may have been open
             self._image_cells, self._pid = _new_cells(schedule.CLAIMS + len(self.program.steps)), os.getpid()
+        while len(self._shared) < self.threads:
+            self._shared.append(Workspace(self.program))
         whole = len(images) // self.threads * self.threads if len(images) >= self.threads else 0
         if whole:
             self._images_apart(images[:whole], out[:whole])
@@ -386,8 +390,6 @@ class Runner:
 
     def _images_apart(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Each member computes whole images."""
-        while len(self._shared) < self.threads:
-            self._shared.append(Workspace(self.program))
         job, const = self._job(images, out), self.program.const.ctypes.data
         cells = _new_cells(schedule.CLAIMS)  # fresh ones: a helper late for an older batch must find its gate closed
         parts = [(self._table, const, *w.addresses, cells, job) for w in self._shared]
@@ -395,8 +397,6 @@ class Runner:
 
     def _image_together(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """All members share the pieces of one image."""
-        while len(self._shared) < self.threads:
-            self._shared.append(Workspace(self.program))
         const, state = self.program.const.ctypes.data, self._shared[0].state
         self._shared[0].set_image(image)
         leader = state.ctypes.data

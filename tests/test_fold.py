@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitvit import reference
-from bitvit.fold import EPS, TAPS, Affine, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
+from bitvit.fold import EPS, Affine, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
+from bitvit.modelfile import TAPS
 
 Floats = NDArray[np.float64]
 

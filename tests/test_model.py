@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from golden_data import case_names, load_case, trace, trace_names
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 import bitvit
 from bitvit import reference
@@ -126,8 +127,6 @@ def test_threads_must_be_positive(packed: Callable[[str], Path]) -> None:
 def test_a_model_without_classifier_gives_pooled_features(tmp_path: Path) -> None:
     case = load_case("micro96_somefp")
     state = {name: array for name, array in case.state.items() if not name.startswith("classifier.")}
-    from safetensors.numpy import save_file
-
     save_file(state, tmp_path / "checkpoint.safetensors")
     bitvit.convert(tmp_path / "checkpoint.safetensors", tmp_path / "model.safetensors", config=dict(case.config))
     features = bitvit.load(tmp_path / "model.safetensors")(case.input)

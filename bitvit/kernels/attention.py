@@ -110,7 +110,7 @@ def merge_token(m, a, source, norm, tokens, to):
 def project_rows(first, rows, a, const, state, scratch, layer_norms):
     """Signs of q, k, v and the sum of their real values for rows first … of the token list."""
     source, pixels = floats_at(state, a.source), ints_at(const, a.pixels)
-    tokens, bits, z = (floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z))
+    tokens, bits, z = floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z)
     norm, token_norm = floats_at(const, a.norm), floats_at(const, a.token_norm)
     thresholds, valid = floats_at(const, a.thresholds), floats_at(const, a.valid)
     width, words = a.width, a.words
@@ -142,7 +142,7 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
         signs = words_at(state, a.query_bits if k == 0 else (a.key_bits if k == 1 else a.value_bits))
         for c in range(0, width, LANES):
             scale, bias = load(affine, 4 * c), load(affine, 4 * c + LANES)
-            slope, threshold = (load(affine, 4 * c + 2 * LANES), load(affine, 4 * c + 3 * LANES))
+            slope, threshold = load(affine, 4 * c + 2 * LANES), load(affine, 4 * c + 3 * LANES)
             for i in range(rows):
                 o = i * width + c
                 u = prelu(fma(load(z, o), scale, bias) + load(tokens, o), slope)
@@ -215,7 +215,7 @@ def gather_head(window, head, a, state, scratch):
 @inline
 def score(a, scratch):
     """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
-    queries, keys, scores = (words_at(scratch, a.queries), words_at(scratch, a.keys), words_at(scratch, a.scores))
+    queries, keys, scores = words_at(scratch, a.queries), words_at(scratch, a.keys), words_at(scratch, a.scores)
     n, words = a.keys_padded, a.key_words
     for k in range(0, n, LANES):
         for q in range(0, a.rows_padded, ROWS):
@@ -262,7 +262,7 @@ def weigh_values(a, window, head, weights, state, scratch):
 
     counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [plane].
     """
-    transposed, planes = (words_at(scratch, a.transposed), words_at(scratch, a.plane_words))
+    transposed, planes = words_at(scratch, a.transposed), words_at(scratch, a.plane_words)
     counts, context = words_at(scratch, a.counts), floats_at(state, a.context)
     words, dim, rows = a.token_words, a.dim_padded, a.rows_padded
     for c in range(0, dim, LANES):
@@ -366,7 +366,7 @@ def context_row(at, shortcut_at, a, context, shortcut, affine, row):
 @inline
 def coarsen_rows(piece, a, const, state, scratch, layer_norms):
     """coarse[m] = mean over the image's windows of merged token m's output."""
-    context, shortcut, coarse = (floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse))
+    context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
     affine, row = floats_at(const, a.affine), floats_at(scratch, a.row)
     share = splat(np.float32(1) / np.float32(a.windows))
     for m in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.merged)):
@@ -401,11 +401,11 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
 
     affine: [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES].
     """
-    source, out, pixels = (floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels))
-    context, shortcut, coarse = (floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse))
-    mixed, bits, z = (floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z))
-    row, fine, thresholds = (floats_at(scratch, a.row), floats_at(const, a.fine), floats_at(const, a.thresholds))
-    valid, context_affine = (floats_at(const, a.valid), floats_at(const, a.context_affine))
+    source, out, pixels = floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels)
+    context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
+    mixed, bits, z = floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z)
+    row, fine, thresholds = floats_at(scratch, a.row), floats_at(const, a.fine), floats_at(const, a.thresholds)
+    valid, context_affine = floats_at(const, a.valid), floats_at(const, a.context_affine)
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
     width, words = a.width, a.words
@@ -426,7 +426,7 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
     affine = floats_at(const, a.affine)
     for c in range(0, width, LANES):
         p = 5 * c
-        scale, bias, slope = (load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES))
+        scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
         out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
         for i in range(rows):
             u = prelu(fma(load(z, i * width + c), scale, bias) + load(mixed, i * width + c), slope)

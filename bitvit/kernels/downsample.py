@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.matmul import binary_matmul, float_matmul
-from bitvit.kernels.rows import normalize_products, normalize_row
+from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
 from bitvit.kernels.simd import LANES, floats_at, fma, load, prelu, splat, store, store_mask, words_at
 from bitvit.kernels.step import fields, inline, kernel
 
@@ -56,7 +56,7 @@ def float_down(piece, arguments, const, state, scratch):
     n = piece % a.column_pieces * columns
     patches = floats_at(scratch, a.patches)
     gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
-    out, bias = (floats_at(state, a.out + first * a.width + n), floats_at(const, a.bias + first * a.bias_stride + n))
+    out, bias = floats_at(state, a.out + first * a.width + n), floats_at(const, a.bias + first * a.bias_stride + n)
     panels = floats_at(const, a.panels + n * 4 * a.in_width)
     float_matmul(patches, rows, 4 * a.in_width, panels, columns, bias, a.bias_stride, out, a.width)
 
@@ -71,7 +71,7 @@ def float_down_ln(piece, arguments, const, state, scratch):
     gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
     out, bias = floats_at(state, a.out + first * a.width), floats_at(const, a.bias)
     float_matmul(patches, rows, 4 * a.in_width, floats_at(const, a.panels), a.width, bias, 0, out, a.width)
-    affine, position = (floats_at(const, a.affine), floats_at(const, a.position + first * a.width))
+    affine, position = floats_at(const, a.affine), floats_at(const, a.position + first * a.width)
     for i in range(rows):
         o = i * a.width
         normalize_row(out, o, a.width, a.channels, floats_at(const, a.valid))
@@ -100,9 +100,7 @@ def pool_and_sign(first, rows, a, source, norm, bits, pooled):
                 total += q
                 store_mask(bits, (i * a.words + tap * pixel_words) * 32 + c, q > load(norm, 3 * c + 2 * LANES))
             store(pooled, i * pooled_row + c, total * quarter)
-        if a.in_channels % LANES:
-            for p in range(a.in_channels, a.in_channels + LANES, a.in_channels):
-                store(pooled, i * pooled_row + p, load(pooled, i * pooled_row))
+        extend_periodically(pooled, i * pooled_row, a.in_channels)
 
 
 @inline
@@ -116,15 +114,15 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
     """RPReLU(affine(product) + tiled mean) + position; affine: [width/LANES][scale, bias, slope - 1][LANES]."""
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
-    bits, pooled, z = (words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z))
+    bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     pool_and_sign(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), bits, pooled)
     binary_matmul(bits, rows, a.words, words_at(const, a.panels), a.width, a.start, z)
     if layer_norms:
         valid = floats_at(const, a.valid)
         normalize_products(z, rows, a.width, a.channels, floats_at(const, a.prescale), valid)
-    out, affine, position = (floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position))
+    out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
     for c in range(0, a.width, LANES):
-        scale, bias, slope = (load(affine, 3 * c), load(affine, 3 * c + LANES), load(affine, 3 * c + 2 * LANES))
+        scale, bias, slope = load(affine, 3 * c), load(affine, 3 * c + LANES), load(affine, 3 * c + 2 * LANES)
         start = c % a.in_channels
         for i in range(rows):
             o = (first + i) * a.width + c

@@ -61,9 +61,9 @@ def mixer_signs(piece, arguments, const, state, scratch):
     norm: [group][half word][scale, bias + move][LANES], lanes beyond the group (0, -1): their bits are 0.
     """
     a = carray(arguments, 1, MIXER_SIGNS)[0]
-    source, norm, planes = (floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes))
+    source, norm, planes = floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes)
     zero = splat(np.float32(0))
-    side, width, group, group_words, plane = (a.side, a.width, a.group, a.group_words, a.plane)
+    side, width, group, group_words, plane = a.side, a.width, a.group, a.group_words, a.plane
     halves = (group + LANES - 1) // LANES
     first, last = piece * a.piece_rows, min((piece + 1) * a.piece_rows, side)
     for g in range(GROUPS):
@@ -87,7 +87,7 @@ def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
     entries: int32 [entry_count][3] = (word, offset into planes, shift), grouped by word; shift < 0 is to the right.
     """
     for e in range(entry_count):
-        word, offset, shift = (np.int64(entries[3 * e]), np.int64(entries[3 * e + 1]), np.int64(entries[3 * e + 2]))
+        word, offset, shift = np.int64(entries[3 * e]), np.int64(entries[3 * e + 1]), np.int64(entries[3 * e + 2])
         starts = e == 0 or entries[3 * e - 3] != entries[3 * e]
         to, at = word * taps_row, row + offset
         for x in range(0, side, LANES):
@@ -104,7 +104,7 @@ def convolve_tile(y, x, g, chunk, a, words, base, const):
     [LANES]; corrections int32 [group][chunk][dilation][16 sets of missing taps][LANES]; classes int32 [dilation][y or
     x].
     """
-    offsets, panels, affine = (ints_at(const, a.offsets), words_at(const, a.panels), floats_at(const, a.affine))
+    offsets, panels, affine = ints_at(const, a.offsets), words_at(const, a.panels), floats_at(const, a.affine)
     corrections, classes = words_at(const, a.corrections), ints_at(const, a.classes)
     n, padded_side = a.words, (a.side + ROWS - 1) // ROWS * ROWS
     chunks = (a.group + LANES - 1) // LANES
@@ -154,7 +154,7 @@ def convolve_row(y, a, const, state, scratch):
 @inline
 def add_row(y, a, const, state, mixed):
     """out = residual + affine(mixed) for image row y; out_affine: [width/LANES][scale, bias][LANES]."""
-    residual, out, affine = (floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine))
+    residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
     side, width = a.side, a.width
     for x in range(side):
         o, m = (y * side + x) * width, x * (width + LANES)
@@ -167,7 +167,7 @@ def add_row(y, a, const, state, mixed):
 def convolve_and_add_row(y, a, const, state, scratch):
     """`convolve_row` and `add_row` in one, for rows of whole tiles and groups of whole vectors."""
     words, base = find_taps(y, a, const, state, scratch)
-    residual, out, affine = (floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine))
+    residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
     for g in range(GROUPS):
         for chunk in range(a.group // LANES):
             c = g * a.group + chunk * LANES
@@ -195,7 +195,7 @@ def mixer(piece, arguments, const, state, scratch):
 def mixer_ln(piece, arguments, const, state, scratch):
     """X + LN(Σ RPReLU(conv) + shift) for some image rows; shift: float32 [width], the RPReLUs' outer offsets."""
     a = carray(arguments, 1, MIXER)[0]
-    mixed, shift, valid = (floats_at(scratch, a.mixed), floats_at(const, a.shift), floats_at(const, a.valid))
+    mixed, shift, valid = floats_at(scratch, a.mixed), floats_at(const, a.shift), floats_at(const, a.valid)
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
         convolve_row(y, a, const, state, scratch)
         for x in range(a.side):

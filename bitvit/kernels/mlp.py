@@ -128,13 +128,13 @@ def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neigh
     width, shifts = a.width, a.shifts
     for c in range(0, width, LANES):
         p = 5 * c
-        scale, bias, slope = (load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES))
+        scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
         out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
         if shifts:
             w = 9 * c
             w0, w1, w2 = load(taps, w), load(taps, w + LANES), load(taps, w + 2 * LANES)
-            w3, w4, w5 = (load(taps, w + 3 * LANES), load(taps, w + 4 * LANES), load(taps, w + 5 * LANES))
-            w6, w7, w8 = (load(taps, w + 6 * LANES), load(taps, w + 7 * LANES), load(taps, w + 8 * LANES))
+            w3, w4, w5 = load(taps, w + 3 * LANES), load(taps, w + 4 * LANES), load(taps, w + 5 * LANES)
+            w6, w7, w8 = load(taps, w + 6 * LANES), load(taps, w + 7 * LANES), load(taps, w + 8 * LANES)
             for i in range(rows):
                 y = prelu(fma(load(z, i * width + c), scale, bias) + load(pooled, i * width + c), slope)
                 o = (first + i) * width + c
@@ -165,7 +165,7 @@ def mlp(piece, arguments, const, state, scratch):
     rows = min(a.piece_rows, a.rows - first)
     source = floats_at(state, a.source)
     bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
-    hidden_bits, pooled, z = (words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z))
+    hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
     hidden_layer(rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1), hidden_bits, pooled)
     binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z)
@@ -183,7 +183,7 @@ def mlp_ln(piece, arguments, const, state, scratch):
     rows = min(a.piece_rows, a.rows - first)
     source, valid = floats_at(state, a.source), floats_at(const, a.valid)
     bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
-    hidden_bits, pooled, z = (words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z))
+    hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
     hidden_layer_ln(
         rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1),

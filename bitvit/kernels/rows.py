@@ -61,6 +61,17 @@ def _next(offset, channels):
 
 
 @inline
+def extend_periodically(row, at, channels):
+    """Make row[at + channels : … + LANES] repeat the channels from `at` on, so that a vector may start at any of them.
+
+    Writes up to 2·LANES behind the channels; whole vectors of channels need no extension.
+    """
+    if channels % LANES:
+        for p in range(channels, channels + LANES, channels):
+            store(row, at + p, load(row, at))
+
+
+@inline
 def tile_channels(h, at, channels, ratio, span, out, to):
     """Lay the tiled shortcut out for the hidden order: out[to + j·span + q] = h[at + (ratio·q + j) mod channels].
 
@@ -69,9 +80,7 @@ def tile_channels(h, at, channels, ratio, span, out, to):
     ratio); `span` >= the largest such start + LANES. h is extended periodically by up to 2·LANES in place. A ratio
     of 2, 4 or 8 that divides `channels` is de-interleaved by shuffles: (even, odd) halves, log2(ratio) times.
     """
-    if channels % LANES:
-        for p in range(channels, channels + LANES, channels):
-            store(h, at + p, load(h, at))
+    extend_periodically(h, at, channels)
     o = 0
     if ratio == 1:
         for q in range(0, span, LANES):

@@ -75,7 +75,7 @@ def stem_ln(piece, arguments, const, state, scratch):
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
     stem_rows(first, rows, a, state, const, scratch)
-    out, position, norm = (floats_at(state, a.out), floats_at(const, a.position), floats_at(const, a.norm))
+    out, position, norm = floats_at(state, a.out), floats_at(const, a.position), floats_at(const, a.norm)
     for i in range(first, first + rows):
         normalize_row(out, i * a.width, a.width, a.channels, floats_at(const, a.valid))
         for c in range(0, a.width, LANES):
