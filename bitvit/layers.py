@@ -21,7 +21,6 @@ from bitvit.kernels import mlp as mlp_kernels
 from bitvit.kernels import norm as norm_kernels
 from bitvit.kernels import stem as stem_kernels
 from bitvit.kernels.simd import LANES, ROWS
-from bitvit.modelfile import TAPS
 from bitvit.program import (
     ADDRESS_CELL,
     Builder,
@@ -132,7 +131,7 @@ def _pieces(rows: int, piece_rows: int) -> int:
 
 def _layer_norm(b: Builder, x: Map, affine: Affine, layer: str) -> Region:
     """A step that normalises every token of x into a buffer of its own."""
-    out = b.state("normalized", (padded(x.rows, ROWS) + ROWS) * x.width)
+    out = b.state("normalized", (padded(x.rows, ROWS) + ROWS) * x.stride)
     order = natural(x.channels)
     b.step(
         norm_kernels.layer_norm,
@@ -142,6 +141,7 @@ def _layer_norm(b: Builder, x: Map, affine: Affine, layer: str) -> Region:
         piece_rows=56,
         channels=x.channels,
         width=x.width,
+        stride=x.stride,
         source=x.region,
         out=out,
         affine=b.const(interleave(take(affine.scale, order), take(affine.bias, order))),
@@ -190,6 +190,7 @@ class Stem:
             image_side=self.image_size,
             channels=channels,
             width=out.width,
+            stride=out.stride,
             pixels=ADDRESS_CELL,
             out=out.region,
             panels=b.const(float_panels(self.weight, natural(48))),
@@ -267,7 +268,7 @@ class TokenMixer:
             side_pieces,
             side=x.side,
             piece_rows=4,
-            width=x.width,
+            stride=x.stride,
             group=group,
             group_words=group_words,
             plane=plane,
@@ -276,7 +277,7 @@ class TokenMixer:
             norm=b.const(self._sign_norm(norm, group)),
             planes=planes,
         )
-        out = b.map(x.side, x.channels, after=x)
+        out = x  # in place: a pixel's residual is read where its sum is written, and the signs are in the planes
         taps_row = padded(x.side)
         offsets, entries = _tap_tables(group, plane, plane_row, taps_row)
         piece_rows = max(1, -(-x.side // 28))
@@ -289,8 +290,10 @@ class TokenMixer:
             piece_rows=piece_rows,
             channels=x.channels,
             width=x.width,
+            stride=x.stride,
             group=group,
             words=words,
+            start=-(9 * group // 2),
             packed=int(packed),
             taps_row=taps_row,
             plane_row=plane_row,
@@ -302,7 +305,7 @@ class TokenMixer:
             entry_count=len(entries),
             panels=b.const(self._panels(group)),
             affine=b.const(self._affine(group)),
-            corrections=b.const(self._corrections(group)),
+            biases=b.const(self._biases(group)),
             classes=b.shared(("classes", x.side), lambda: _tap_classes(x.side)),
             shift=b.const(take(self.shift, out_order)) if self.shift is not None else 0,
             out_affine=b.const(interleave(take(self.out.scale, out_order), take(self.out.bias, out_order))),
@@ -330,23 +333,22 @@ class TokenMixer:
 
     def _affine(self, group: int) -> NDArray[np.float32]:
         parts = [
-            interleave(take(c.scale, o), take(c.bias, o), take(c.slope.astype(np.float64) - 1, o))
+            interleave(take(-2 * c.scale.astype(np.float64), o), take(c.slope.astype(np.float64) - 1, o))
             for o in self._output_order(group)
             for c in self.convs
         ]
         return np.concatenate(parts)
 
-    def _corrections(self, group: int) -> NDArray[np.int32]:
-        """int32 [group][chunk][dilation][16 sets of missing taps][LANES]: group·valid + 2·Σ_missing popcount."""
+    def _biases(self, group: int) -> NDArray[np.float32]:
+        """[group][chunk][dilation][16 sets of missing taps][LANES]: bias + scale·(correction - 2·(K // 2))."""
         parts = []
         taps = [conv.positive.reshape(-1, 9, group).sum(axis=2) for conv in self.convs]
         for order in self._output_order(group):
-            for tap in taps:
-                ones = tap[np.maximum(order, 0)]
+            for conv, ones in zip(self.convs, taps, strict=True):
                 for missing in _missing_taps():
-                    value = group * (9 - missing.sum()) + 2 * ones[:, missing].sum(axis=1)
-                    parts.append(np.where(order >= 0, value, 0))
-        return np.concatenate(parts).astype(np.int32)
+                    correction = group * (9 - missing.sum()) + 2 * ones[:, missing].sum(axis=1) - 9 * group // 2 * 2
+                    parts.append(take(conv.bias + conv.scale.astype(np.float64) * correction, order))
+        return np.concatenate(parts)
 
 
 def _group_order(g: int, group: int, length: int) -> NDArray[np.int64]:
@@ -375,7 +377,7 @@ def _tap_classes(side: int) -> NDArray[np.int32]:
 
 
 def _tap_tables(group: int, plane: int, plane_row: int, taps_row: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Where word j of (group g, dilation d) is found, int32 [g][d][j], and how it is packed, int32 [entry][3].
+    """Where word j of (group g, dilation d) is found, int32 [g][d][j], and how it is packed, int32 [entry][8].
 
     Bit t·group + c of a dot is tap t, channel c. Without packing, word t·group_words + w is plane word w at tap t.
     """
@@ -395,14 +397,16 @@ def _tap_tables(group: int, plane: int, plane_row: int, taps_row: int) -> tuple[
                 offsets += [at for _, _, at in found]
                 continue
             offsets += [(first + j) * taps_row for j in range(words)]
-            packing = []
+            packing: dict[int, list[tuple[int, int, int]]] = {}
             for bit, length, at in found:
                 j, shift = divmod(bit, WORD)
-                packing.append((first + j, at, shift))
+                packing.setdefault(first + j, []).append((at, shift, 0))
                 if shift + length > WORD:
-                    packing.append((first + j + 1, at, shift - WORD))
-            entries += sorted(packing, key=lambda entry: entry[0])
-    return np.array(offsets, np.int32), np.array(entries, np.int32).reshape(-1, 3)
+                    packing.setdefault(first + j + 1, []).append((at, 0, WORD - shift))
+            for word, parts in packing.items():
+                twos = parts + parts[-1:] * (len(parts) % 2)  # an odd part out is paired with itself: x | x = x
+                entries += [(i == 0, word, *twos[i], *twos[i + 1]) for i in range(0, len(twos), 2)]
+    return np.array(offsets, np.int32), np.array(entries, np.int32).reshape(-1, 8)
 
 
 # --------------------------------------------------------------------------------------------------------- mlp
@@ -443,18 +447,23 @@ class MLP:
         moved = self.fc1.slope.astype(np.float64) * self.fc1.half_affine()[1]
         threshold2 = take(self.fc2.threshold - moved, hidden_order, NEVER)
         pooled = moved.reshape(-1, ratio).mean(axis=1)
+        scale2, bias2, slope2 = self.fc2.affine(natural_order, pooled)
         hidden_columns = np.concatenate([hidden_order, np.full(hidden_words * WORD - hidden, -1)])
         taps = np.zeros((9, x.channels), np.float32)
         if self.taps is not None:
             taps[: len(self.taps)] = self.taps
+        if not layer_norm:
+            taps[0] += 1  # the residual: what the stencil reads is the map itself
         b.step(
             mlp_kernels.mlp_ln if layer_norm else mlp_kernels.mlp,
             self.name,
             _pieces(x.rows, piece_rows),
             rows=x.rows,
             piece_rows=piece_rows,
+            side=x.side,
             channels=x.channels,
             width=width,
+            stride=x.stride,
             ratio=ratio,
             span=span,
             period=period,
@@ -472,13 +481,14 @@ class MLP:
             panels2=b.const(self.fc2.panels(natural_order, hidden_columns)),
             affine2=b.const(
                 interleave(
-                    *self.fc2.affine(natural_order, pooled),
-                    take(self.out.scale, natural_order),
+                    np.float32(ratio) * scale2,
+                    np.float32(ratio) * bias2,
+                    slope2,
+                    take(self.out.scale / np.float32(ratio), natural_order),
                     take(self.out.bias, natural_order),
                 )
             ),
             taps=b.const(interleave(*(take(tap, natural_order) for tap in taps))),
-            neighbours=b.shared(("neighbours", x.side, width), lambda: _neighbours(x.side, width)),
             valid=_valid(b, x.channels),
             valid_hidden=_valid(b, x.channels * ratio, hidden_order, ratio) if layer_norm else 0,
             prescale1=b.const(self.fc1.prescale(hidden_order)),
@@ -498,13 +508,6 @@ def _hidden_order(channels: int, ratio: int) -> NDArray[np.int64]:
     c = natural(channels).reshape(-1, 1, LANES)
     j = np.arange(ratio).reshape(1, -1, 1)
     return np.where(c >= 0, ratio * c + j, -1).reshape(-1)
-
-
-def _neighbours(side: int, width: int) -> NDArray[np.int32]:
-    """int32 [side²][8]: element offsets of the stencil's taps but the centre, circular."""
-    y, x = np.divmod(np.arange(side**2), side)
-    rows = [(y + dy) % side * side + (x + dx) % side for dy, dx in TAPS[1:]]
-    return (np.stack(rows, axis=1) * width).astype(np.int32)
 
 
 # --------------------------------------------------------------------------------------------------- attention
@@ -601,10 +604,10 @@ class Attention:
         order, words = natural(x.channels), -(-x.width // WORD)
         merged = (x.side // self.window) ** 2
         tokens = padded(x.rows + merged, ROWS)
-        signs = [b.state(f"{z}.{x.width}", tokens * words) for z in ("query", "key", "value")]
-        shortcut = b.state("shortcut", tokens * x.width)
+        signs = b.state(f"signs.{x.width}", 3 * words * tokens)
+        shortcut = b.state("shortcut", tokens * x.stride)
         pixels = b.shared(
-            ("pixels", x.side, self.window, x.width), lambda: _window_pixels(x.side, self.window, x.width)
+            ("pixels", x.side, self.window, x.stride), lambda: _window_pixels(x.side, self.window, x.stride)
         )
         self._emit_project(b, x, source, norm, order, words, merged, signs, shortcut, pixels)
         context = self._emit_attend(b, x, words, merged, signs)
@@ -613,7 +616,7 @@ class Attention:
 
     def _emit_project(
         self, b: Builder, x: Map, source: Region, norm: Affine, order: NDArray[np.int64], words: int, merged: int,
-        signs: list[Region], shortcut: Region, pixels: int,
+        signs: Region, shortcut: Region, pixels: int,
     ) -> None:  # fmt: skip
         rows = x.rows + merged
         piece_rows = _piece_rows(rows, 28)
@@ -633,12 +636,12 @@ class Attention:
             window=self.window,
             channels=x.channels,
             width=x.width,
+            stride=x.stride,
             words=words,
             start=layers[0].start,
+            plane=padded(rows, ROWS),
             source=source,
-            query_bits=signs[0],
-            key_bits=signs[1],
-            value_bits=signs[2],
+            signs=signs,
             shortcut=shortcut,
             pixels=pixels,
             norm=b.const(
@@ -655,19 +658,19 @@ class Attention:
             affine=b.const(np.concatenate(affines)),
             prescale=b.const(np.concatenate([p.prescale(order).reshape(-1) for p in layers])),
             valid=_valid(b, x.channels),
-            tokens=b.scratch("tokens", piece_rows * x.width),
+            tokens=b.scratch("tokens", piece_rows * x.stride),
             bits=b.scratch(f"project.bits.{x.width}", 3 * piece_rows * words),
-            z=b.scratch("z", piece_rows * x.width),
+            z=b.scratch("z", 3 * piece_rows * x.width),
         )
 
-    def _emit_attend(self, b: Builder, x: Map, words: int, merged: int, signs: list[Region]) -> Region:
+    def _emit_attend(self, b: Builder, x: Map, words: int, merged: int, signs: Region) -> Region:
         windows, window_tokens = merged, self.window**2
         keys = window_tokens + merged
         keys_padded, rows_padded = padded(keys, WORD), padded(keys, ROWS)
         head_dim = x.channels // self.num_heads
         key_words, dim_padded = -(-head_dim // WORD), padded(head_dim)
         token_words = keys_padded // WORD
-        context = b.state("context", windows * rows_padded * x.width)
+        context = b.state("context", windows * rows_padded * x.stride)
         quantizer = np.concatenate([_softmax_steps(head_dim), self.quantizer.table()])
         b.step(
             self.quantizer.kernel,
@@ -679,22 +682,20 @@ class Attention:
             merged=merged,
             windows=windows,
             width=x.width,
+            stride=x.stride,
             row_words=words,
+            plane=padded(x.rows + merged, ROWS),
             planes=self.quantizer.planes,
             keys_padded=keys_padded,
             key_words=key_words,
             token_words=token_words,
             dim_padded=dim_padded,
             rows_padded=rows_padded,
-            query_bits=signs[0],
-            key_bits=signs[1],
-            value_bits=signs[2],
+            signs=signs,
             context=context,
             quantizer=b.const(quantizer),
             keys_table=b.shared(("keys", keys), lambda: _keys_table(keys)),
-            queries=b.scratch("queries", rows_padded * key_words),
-            keys=b.scratch("keys", keys_padded * key_words),
-            values=b.scratch("values", keys_padded * key_words),
+            head_bits=b.scratch("head_bits", 3 * key_words * keys_padded + LANES),
             transposed=b.scratch("transposed", token_words * dim_padded),
             scores=b.scratch("scores", rows_padded * keys_padded),
             plane_words=b.scratch("plane_words", self.quantizer.planes * rows_padded * token_words),
@@ -723,13 +724,13 @@ class Attention:
             window_tokens=window_tokens,
             rows_padded=padded(window_tokens + merged, ROWS),
             width=x.width,
+            stride=x.stride,
             channels=x.channels,
             context=context,
             shortcut=shortcut,
             coarse=coarse,
             affine=b.const(self._context_affine(order)),
             valid=_valid(b, x.channels),
-            row=b.scratch("row", x.width + 2 * LANES),
         )
         return coarse
 
@@ -737,7 +738,7 @@ class Attention:
         self, b: Builder, x: Map, order: NDArray[np.int64], words: int, merged: int, context: Region, shortcut: Region,
         coarse: Region, pixels: int,
     ) -> Map:  # fmt: skip
-        out = b.map(x.side, x.channels, after=x)
+        out = x  # in place: a pixel's residual is read where its sum is written
         window_tokens = self.window**2
         piece_rows = _piece_rows(x.rows, 28)
         b.step(
@@ -750,6 +751,7 @@ class Attention:
             rows_padded=padded(window_tokens + merged, ROWS),
             channels=x.channels,
             width=x.width,
+            stride=x.stride,
             words=words,
             start=self.output.start,
             source=x.region,
@@ -767,20 +769,23 @@ class Attention:
             ),
             prescale=b.const(self.output.prescale(order)),
             valid=_valid(b, x.channels),
-            mixed=b.scratch("tokens", piece_rows * x.width),
+            mixed=b.scratch("tokens", piece_rows * x.stride),
             bits=b.scratch(f"output.bits.{x.width}", piece_rows * words),
             z=b.scratch("z", piece_rows * x.width),
-            row=b.scratch("row", x.width + 2 * LANES),
         )
         return out
 
 
-def _window_pixels(side: int, window: int, width: int) -> NDArray[np.int32]:
-    """Element offset of token r's pixel: windows row-major, pixels row-major inside each (SPEC 7.4.1)."""
+def _window_pixels(side: int, window: int, stride: int) -> NDArray[np.int32]:
+    """Element offset of token r's pixel: windows row-major, pixels row-major inside each (SPEC 7.4.1).
+
+    Up to whole tiles, spare rows of the map follow.
+    """
     n = side // window
-    pixels: NDArray[np.int32] = np.arange(0, side**2 * width, width, dtype=np.int32)
-    ordered: NDArray[np.int32] = pixels.reshape(n, window, n, window).transpose(0, 2, 1, 3).reshape(-1)
-    return ordered
+    pixels = np.arange(side**2).reshape(n, window, n, window).transpose(0, 2, 1, 3).reshape(-1)
+    spare = np.arange(side**2, padded(side**2, ROWS))
+    offsets: NDArray[np.int32] = (stride * np.concatenate([pixels, spare])).astype(np.int32)
+    return offsets
 
 
 def _keys_table(keys: int) -> NDArray[np.uint32]:
@@ -841,8 +846,10 @@ class FloatDownsample:
             side=x.side,
             out_side=side,
             in_width=x.width,
+            in_stride=x.stride,
             channels=channels,
             width=out.width,
+            stride=out.stride,
             source=source,
             out=out.region,
             norm=b.const(interleave(take(norm.scale, pixel), take(norm.bias, pixel))),
@@ -893,8 +900,10 @@ class BinaryDownsample:
             out_side=side,
             in_channels=x.channels,
             in_width=x.width,
+            in_stride=x.stride,
             channels=channels,
             width=out.width,
+            stride=out.stride,
             words=words,
             start=self.linear.start,
             source=source,
@@ -941,6 +950,7 @@ class Head:
             rows=x.rows,
             piece_width=4 * LANES,
             width=x.width,
+            stride=x.stride,
             source=source,
             affine=b.const(interleave(take(affine.scale, order), take(affine.bias, order))),
             out=pooled,

@@ -49,14 +49,14 @@ class Probe:
 
     def _write(self, region: Region, values: NDArray[np.floating]) -> None:
         """Put a map [S, S, C] where a step reads it; pad lanes are 0."""
-        rows = values.reshape(-1, values.shape[-1])
-        data = np.zeros((len(rows), padded(rows.shape[1])), np.float32)
-        data[:, : rows.shape[1]] = rows
+        map_ = Map(region, len(values), values.shape[-1])
+        data = np.zeros((map_.rows, map_.stride), np.float32)
+        data[:, : map_.channels] = values.reshape(map_.rows, -1)
         self.workspace.state[region.offset : region.offset + data.size] = data.reshape(-1).view(np.uint32)
 
     def _read(self, map_: Map) -> NDArray[np.float32]:
         """A map out of the state: float32 [S, S, C]."""
-        values = self._floats(map_.region, map_.rows * map_.width).reshape(map_.side, map_.side, map_.width)
+        values = self._floats(map_.region, map_.rows * map_.stride).reshape(map_.side, map_.side, map_.stride)
         return np.array(values[..., : map_.channels])
 
     def _run(self, steps: range) -> Signs:
@@ -80,9 +80,10 @@ class Probe:
     def _floats(self, region: Region, size: int) -> NDArray[np.float32]:
         return self.workspace.state[region.offset : region.offset + size].view(np.float32)
 
-    def state_bits(self, step: Step, name: str, rows: int, words: int, features: int) -> NDArray[np.int8]:
-        """±1 [rows, features] from packed rows in the state."""
-        return _bits(self.workspace.state, step.regions[name].offset, rows, words, features)
+    def state_words(self, step: Step, name: str, size: int) -> NDArray[np.uint32]:
+        """The start of a state region."""
+        offset = step.regions[name].offset
+        return self.workspace.state[offset : offset + size]
 
     def scratch_floats(self, step: Step, name: str, size: int) -> NDArray[np.float32]:
         """A copy of the start of a scratch region."""
@@ -97,8 +98,12 @@ class Probe:
 
 
 def _bits(arena: NDArray[np.uint32], offset: int, rows: int, words: int, features: int) -> NDArray[np.int8]:
-    packed = arena[offset : offset + rows * words].reshape(rows, words).view(np.uint8)
-    return 2 * np.unpackbits(packed, axis=1, count=features, bitorder="little").astype(np.int8) - 1
+    return _signs(arena[offset : offset + rows * words].reshape(rows, words), features)
+
+
+def _signs(packed: NDArray[np.uint32], features: int) -> NDArray[np.int8]:
+    """uint32 [rows, words] -> ±1 [rows, features]."""
+    return 2 * np.unpackbits(packed.view(np.uint8), axis=1, count=features, bitorder="little").astype(np.int8) - 1
 
 
 def _rows_of_piece(step: Step, piece: int) -> int:
@@ -195,9 +200,11 @@ def _layout_project(probe: Probe, step: Step, signs: Signs) -> None:
     """Token list -> [windows, tokens of a window, C]: a window's own, then the merged ones, the same for all."""
     a = step.arguments
     fine, rows, window = int(a["side"]) ** 2, int(a["rows"]), int(a["window"])
-    for z in ("query", "key", "value"):
+    words, plane = int(a["words"]), int(a["plane"])
+    planes = probe.state_words(step, "signs", 3 * words * plane).reshape(3, words, plane)
+    for z, own in zip(("query", "key", "value"), planes, strict=True):
         name = f"attention.attention.{z}"
-        bits = probe.state_bits(step, f"{z}_bits", rows, int(a["words"]), int(a["channels"]))
+        bits = _signs(np.ascontiguousarray(own[:, :rows].T), int(a["channels"]))
         signs[f"{name}_bits"] = _with_merged(bits, fine, window)
         signs[f"{name}.input_bits"] = _with_merged(signs[f"{name}.input_bits"], fine, window)
 

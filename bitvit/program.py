@@ -41,7 +41,8 @@ class Region:
 
 @dataclass(frozen=True)
 class Map:
-    """A map of tokens in a state region: float32 [side², width], of which `channels` count; the rest is finite."""
+    """A map of tokens in a state region: float32 [side²][stride], of which `channels` count, and the rest up to `width`
+    is finite."""
 
     region: Region
     side: int
@@ -53,7 +54,17 @@ class Map:
 
     @property
     def width(self) -> int:
+        """Channels with padding: what kernels compute."""
         return padded(self.channels)
+
+    @property
+    def stride(self) -> int:
+        """From one token's row to the next: an odd number of cache lines.
+
+        Rows a power of two apart would share a few sets of the first-level cache, and a walk down a column would evict
+        itself.
+        """
+        return ALIGN * (padded(self.channels, ALIGN) // ALIGN | 1)
 
 
 @dataclass(frozen=True)
@@ -121,8 +132,10 @@ class Builder:
     def map(self, side: int, channels: int, after: Map | None = None) -> Map:
         """A token map in the stream buffer that `after` does not occupy; it has rows to spare for the last tile."""
         name = "stream.1" if after is not None and after.region.name == "stream.0" else "stream.0"
-        size = (padded(side**2, ROWS) + ROWS) * padded(channels)
-        return Map(self.state(name, size), side, channels)
+        region = self.state(name, 0)
+        new = Map(region, side, channels)
+        self.state(name, (padded(side**2, ROWS) + ROWS) * new.stride)
+        return new
 
     def step(self, kernel: Kernel, layer: str, pieces: int, **arguments: int | Region) -> None:
         """Emit a step; `arguments` are the fields of the kernel's record (fields not given are 0)."""

@@ -72,7 +72,7 @@ class Alone:
 
     def write(self, target: Map, x: Floats) -> None:
         """Put a map where the layer reads it; its pad lanes are junk, for they must not matter."""
-        lanes = np.full((target.rows, target.width), 123.0, np.float32)
+        lanes = np.full((target.rows, target.stride), 123.0, np.float32)
         lanes[:, : target.channels] = x.reshape(target.rows, target.channels)
         start = target.region.offset
         self.workspace.state[start : start + lanes.size] = lanes.reshape(-1).view(np.uint32)
@@ -81,7 +81,7 @@ class Alone:
         if not isinstance(self.out, Map):
             region, size = self.out
             return self.floats(region, size)
-        lanes = self.floats(self.out.region, self.out.rows * self.out.width).reshape(self.out.rows, -1)
+        lanes = self.floats(self.out.region, self.out.rows * self.out.stride).reshape(self.out.rows, -1)
         return lanes[:, : self.out.channels].reshape(self.out.side, self.out.side, -1)
 
     def floats(self, region: Region, size: int) -> Floats:

@@ -81,8 +81,20 @@ def identity(channels: int) -> Affine:
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def run_binary_matmul(bits: Array, rows: int, words: int, panels: Array, width: int, start: int, out: Array) -> None:
-    binary_matmul(bits, rows, words, panels, width, start, out)
+def run_binary_matmul(
+    bits: Array, rows: int, words: int, panels: Array, width: int, start: int, out: Array, out_rows: int
+) -> None:
+    binary_matmul(bits, rows, words, panels, width, start, out, out_rows)
+
+
+def half_dots(bits: Array, rows: int, panels: Array, features: int) -> NDArray[np.float32]:
+    """float32 [rows, outputs padded to LANES] from packed rows [tiles, words] and panels [n, words, LANES]."""
+    out = np.full((len(panels), len(bits) + 1, LANES), -77, np.float32)
+    flat = (bits.reshape(-1), rows, bits.shape[1], panels.reshape(-1), len(panels) * LANES, -(features // 2))
+    run_binary_matmul(*flat, out.reshape(-1), out.shape[1])
+    assert (out[:, len(bits) :] == -77).all(), "rows behind the last tile"
+    found: NDArray[np.float32] = out[:, :rows].transpose(1, 0, 2).reshape(rows, -1)
+    return found
 
 
 @settings(PROFILE, max_examples=120)
@@ -90,14 +102,13 @@ def run_binary_matmul(bits: Array, rows: int, words: int, panels: Array, width: 
 def test_binary_products_are_exact(rows: int, features: int, outputs: int, seed: int) -> None:
     """dot = -2·half + (K mod 2), for any K, N and number of rows."""
     a, w = random_signs(seed, rows, features), random_signs(seed + 1, outputs, features)
-    words, width, tiles = padded(features, 32) // 32, padded(outputs), padded(rows, ROWS)
+    words, tiles = padded(features, 32) // 32, padded(rows, ROWS)
     bits = np.zeros((tiles, words), np.uint32)
     bits[:rows] = pack_words(a, words)
     panels = binary_panels(w, natural(outputs), natural(features, 32))
-    out = np.zeros((tiles, width), np.float32)
-    run_binary_matmul(bits.reshape(-1), rows, words, panels.reshape(-1), width, -(features // 2), out.reshape(-1))
-    half = out[:rows, :outputs].astype(np.int64)
-    np.testing.assert_array_equal(half, out[:rows, :outputs])
+    out = half_dots(bits, rows, panels, features)[:, :outputs]
+    half = out.astype(np.int64)
+    np.testing.assert_array_equal(half, out)
     np.testing.assert_array_equal(-2 * half + features % 2, pm(a) @ pm(w).T)
 
 
@@ -112,11 +123,8 @@ def test_binary_products_take_every_value(features: int) -> None:
     bits = np.zeros((tiles, words), np.uint32)
     bits[: features + 1] = pack_words(a, words)
     panels = binary_panels(np.ones((1, features), bool), natural(1), natural(features, 32))
-    out = np.zeros((tiles, LANES), np.float32)
-    run_binary_matmul(
-        bits.reshape(-1), features + 1, words, panels.reshape(-1), LANES, -(features // 2), out.reshape(-1)
-    )
-    np.testing.assert_array_equal(-2 * out[: features + 1, 0] + features % 2, features - 2 * np.arange(features + 1))
+    half = half_dots(bits, features + 1, panels, features)[:, 0]
+    np.testing.assert_array_equal(-2 * half + features % 2, features - 2 * np.arange(features + 1))
 
 
 def test_binary_panels_put_each_weight_at_its_place() -> None:
@@ -182,46 +190,54 @@ def test_float_products_round_once_a_term(rows: int, depth: int, outputs: int, p
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def run_tile_channels(h: Array, at: int, channels: int, ratio: int, span: int, out: Array, to: int) -> None:
-    tile_channels(h, at, channels, ratio, span, out, to)
+def run_tile_channels(h: Array, at: int, channels: int, ratio: int, span: int, out: Array, to: int, copy: int) -> None:
+    tile_channels(h, at, channels, ratio, span, out, to, copy)
 
 
 @pytest.mark.parametrize("ratio", [*range(1, 10), 12, 16])
 def test_tiled_channels_meet_their_hidden_features(ratio: int) -> None:
-    """out[j·span + q] = h[(ratio·q + j) mod C], for every width, by shuffles or one by one."""
+    """out[j·copy + q] = h[(ratio·q + j) mod C], q < span, for every width, by shuffles or one by one."""
     for channels in [*range(1, 41), 48, 63, 64, 65, 80, 100]:
         period = channels // math.gcd(channels, ratio)
         span = padded(max(c % period for c in range(0, padded(channels), LANES)) + LANES)
         h = np.full(5 + padded(channels) + 2 * LANES + 3, -7, np.float32)
         h[5 : 5 + channels] = np.arange(channels)
-        out = np.full(3 + ratio * span + LANES, -1, np.float32)
-        run_tile_channels(h, 5, channels, ratio, span, out, 3)
+        copy = span + 5
+        out = np.full(3 + ratio * copy + LANES, -1, np.float32)
+        run_tile_channels(h, 5, channels, ratio, span, out, 3, copy)
         q, j = np.arange(span), np.arange(ratio)[:, None]
-        np.testing.assert_array_equal(out[3 : 3 + ratio * span].reshape(ratio, span), (ratio * q + j) % channels)
+        copies = out[3 : 3 + ratio * copy].reshape(ratio, copy)
+        np.testing.assert_array_equal(copies[:, :span], (ratio * q + j) % channels)
+        assert (copies[:, span:] == -1).all()
         assert (out[:3] == -1).all()
-        assert (out[3 + ratio * span :] == -1).all()
+        assert (out[3 + ratio * copy :] == -1).all()
         np.testing.assert_array_equal(h[5 : 5 + channels], np.arange(channels))
         assert (h[:5] == -7).all()
         assert (h[-3:] == -7).all()
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def run_normalize_row(x: Array, at: int, width: int, features: int, valid: Array) -> None:
-    normalize_row(x, at, width, features, valid)
+def run_normalize_row(x: Array, at: int, spread: int, width: int, features: int, valid: Array) -> None:
+    normalize_row(x, at, spread, width, features, valid)
 
 
 @pytest.mark.parametrize("features", [1, 3, 16, 20, 64, 100])
+@pytest.mark.parametrize("spread", [1, 3])
 @pytest.mark.parametrize("offset", [0.0, 300.0])
-def test_a_row_is_normalised_around_its_mean(features: int, offset: float) -> None:
+def test_a_row_is_normalised_around_its_mean(features: int, spread: int, offset: float) -> None:
     """Relative to the row's own spread, an offset of 300 of them costs its rounding, 300 half ulps, not its square."""
     width = padded(features)
-    x = np.full(LANES + width, 9, np.float32)
-    x[LANES : LANES + features] = np.random.default_rng(features).standard_normal(features) + offset
-    row = x[LANES : LANES + features].astype(np.float64)
-    run_normalize_row(x, LANES, width, features, (np.arange(width) < features).astype(np.float32))
+    blocks = np.full((1 + width // LANES, spread, LANES), 9, np.float32)  # spread rows, panel by panel
+    x = np.full(width, 9, np.float32)
+    x[:features] = np.random.default_rng(features).standard_normal(features) + offset
+    row = x[:features].astype(np.float64)
+    blocks[1:, 0] = x.reshape(-1, LANES)
+    valid = (np.arange(width) < features).astype(np.float32)
+    run_normalize_row(blocks.reshape(-1), spread * LANES, spread, width, features, valid)
     expected = (row - row.mean()) / np.sqrt(row.var() + reference.EPS)
-    assert np.abs(x[LANES : LANES + features] - expected).max() <= 8 * EPS * (4 + offset)
-    assert (x[:LANES] == 9).all()
+    assert np.abs(blocks[1:, 0].reshape(-1)[:features] - expected).max() <= 8 * EPS * (4 + offset)
+    assert (blocks[0] == 9).all()
+    assert (blocks[:, 1:] == 9).all()
 
 
 # ------------------------------------------------------------------------------------------------- token mixer
@@ -367,14 +383,15 @@ class Attend:
         rng = np.random.default_rng(seed)
         fine = self.windows * self.window**2
         found = {}
+        words, plane = int(self.step.arguments["row_words"]), int(self.step.arguments["plane"])
+        at = self.step.regions["signs"].offset
         for name in ("query", "key", "value"):
             shape = (fine + self.windows, self.channels)
             pattern = rng.random(self.channels) < 0.5
             positive = pattern ^ (rng.random(shape) < (0.5 if name == "value" else flip))
-            words = int(self.step.arguments["row_words"])
-            region = self.step.regions[f"{name}_bits"]
-            packed = pack_words(positive, words)
-            self.layer.workspace.state[region.offset : region.offset + packed.size] = packed.reshape(-1)
+            planes = self.layer.workspace.state[at : at + words * plane].reshape(words, plane)
+            planes[:, : len(positive)] = pack_words(positive, words).T
+            at += words * plane
             own = positive[:fine].reshape(self.windows, -1, self.channels)
             merged = np.broadcast_to(positive[fine:], (self.windows, self.windows, self.channels))
             tokens = np.concatenate([own, merged], axis=1)
@@ -409,9 +426,9 @@ class Attend:
     def context(self, window: int, head: int) -> NDArray[np.float32]:
         """[tokens, dim]."""
         a = self.step.arguments
-        rows, width = int(a["rows_padded"]), int(a["width"])
-        all_rows = self.layer.floats(self.step.regions["context"], self.windows * rows * width)
-        own = all_rows.reshape(self.windows, rows, width)[window, : self.tokens]
+        rows, stride = int(a["rows_padded"]), int(a["stride"])
+        all_rows = self.layer.floats(self.step.regions["context"], self.windows * rows * stride)
+        own = all_rows.reshape(self.windows, rows, stride)[window, : self.tokens]
         return own[:, head * self.dim : (head + 1) * self.dim]
 
 
@@ -488,9 +505,8 @@ def test_exact_ties_round_half_to_even(alpha: float, zero: float, level: int) ->
     """Two tokens with equal keys: every probability is exactly 1/2."""
     attend = Attend(2, 16, 1, 1, levels(2, alpha, zero))
     attend.set_signs(0)
-    for name in ("query_bits", "key_bits"):
-        region = attend.step.regions[name]
-        attend.layer.workspace.state[region.offset : region.offset + 2] = 0x0F0FF0F0
+    signs, plane = attend.step.regions["signs"].offset, int(attend.step.arguments["plane"])
+    attend.layer.workspace.state[signs : signs + 2 * plane] = 0x0F0FF0F0  # queries and keys, one word each
     numerators, planes = attend.run(0, 1)
     np.testing.assert_array_equal(numerators, np.ones((2, 2)))
     np.testing.assert_array_equal(planes[0] + 2 * planes[1].astype(int), np.full((2, 2), level))

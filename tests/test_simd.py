@@ -558,11 +558,14 @@ def assert_tiles_stay_in_registers(assembly: str, operation: str, vectors: int) 
 
 @needs_vector_popcount
 def test_a_binary_tile_stays_in_registers() -> None:
-    signature = types.void(*[types.Array(types.uint32, 1, "C"), types.int64, types.int64] * 2, types.float32[::1])
+    words_type = types.Array(types.uint32, 1, "C")
+    signature = types.void(*[words_type, types.int64, types.int64] * 2, types.float32[::1], types.int64)
 
     @njit(signature, **OPTIONS)
-    def product(bits: Array, rows: int, words: int, panels: Array, width: int, start: int, out: Array) -> None:
-        binary_matmul(bits, rows, words, panels, width, start, out)
+    def product(
+        bits: Array, rows: int, words: int, panels: Array, width: int, start: int, out: Array, out_rows: int
+    ) -> None:
+        binary_matmul(bits, rows, words, panels, width, start, out, out_rows)
 
     (assembly,) = product.inspect_asm().values()
     assert_tiles_stay_in_registers(assembly, "vpopcntd", ROWS)

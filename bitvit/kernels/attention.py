@@ -16,8 +16,8 @@ v transposed to one bit a token. The gsb quantizer has three planes instead.
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.matmul import binary_matmul
-from bitvit.kernels.rows import normalize_products, normalize_row, row_statistics
+from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     LANES,
     ROWS,
@@ -30,16 +30,24 @@ from bitvit.kernels.simd import (
     lane_min,
     lane_sum,
     load,
+    load_rows,
+    load_rows_at,
     maximum,
     minimum_int,
     nonzero,
     popcount,
     prelu,
+    row_sums,
+    shift_left,
+    shift_right,
     splat,
     splat_rows,
+    sqrt,
     store,
     store_mask,
+    store_mask_rows,
     store_rows,
+    store_rows_at,
     store_rows_first,
     to_float,
     words_at,
@@ -49,29 +57,29 @@ from bitvit.kernels.step import fields, inline, kernel
 WORD = 32
 
 PROJECT = fields(
-    "rows piece_rows side window channels width words start"
-    " source query_bits key_bits value_bits shortcut"  # state
+    "rows piece_rows side window channels width stride words start plane"  # plane: tokens of a word plane of signs
+    " source signs shortcut"  # state; signs: [query, key, value][words][plane], shortcut: [tokens][stride]
     " pixels norm mix token_norm thresholds panels affine prescale valid"  # const
     " tokens bits z"  # scratch
 )
 
 ATTEND = fields(
-    "heads head_dim window_tokens merged windows width row_words planes"
+    "heads head_dim window_tokens merged windows width stride row_words plane planes"
     " keys_padded key_words token_words dim_padded rows_padded"  # keys to 32, d/32, keys/32, d to LANES, keys to ROWS
-    " query_bits key_bits value_bits context"  # state
+    " signs context"  # state; context: [windows][rows_padded][stride]
     " quantizer keys_table"  # const
-    " queries keys values transposed scores plane_words counts weights"  # scratch
+    " head_bits transposed scores plane_words counts weights"  # scratch
 )
 
 COARSEN = fields(
-    "merged piece_rows windows window_tokens rows_padded width channels context shortcut coarse affine valid row"
+    "merged piece_rows windows window_tokens rows_padded width stride channels context shortcut coarse affine valid"
 )
 
 OUTPUT = fields(
-    "rows piece_rows window_tokens rows_padded channels width words start"
+    "rows piece_rows window_tokens rows_padded channels width stride words start"
     " source out context shortcut coarse"  # state
     " pixels context_affine fine thresholds panels affine prescale valid"  # const
-    " mixed bits z row"  # scratch
+    " mixed bits z"  # scratch
 )
 
 
@@ -99,7 +107,7 @@ def merge_token(m, a, source, norm, tokens, to):
         largest, total = splat(np.float32(-3.4e38)), splat(np.float32(0))
         for y in range(max(top, 0), top + a.window):
             for x in range(max(left, 0), left + a.window):
-                v = fma(load(source, (y * a.side + x) * a.width + c), scale, bias)
+                v = fma(load(source, (y * a.side + x) * a.stride + c), scale, bias)
                 largest = maximum(largest, v)
                 total += v
         share = load(norm, 4 * c + 3 * LANES)
@@ -107,50 +115,78 @@ def merge_token(m, a, source, norm, tokens, to):
 
 
 @inline
+def normalize_tokens(m, a, tokens, bits, block_words, token_norm, thresholds, valid):
+    """Layer-norm ROWS tokens in place and take their signs for q, k and v.
+
+    The rows of a tile go side by side: one row alone would wait for its own sums. token_norm: [width/LANES][weight,
+    bias][LANES]; thresholds: [width/LANES][q, k, v][LANES].
+    """
+    at, stride, row_bits, block = m * a.stride, a.stride, a.words * WORD, block_words * WORD
+    share = splat(np.float32(1) / np.float32(a.channels))
+    total = splat_rows(np.float32(0), ROWS)
+    for c in range(0, a.width, LANES):
+        total = fma(load_rows(tokens, at + c, stride, ROWS), load(valid, c), total)
+    mean = row_sums(total) * share
+    total = splat_rows(np.float32(0), ROWS)
+    for c in range(0, a.width, LANES):
+        centred = (load_rows(tokens, at + c, stride, ROWS) - mean) * load(valid, c)
+        total = fma(centred, centred, total)
+    scale = splat(np.float32(1)) / sqrt(row_sums(total) * share + splat(EPS))
+    for c in range(0, a.width, LANES):
+        t = (load_rows(tokens, at + c, stride, ROWS) - mean) * scale
+        t = fma(t, load(token_norm, 2 * c), load(token_norm, 2 * c + LANES))
+        store_rows(tokens, at + c, stride, t)
+        bit = m * row_bits + c
+        store_mask_rows(bits, bit, row_bits, t > load(thresholds, 3 * c))
+        store_mask_rows(bits, bit + block, row_bits, t > load(thresholds, 3 * c + LANES))
+        store_mask_rows(bits, bit + 2 * block, row_bits, t > load(thresholds, 3 * c + 2 * LANES))
+
+
+@inline
 def project_rows(first, rows, a, const, state, scratch, layer_norms):
-    """Signs of q, k, v and the sum of their real values for rows first … of the token list."""
-    source, pixels = floats_at(state, a.source), ints_at(const, a.pixels)
+    """Signs of q, k, v and the sum of their real values for rows first … of the token list.
+
+    affine: [q, k, v][width/LANES][scale, bias, slope - 1, threshold][LANES].
+    """
+    source, pixels, norm = floats_at(state, a.source), ints_at(const, a.pixels), floats_at(const, a.norm)
     tokens, bits, z = floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z)
-    norm, token_norm = floats_at(const, a.norm), floats_at(const, a.token_norm)
-    thresholds, valid = floats_at(const, a.thresholds), floats_at(const, a.valid)
-    width, words = a.width, a.words
-    row_bits = words * WORD
-    fine = a.side * a.side
-    block_words = (a.piece_rows + ROWS - 1) // ROWS * ROWS * words
+    valid, panels, affine = floats_at(const, a.valid), words_at(const, a.panels), floats_at(const, a.affine)
+    width, stride, words, block_rows, start = a.width, a.stride, a.words, a.piece_rows, a.start
+    fine, block_words, matrix_words, plane = a.side * a.side, block_rows * words, width * words, a.plane
     for i in range(rows):
-        o = i * width
         if first + i < fine:
-            fetch_token(first + i, a, source, pixels, norm, tokens, o)
+            fetch_token(first + i, a, source, pixels, norm, tokens, i * stride)
         else:
-            merge_token(first + i - fine, a, source, norm, tokens, o)
-        mean, scale = row_statistics(tokens, o, width, a.channels, valid)
-        bit, block = i * row_bits, block_words * WORD
-        for c in range(0, width, LANES):
-            t = (load(tokens, o + c) - splat(mean)) * splat(scale)
-            t = fma(t, load(token_norm, 2 * c), load(token_norm, 2 * c + LANES))
-            store(tokens, o + c, t)
-            store_mask(bits, bit + c, t > load(thresholds, 3 * c))
-            store_mask(bits, bit + c + block, t > load(thresholds, 3 * c + LANES))
-            store_mask(bits, bit + c + 2 * block, t > load(thresholds, 3 * c + 2 * LANES))
-    shortcut = floats_at(state, a.shortcut)
-    for k in range(3):
-        panels = words_at(const, a.panels + k * width * words)
-        binary_matmul(words_at(scratch, a.bits + k * block_words), rows, words, panels, width, a.start, z)
-        if layer_norms:
-            normalize_products(z, rows, width, a.channels, floats_at(const, a.prescale + k * 2 * width), valid)
-        affine = floats_at(const, a.affine + k * 4 * width)
-        signs = words_at(state, a.query_bits if k == 0 else (a.key_bits if k == 1 else a.value_bits))
-        for c in range(0, width, LANES):
-            scale, bias = load(affine, 4 * c), load(affine, 4 * c + LANES)
-            slope, threshold = load(affine, 4 * c + 2 * LANES), load(affine, 4 * c + 3 * LANES)
-            for i in range(rows):
-                o = i * width + c
-                u = prelu(fma(load(z, o), scale, bias) + load(tokens, o), slope)
-                store_mask(signs, (first + i) * row_bits + c, u > threshold)
-                to = (first + i) * width + c
-                if k > 0:
-                    u += load(shortcut, to)
-                store(shortcut, to, u)
+            merge_token(first + i - fine, a, source, norm, tokens, i * stride)
+    for m in range(0, rows, ROWS):
+        normalize_tokens(
+            m, a, tokens, bits, block_words, floats_at(const, a.token_norm), floats_at(const, a.thresholds), valid
+        )
+    if layer_norms:
+        for k in range(3):
+            at, own_bits = k * width * block_rows, words_at(scratch, a.bits + k * block_words)
+            own_panels, own_z = words_at(const, a.panels + k * matrix_words), floats_at(scratch, a.z + at)
+            binary_matmul(own_bits, rows, words, own_panels, width, start, own_z, block_rows)
+            prescale = floats_at(const, a.prescale + k * 2 * width)
+            normalize_products(own_z, rows, block_rows, width, a.channels, prescale, valid)
+    shortcut, signs = floats_at(state, a.shortcut), words_at(state, a.signs)
+    for c in range(0, width, LANES):
+        for m in range(0, rows, ROWS):
+            token = load_rows(tokens, m * stride + c, stride, ROWS)
+            total = splat_rows(np.float32(0), ROWS)
+            for k in range(3):
+                if layer_norms:
+                    h = load_rows(z, (k * width + c) * block_rows + m * LANES, LANES, ROWS)
+                else:
+                    bit_row = k * block_words + m * words
+                    h = to_float(half_dots(bits, bit_row, words, panels, k * matrix_words + c * words, start))
+                p = 4 * (k * width + c)
+                u = fma(h, load(affine, p), load(affine, p + LANES)) + token
+                u = prelu(u, load(affine, p + 2 * LANES))
+                word = (k * words + c // WORD) * plane + first + m
+                store_mask_rows(signs, word * WORD + c % WORD, WORD, u > load(affine, p + 3 * LANES))
+                total += u
+            store_rows(shortcut, (first + m) * stride + c, stride, total)
 
 
 @kernel(PROJECT)
@@ -171,57 +207,57 @@ def project_ln(piece, arguments, const, state, scratch):
 
 # ------------------------------------------------------------------------------------------------------- attend
 @inline
-def head_word(bits, bit, w, head_dim):
-    """Word w of a head whose head_dim bits start at bit `bit`; bits beyond the head are 0."""
-    at = (bit + w * WORD) // WORD
-    shift = np.uint32((bit + w * WORD) % WORD)
-    word = bits[at]
-    if shift:
-        word = (word >> shift) | (bits[at + 1] << (np.uint32(WORD) - shift))
-    left = head_dim - w * WORD
-    if left < WORD:
-        word &= (np.uint32(1) << np.uint32(left)) - np.uint32(1)
-    return word
+def copy_head(signs, at, plane, shift, bits_left, count, out, to):
+    """One word of a head for `count` tokens from signs[at] on; its bits start at bit `shift` and end after `bits_left`.
+
+    Bits beyond the head become 0. Up to LANES - 1 more words are written.
+    """
+    for t in range(0, count, LANES):
+        v = shift_right(load(signs, at + t), shift)
+        if shift + min(bits_left, WORD) > WORD:
+            v = v | shift_left(load(signs, at + plane + t), WORD - shift)
+        if bits_left < WORD:
+            v = v & splat(np.uint32((1 << bits_left) - 1))
+        store(out, to + t, v)
 
 
 @inline
 def gather_head(window, head, a, state, scratch):
-    """Bits of one window and head: queries [token][word], keys [word][token], values [token word][channel]."""
-    query_bits, key_bits = words_at(state, a.query_bits), words_at(state, a.key_bits)
-    value_bits = words_at(state, a.value_bits)
-    queries, keys = words_at(scratch, a.queries), words_at(scratch, a.keys)
-    values, transposed = words_at(scratch, a.values), words_at(scratch, a.transposed)
-    tokens = a.window_tokens + a.merged
-    for t in range(tokens):
-        fine = t < a.window_tokens
-        r = window * a.window_tokens + t if fine else a.windows * a.window_tokens + t - a.window_tokens
-        bit = r * a.row_words * WORD + head * a.head_dim
+    """Bits of one window and head: head_bits[query, key, value][word][token]; the values also [token word][channel]."""
+    signs, head_bits = words_at(state, a.signs), words_at(scratch, a.head_bits)
+    transposed = words_at(scratch, a.transposed)
+    n, plane = a.keys_padded, a.plane
+    to = 0
+    for part in range(3):  # in the order of memory: what a copy writes too much is overwritten or padding
         for w in range(a.key_words):
-            queries[t * a.key_words + w] = head_word(query_bits, bit, w, a.head_dim)
-            keys[w * a.keys_padded + t] = head_word(key_bits, bit, w, a.head_dim)
-            values[w * a.keys_padded + t] = head_word(value_bits, bit, w, a.head_dim)
+            bit = head * a.head_dim + w * WORD
+            at, shift, bits_left = (part * a.row_words + bit // WORD) * plane, bit % WORD, a.head_dim - w * WORD
+            own, merged = at + window * a.window_tokens, at + a.windows * a.window_tokens
+            copy_head(signs, own, plane, shift, bits_left, a.window_tokens, head_bits, to)
+            copy_head(signs, merged, plane, shift, bits_left, a.merged, head_bits, to + a.window_tokens)
+            to += n
     for w in range(a.key_words):
-        for t in range(tokens, a.keys_padded):
-            values[w * a.keys_padded + t] = np.uint32(0)
-        for t in range(0, a.keys_padded, LANES):
-            v = load(values, w * a.keys_padded + t)
+        values = (2 * a.key_words + w) * n
+        for t in range(0, n, LANES):
+            v = load(head_bits, values + t)
             one = splat(np.uint32(1))
             for b in range(min(WORD, a.dim_padded - w * WORD)):
-                to = t // WORD * a.dim_padded + w * WORD + b
-                store_mask(transposed, to * WORD + t % WORD, nonzero(v & one))
+                word = t // WORD * a.dim_padded + w * WORD + b
+                store_mask(transposed, word * WORD + t % WORD, nonzero(v & one))
                 one += one
 
 
 @inline
 def score(a, scratch):
     """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
-    queries, keys, scores = words_at(scratch, a.queries), words_at(scratch, a.keys), words_at(scratch, a.scores)
+    head_bits, scores = words_at(scratch, a.head_bits), words_at(scratch, a.scores)
     n, words = a.keys_padded, a.key_words
     for k in range(0, n, LANES):
         for q in range(0, a.rows_padded, ROWS):
             acc = splat_rows(np.uint32(0), ROWS)
             for w in range(words):
-                acc += popcount(load(keys, w * n + k) ^ broadcast_rows(queries, q * words + w, words, ROWS))
+                key = load(head_bits, (words + w) * n + k)
+                acc += popcount(key ^ broadcast_rows(head_bits, w * n + q, 1, ROWS))
             store_rows(scores, q * n + k, n, acc)
 
 
@@ -258,7 +294,7 @@ def count_plane(planes, at, words):
 
 @inline
 def weigh_values(a, window, head, weights, state, scratch):
-    """context[query] = Σ_planes weight·(2·popcount(plane & v) - popcount(plane)), float32 [window][rows_padded][width].
+    """context[window][query] = Σ_planes weight·(2·popcount(plane & v) - popcount(plane)), float32.
 
     counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [plane].
     """
@@ -275,11 +311,11 @@ def weigh_values(a, window, head, weights, state, scratch):
                     acc += popcount(load(transposed, w * dim + c) & broadcast_rows(planes, at + w, words, ROWS))
                 difference = acc + acc - broadcast_rows(counts, p * rows + q, 1, ROWS)
                 total = fma(to_float(difference), splat(weights[p]), total)
-            to = (window * rows + q) * a.width + head * a.head_dim + c
+            to = (window * rows + q) * a.stride + head * a.head_dim + c
             if a.head_dim - c < LANES:
-                store_rows_first(context, to, a.width, total, a.head_dim - c)
+                store_rows_first(context, to, a.stride, total, a.head_dim - c)
             else:
-                store_rows(context, to, a.width, total)
+                store_rows(context, to, a.stride, total)
 
 
 @inline
@@ -353,45 +389,44 @@ def attend_gsb(piece, arguments, const, state, scratch):
 
 # ------------------------------------------------------------------------------------------------------ coarsen
 @inline
-def context_row(at, shortcut_at, a, context, shortcut, affine, row):
-    """row = RPReLU(affine(context) + U_q + U_k + U_v) less its outer offset, which later parameters absorb.
+def context_value(c, at, shortcut_at, context, shortcut, affine):
+    """RPReLU(affine(context) + U_q + U_k + U_v) of channels c … less its outer offset, which later parameters absorb.
 
     affine: [width/LANES][scale, bias, slope - 1][LANES].
     """
-    for c in range(0, a.width, LANES):
-        u = fma(load(context, at + c), load(affine, 3 * c), load(affine, 3 * c + LANES))
-        store(row, c, prelu(u + load(shortcut, shortcut_at + c), load(affine, 3 * c + 2 * LANES)))
+    u = fma(load(context, at + c), load(affine, 3 * c), load(affine, 3 * c + LANES))
+    return prelu(u + load(shortcut, shortcut_at + c), load(affine, 3 * c + 2 * LANES))
 
 
 @inline
-def coarsen_rows(piece, a, const, state, scratch, layer_norms):
+def coarsen_rows(piece, a, const, state, layer_norms):
     """coarse[m] = mean over the image's windows of merged token m's output."""
     context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
-    affine, row = floats_at(const, a.affine), floats_at(scratch, a.row)
-    share = splat(np.float32(1) / np.float32(a.windows))
+    affine, share = floats_at(const, a.affine), splat(np.float32(1) / np.float32(a.windows))
     for m in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.merged)):
-        for window in range(a.windows):
-            at = (window * a.rows_padded + a.window_tokens + m) * a.width
-            if layer_norms:
-                normalize_row(context, at, a.width, a.channels, floats_at(const, a.valid))
-            context_row(at, (a.windows * a.window_tokens + m) * a.width, a, context, shortcut, affine, row)
-            for c in range(0, a.width, LANES):
-                o = m * a.width + c
-                store(coarse, o, load(row, c) if window == 0 else load(coarse, o) + load(row, c))
+        first, next_window = (a.window_tokens + m) * a.stride, a.rows_padded * a.stride
+        if layer_norms:
+            for window in range(a.windows):
+                at = first + window * next_window
+                normalize_row(context, at, 1, a.width, a.channels, floats_at(const, a.valid))
+        shortcut_at = (a.windows * a.window_tokens + m) * a.stride
         for c in range(0, a.width, LANES):
-            store(coarse, m * a.width + c, load(coarse, m * a.width + c) * share)
+            total = splat(np.float32(0))
+            for window in range(a.windows):
+                total += context_value(c, first + window * next_window, shortcut_at, context, shortcut, affine)
+            store(coarse, m * a.width + c, total * share)
 
 
 @kernel(COARSEN)
 def coarsen(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, batch norms."""
-    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, scratch, False)
+    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, False)
 
 
 @kernel(COARSEN)
 def coarsen_ln(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, layer norms."""
-    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, scratch, True)
+    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, True)
 
 
 # ------------------------------------------------------------------------------------------------------- output
@@ -404,34 +439,38 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
     source, out, pixels = floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels)
     context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
     mixed, bits, z = floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z)
-    row, fine, thresholds = floats_at(scratch, a.row), floats_at(const, a.fine), floats_at(const, a.thresholds)
+    fine, thresholds, panels = floats_at(const, a.fine), floats_at(const, a.thresholds), words_at(const, a.panels)
     valid, context_affine = floats_at(const, a.valid), floats_at(const, a.context_affine)
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
-    width, words = a.width, a.words
+    width, stride, words, block_rows, start = a.width, a.stride, a.words, a.piece_rows, a.start
     for i in range(rows):
         window, t = (first + i) // a.window_tokens, (first + i) % a.window_tokens
-        at = (window * a.rows_padded + t) * width
+        at = (window * a.rows_padded + t) * stride
         if layer_norms:
-            normalize_row(context, at, width, a.channels, valid)
-        context_row(at, (first + i) * width, a, context, shortcut, context_affine, row)
+            normalize_row(context, at, 1, width, a.channels, valid)
         for c in range(0, width, LANES):
             k = load(coarse, window * width + c)
-            v = fma(load(row, c) - k, load(fine, c), k)
-            store(mixed, i * width + c, v)
+            v = context_value(c, at, (first + i) * stride, context, shortcut, context_affine)
+            v = fma(v - k, load(fine, c), k)
+            store(mixed, i * stride + c, v)
             store_mask(bits, i * words * WORD + c, v > load(thresholds, c))
-    binary_matmul(bits, rows, words, words_at(const, a.panels), width, a.start, z)
     if layer_norms:
-        normalize_products(z, rows, width, a.channels, floats_at(const, a.prescale), valid)
+        binary_matmul(bits, rows, words, panels, width, start, z, block_rows)
+        normalize_products(z, rows, block_rows, width, a.channels, floats_at(const, a.prescale), valid)
     affine = floats_at(const, a.affine)
     for c in range(0, width, LANES):
         p = 5 * c
         scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
         out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
-        for i in range(rows):
-            u = prelu(fma(load(z, i * width + c), scale, bias) + load(mixed, i * width + c), slope)
-            x = np.int64(pixels[first + i]) + c
-            store(out, x, fma(u, out_scale, out_bias) + load(source, x))
+        for m in range(0, rows, ROWS):
+            if layer_norms:
+                h = load_rows(z, c * block_rows + m * LANES, LANES, ROWS)
+            else:
+                h = to_float(half_dots(bits, m * words, words, panels, c * words, start))
+            u = prelu(fma(h, scale, bias) + load_rows(mixed, m * stride + c, stride, ROWS), slope)
+            residual = load_rows_at(source, c, pixels, first + m, ROWS)
+            store_rows_at(out, c, pixels, first + m, fma(u, out_scale, out_bias) + residual)
 
 
 @kernel(OUTPUT)

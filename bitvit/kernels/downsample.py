@@ -3,20 +3,35 @@
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.matmul import binary_matmul, float_matmul
+from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots
 from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
-from bitvit.kernels.simd import LANES, floats_at, fma, load, prelu, splat, store, store_mask, words_at
+from bitvit.kernels.simd import (
+    LANES,
+    ROWS,
+    floats_at,
+    fma,
+    load,
+    load_rows,
+    prelu,
+    splat,
+    store,
+    store_mask,
+    store_rows,
+    to_float,
+    words_at,
+)
 from bitvit.kernels.step import fields, inline, kernel
 
 FLOAT_DOWN = fields(
-    "rows piece_rows column_pieces side out_side in_width channels width"  # rows: output tokens; sides of the maps
+    # rows: output tokens; side, out_side: of the maps
+    "rows piece_rows column_pieces side out_side in_width in_stride channels width stride"
     " source out"  # state
     " norm panels bias bias_stride affine position valid"  # const
     " patches"  # scratch
 )
 
 BINARY_DOWN = fields(
-    "rows piece_rows side out_side in_channels in_width channels width words start"
+    "rows piece_rows side out_side in_channels in_width in_stride channels width stride words start"
     " source out"  # state
     " norm panels affine position prescale valid"  # const
     " bits pooled z"  # scratch
@@ -30,17 +45,17 @@ def gather_patches(first, rows, a, source, norm, patches):
     norm: [in_width/LANES][scale, bias][LANES]. It could fold into the product, but then large means of x would pass
     through the sum and cancel there: three times the error for one fma a vector.
     """
-    width = a.in_width
+    width, stride = a.in_width, a.in_stride
     for c in range(0, width, LANES):
         scale, bias = load(norm, 2 * c), load(norm, 2 * c + LANES)
         for i in range(rows):
             y, x = (first + i) // a.out_side, (first + i) % a.out_side
-            pixel = (2 * y * a.side + 2 * x) * width + c
-            below, to = pixel + a.side * width, 4 * i * width + c
+            pixel = (2 * y * a.side + 2 * x) * stride + c
+            below, to = pixel + a.side * stride, 4 * i * width + c
             store(patches, to, fma(load(source, pixel), scale, bias))
-            store(patches, to + width, fma(load(source, pixel + width), scale, bias))
+            store(patches, to + width, fma(load(source, pixel + stride), scale, bias))
             store(patches, to + 2 * width, fma(load(source, below), scale, bias))
-            store(patches, to + 3 * width, fma(load(source, below + width), scale, bias))
+            store(patches, to + 3 * width, fma(load(source, below + stride), scale, bias))
 
 
 @kernel(FLOAT_DOWN)
@@ -56,9 +71,9 @@ def float_down(piece, arguments, const, state, scratch):
     n = piece % a.column_pieces * columns
     patches = floats_at(scratch, a.patches)
     gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
-    out, bias = floats_at(state, a.out + first * a.width + n), floats_at(const, a.bias + first * a.bias_stride + n)
+    out, bias = floats_at(state, a.out + first * a.stride + n), floats_at(const, a.bias + first * a.bias_stride + n)
     panels = floats_at(const, a.panels + n * 4 * a.in_width)
-    float_matmul(patches, rows, 4 * a.in_width, panels, columns, bias, a.bias_stride, out, a.width)
+    float_matmul(patches, rows, 4 * a.in_width, panels, columns, bias, a.bias_stride, out, a.stride)
 
 
 @kernel(FLOAT_DOWN)
@@ -69,15 +84,15 @@ def float_down_ln(piece, arguments, const, state, scratch):
     rows = min(a.piece_rows, a.rows - first)
     patches = floats_at(scratch, a.patches)
     gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
-    out, bias = floats_at(state, a.out + first * a.width), floats_at(const, a.bias)
-    float_matmul(patches, rows, 4 * a.in_width, floats_at(const, a.panels), a.width, bias, 0, out, a.width)
+    out, bias = floats_at(state, a.out + first * a.stride), floats_at(const, a.bias)
+    float_matmul(patches, rows, 4 * a.in_width, floats_at(const, a.panels), a.width, bias, 0, out, a.stride)
     affine, position = floats_at(const, a.affine), floats_at(const, a.position + first * a.width)
     for i in range(rows):
-        o = i * a.width
-        normalize_row(out, o, a.width, a.channels, floats_at(const, a.valid))
+        o = i * a.stride
+        normalize_row(out, o, 1, a.width, a.channels, floats_at(const, a.valid))
         for c in range(0, a.width, LANES):
             y = fma(load(out, o + c), load(affine, 2 * c), load(affine, 2 * c + LANES))
-            store(out, o + c, y + load(position, o + c))
+            store(out, o + c, y + load(position, i * a.width + c))
 
 
 @inline
@@ -95,7 +110,7 @@ def pool_and_sign(first, rows, a, source, norm, bits, pooled):
             scale, bias = load(norm, 3 * c), load(norm, 3 * c + LANES)
             total = splat(np.float32(0))
             for tap in range(4):
-                pixel = ((2 * y + tap // 2) * a.side + 2 * x + tap % 2) * a.in_width
+                pixel = ((2 * y + tap // 2) * a.side + 2 * x + tap % 2) * a.in_stride
                 q = fma(load(source, pixel + c), scale, bias)
                 total += q
                 store_mask(bits, (i * a.words + tap * pixel_words) * 32 + c, q > load(norm, 3 * c + 2 * LANES))
@@ -116,19 +131,24 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
     rows = min(a.piece_rows, a.rows - first)
     bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     pool_and_sign(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), bits, pooled)
-    binary_matmul(bits, rows, a.words, words_at(const, a.panels), a.width, a.start, z)
+    panels = words_at(const, a.panels)
     if layer_norms:
+        binary_matmul(bits, rows, a.words, panels, a.width, a.start, z, a.piece_rows)
         valid = floats_at(const, a.valid)
-        normalize_products(z, rows, a.width, a.channels, floats_at(const, a.prescale), valid)
+        normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale), valid)
     out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
+    stride, pooled_row = a.stride, pooled_span(a)
     for c in range(0, a.width, LANES):
         scale, bias, slope = load(affine, 3 * c), load(affine, 3 * c + LANES), load(affine, 3 * c + 2 * LANES)
         start = c % a.in_channels
-        for i in range(rows):
-            o = (first + i) * a.width + c
-            shortcut = load(pooled, i * pooled_span(a) + start)
-            u = prelu(fma(load(z, i * a.width + c), scale, bias) + shortcut, slope)
-            store(out, o, u + load(position, o))
+        for m in range(0, rows, ROWS):
+            if layer_norms:
+                h = load_rows(z, c * a.piece_rows + m * LANES, LANES, ROWS)
+            else:
+                h = to_float(half_dots(bits, m * a.words, a.words, panels, c * a.words, a.start))
+            u = prelu(fma(h, scale, bias) + load_rows(pooled, m * pooled_row + start, pooled_row, ROWS), slope)
+            o = (first + m) * stride + c
+            store_rows(out, o, stride, u + load_rows(position, (first + m) * a.width + c, a.width, ROWS))
 
 
 @kernel(BINARY_DOWN)

@@ -8,7 +8,7 @@ from bitvit.kernels.step import fields, kernel
 
 COLUMNS = 4 * LANES  # classes of one classifier piece: four accumulators hide the latency of fma
 
-POOL = fields("rows piece_width width source affine out")
+POOL = fields("rows piece_width width stride source affine out")
 CLASSIFY = fields("depth source panels bias out")
 
 
@@ -21,7 +21,7 @@ def pool(piece, arguments, const, state, scratch):
     for c in range(piece * a.piece_width, min((piece + 1) * a.piece_width, a.width), LANES):
         total = splat(np.float32(0))
         for r in range(a.rows):
-            total += load(source, r * a.width + c)
+            total += load(source, r * a.stride + c)
         store(out, c, fma(total * share, load(affine, 2 * c), load(affine, 2 * c + LANES)))
 
 

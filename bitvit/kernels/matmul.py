@@ -32,6 +32,7 @@ from bitvit.kernels.step import inline
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
 # counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.
 LANE_POPCOUNT = target_has("avx512vpopcntdq")
+MANY_REGISTERS = target_has("avx512f")
 BLOCK = 1 << 30 if LANE_POPCOUNT else 31
 
 
@@ -58,6 +59,10 @@ def half_dots(bits, first, words, panels, panel, start):
     panel at `panel`; start: int32, -(K // 2).
     """
     acc = splat_rows(np.uint32(start), ROWS)
+    if LANE_POPCOUNT:
+        for k in range(words):
+            acc += popcount(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, ROWS))
+        return acc
     for block in range(0, words, BLOCK):
         count = splat_rows(np.uint32(0), ROWS)
         for k in range(block, min(words, block + BLOCK)):
@@ -67,24 +72,28 @@ def half_dots(bits, first, words, panels, panel, start):
 
 
 @inline
-def binary_matmul(bits, rows, words, panels, width, start, out):
-    """out[m, n] = float32(popcount(bits[m] xor w[n]) - K // 2) for every row m < rows (rounded up to ROWS), n < width.
+def binary_matmul(bits, rows, words, panels, width, start, out, out_rows):
+    """Half dots of every row m < rows (rounded up to ROWS) and output n < width, as float32.
 
-    The panel loop is outside: a panel (K/32 · 64 bytes) stays in the first-level cache while the rows pass.
+    out[n/LANES][m][n mod LANES] = popcount(bits[m] xor w[n]) - K // 2, out_rows rows a panel: a tile is stored in one
+    piece, where rows a power of two apart would share a few sets of the first-level cache. The panel loop is outside:
+    a panel (K/32 · 64 bytes) stays in that cache while the rows pass.
     """
     for n in range(0, width, LANES):
         for m in range(0, rows, ROWS):
-            store_rows(out, m * width + n, width, to_float(half_dots(bits, m * words, words, panels, n * words, start)))
+            to = n * out_rows + m * LANES
+            store_rows(out, to, LANES, to_float(half_dots(bits, m * words, words, panels, n * words, start)))
 
 
 @inline
 def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out_stride):
     """out[m, n] = Σ_k a[m, k]·w[n, k] + offsets[m·offset_stride + n], float32.
 
-    a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels a pass share each broadcast. Every element is
-    summed over k in order, so the result does not depend on how rows are split.
+    a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels a pass share each broadcast, where there are
+    registers for two tiles. Every element is summed over k in order, so the result does not depend on how rows are
+    split.
     """
-    pairs = width // (2 * LANES) * 2 * LANES
+    pairs = width // (2 * LANES) * 2 * LANES if MANY_REGISTERS else 0
     for n in range(0, pairs, 2 * LANES):
         for m in range(0, rows, ROWS):
             left = load_rows(offsets, m * offset_stride + n, offset_stride, ROWS)
@@ -95,10 +104,9 @@ def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out
                 right = fma(load(panels, (n + LANES) * depth + k * LANES), x, right)
             store_rows(out, m * out_stride + n, out_stride, left)
             store_rows(out, m * out_stride + n + LANES, out_stride, right)
-    if pairs < width:
+    for n in range(pairs, width, LANES):
         for m in range(0, rows, ROWS):
-            acc = load_rows(offsets, m * offset_stride + pairs, offset_stride, ROWS)
+            acc = load_rows(offsets, m * offset_stride + n, offset_stride, ROWS)
             for k in range(depth):
-                w = load(panels, pairs * depth + k * LANES)
-                acc = fma(w, broadcast_rows(a, m * depth + k, depth, ROWS), acc)
-            store_rows(out, m * out_stride + pairs, out_stride, acc)
+                acc = fma(load(panels, n * depth + k * LANES), broadcast_rows(a, m * depth + k, depth, ROWS), acc)
+            store_rows(out, m * out_stride + n, out_stride, acc)

@@ -2,9 +2,12 @@
 
 The signs of a map live in `4·ceil(group/32)` bit planes, one 32-bit word a pixel, with a border of 5 zero words. A tap
 outside the map must contribute 0, but a zero word reads as -1 in every channel. Its xor with the weights is the
-weights' own popcount, so for each dilation and each set of missing taps one integer a channel puts it right:
+weights' own popcount, so for each dilation and each set of missing taps one number a channel puts it right:
 
-    dot = correction[missing taps] - 2·popcount,  correction = group·(valid taps) + 2·Σ_missing popcount(weights).
+    dot = correction[missing taps] - 2·popcount,  correction = group·(valid taps) + 2·Σ_missing popcount(weights),
+
+which the bias of the affine map takes in. Counters start at -(K // 2), K = 9·group, so inside the map nothing is left
+to correct but K mod 2.
 
 A dot runs over 9·group bits. Where a group is not a multiple of 32 channels the nine taps are first packed densely
 into ceil(9·group/32) words, 16 pixels at a time (5 words rather than 9 for groups of 16); otherwise words are read
@@ -14,11 +17,12 @@ straight from the planes. Either way word j of pixel x is words[base + offsets[j
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.matmul import BLOCK, ones, total_ones
+from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, ones, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
     LANES,
     ROWS,
+    at,
     broadcast_rows,
     floats_at,
     fma,
@@ -26,6 +30,7 @@ from bitvit.kernels.simd import (
     load,
     load_rows,
     load_rows_at,
+    popcount,
     prelu,
     shift_left,
     shift_right,
@@ -43,13 +48,13 @@ GROUPS = 4
 DILATIONS = (1, 3, 5)
 BORDER = 5
 
-MIXER_SIGNS = fields("side piece_rows width group group_words plane plane_row source norm planes")
+MIXER_SIGNS = fields("side piece_rows stride group group_words plane plane_row source norm planes")
 
 MIXER = fields(
     # shape: words a dot; packed = whether taps are packed first; taps_row = words of a packed row
-    "side piece_rows channels width group words packed taps_row plane_row"
+    "side piece_rows channels width stride group words start packed taps_row plane_row"
     " planes residual out"  # state
-    " offsets entries entry_count panels affine corrections classes shift out_affine valid"  # const
+    " offsets entries entry_count panels affine biases classes shift out_affine valid"  # const
     " taps mixed"  # scratch
 )
 
@@ -63,7 +68,7 @@ def mixer_signs(piece, arguments, const, state, scratch):
     a = carray(arguments, 1, MIXER_SIGNS)[0]
     source, norm, planes = floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes)
     zero = splat(np.float32(0))
-    side, width, group, group_words, plane = a.side, a.width, a.group, a.group_words, a.plane
+    side, stride, group, group_words, plane = a.side, a.stride, a.group, a.group_words, a.plane
     halves = (group + LANES - 1) // LANES
     first, last = piece * a.piece_rows, min((piece + 1) * a.piece_rows, side)
     for g in range(GROUPS):
@@ -71,12 +76,12 @@ def mixer_signs(piece, arguments, const, state, scratch):
             p = (g * halves + h) * 2 * LANES
             scale, bias = load(norm, p), load(norm, p + LANES)
             for y in range(first, last):
-                x = y * side * width + g * group + h * LANES
+                x = y * side * stride + g * group + h * LANES
                 word = (g * group_words + h * LANES // 32) * plane + (y + BORDER) * a.plane_row + BORDER
                 bit = word * 32 + h * LANES % 32
                 for _ in range(side):
                     store_mask(planes, bit, fma(load(source, x), scale, bias) > zero)
-                    x += width
+                    x += stride
                     bit += 32
 
 
@@ -84,46 +89,56 @@ def mixer_signs(piece, arguments, const, state, scratch):
 def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
     """Pack the taps of one image row: taps[word][x] = OR over entries of plane words, shifted.
 
-    entries: int32 [entry_count][3] = (word, offset into planes, shift), grouped by word; shift < 0 is to the right.
+    entries: int32 [entry_count][starts, word, offset, left, right, offset, left, right], two parts of a word each: a
+    part is a plane word shifted left, then right. An entry that does not start its word adds to it.
     """
-    for e in range(entry_count):
-        word, offset, shift = np.int64(entries[3 * e]), np.int64(entries[3 * e + 1]), np.int64(entries[3 * e + 2])
-        starts = e == 0 or entries[3 * e - 3] != entries[3 * e]
-        to, at = word * taps_row, row + offset
-        for x in range(0, side, LANES):
-            v = load(planes, at + x)
-            v = shift_left(v, shift) if shift >= 0 else shift_right(v, -shift)
-            store(taps, to + x, v if starts else load(taps, to + x) | v)
+    for e in range(0, 8 * entry_count, 8):
+        to = np.int64(entries[e + 1]) * taps_row
+        one, one_left, one_right = row + np.int64(entries[e + 2]), np.int64(entries[e + 3]), np.int64(entries[e + 4])
+        two, two_left, two_right = row + np.int64(entries[e + 5]), np.int64(entries[e + 6]), np.int64(entries[e + 7])
+        if entries[e]:
+            for x in range(0, side, LANES):
+                v = shift_right(shift_left(load(planes, one + x), one_left), one_right)
+                v |= shift_right(shift_left(load(planes, two + x), two_left), two_right)
+                store(taps, to + x, v)
+        else:
+            for x in range(0, side, LANES):
+                v = shift_right(shift_left(load(planes, one + x), one_left), one_right)
+                v |= shift_right(shift_left(load(planes, two + x), two_left), two_right)
+                store(taps, to + x, load(taps, to + x) | v)
 
 
 @inline
 def convolve_tile(y, x, g, chunk, a, words, base, const):
     """Σ over dilations of RPReLU(convolution): ROWS pixels from (y, x) by LANES channels of a group, float32.
 
-    const: panels [group][chunk][dilation][words][LANES]; affine [group][chunk][dilation][scale, bias, slope - 1]
-    [LANES]; corrections int32 [group][chunk][dilation][16 sets of missing taps][LANES]; classes int32 [dilation][y or
-    x].
+    const: panels [group][chunk][dilation][words][LANES]; affine [group][chunk][dilation][scale, slope - 1][LANES];
+    biases [group][chunk][dilation][16 sets of missing taps][LANES]; classes int32 [dilation][y or x].
     """
     offsets, panels, affine = ints_at(const, a.offsets), words_at(const, a.panels), floats_at(const, a.affine)
-    corrections, classes = words_at(const, a.corrections), ints_at(const, a.classes)
+    biases, classes = floats_at(const, a.biases), ints_at(const, a.classes)
     n, padded_side = a.words, (a.side + ROWS - 1) // ROWS * ROWS
     chunks = (a.group + LANES - 1) // LANES
     total = splat_rows(np.float32(0), ROWS)
     for d in range(3):
         part = (g * chunks + chunk) * 3 + d
-        acc = splat_rows(np.uint32(0), ROWS)
-        for block in range(0, n, BLOCK):
-            count = splat_rows(np.uint32(0), ROWS)
-            for j in range(block, min(n, block + BLOCK)):
-                at = base + np.int64(offsets[(g * 3 + d) * n + j]) + x
-                count += ones(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, at, 1, ROWS))
-            acc += total_ones(count)
+        acc = splat_rows(np.uint32(a.start), ROWS)
+        if LANE_POPCOUNT:
+            for j in range(n):
+                word = base + np.int64(at(offsets, (g * 3 + d) * n + j)) + x
+                acc += popcount(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, word, 1, ROWS))
+        else:
+            for block in range(0, n, BLOCK):
+                count = splat_rows(np.uint32(0), ROWS)
+                for j in range(block, min(n, block + BLOCK)):
+                    word = base + np.int64(at(offsets, (g * 3 + d) * n + j)) + x
+                    count += ones(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, word, 1, ROWS))
+                acc += total_ones(count)
         # classes hold LANES·(1 if the first tap is missing, + 2 if the last is); y counts fourfold
         missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])
-        correction = load_rows_at(corrections, missing, classes, d * padded_side + x, ROWS)
-        p = part * 3 * LANES
-        u = fma(to_float(correction - (acc + acc)), load(affine, p), load(affine, p + LANES))
-        total += prelu(u, load(affine, p + 2 * LANES))
+        bias = load_rows_at(biases, missing, classes, d * padded_side + x, ROWS)
+        p = part * 2 * LANES
+        total += prelu(fma(to_float(acc), load(affine, p), bias), load(affine, p + LANES))
     return total
 
 
@@ -157,7 +172,7 @@ def add_row(y, a, const, state, mixed):
     residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
     side, width = a.side, a.width
     for x in range(side):
-        o, m = (y * side + x) * width, x * (width + LANES)
+        o, m = (y * side + x) * a.stride, x * (width + LANES)
         for c in range(0, width, LANES):
             v = fma(load(mixed, m + c), load(affine, 2 * c), load(affine, 2 * c + LANES))
             store(out, o + c, v + load(residual, o + c))
@@ -173,9 +188,9 @@ def convolve_and_add_row(y, a, const, state, scratch):
             c = g * a.group + chunk * LANES
             for x in range(0, a.side, ROWS):
                 total = convolve_tile(y, x, g, chunk, a, words, base, const)
-                o = (y * a.side + x) * a.width + c
+                o = (y * a.side + x) * a.stride + c
                 v = fma(total, load(affine, 2 * c), load(affine, 2 * c + LANES))
-                store_rows(out, o, a.width, v + load_rows(residual, o, a.width, ROWS))
+                store_rows(out, o, a.stride, v + load_rows(residual, o, a.stride, ROWS))
 
 
 @kernel(MIXER)
@@ -202,5 +217,5 @@ def mixer_ln(piece, arguments, const, state, scratch):
             m = x * (a.width + LANES)
             for c in range(0, a.width, LANES):
                 store(mixed, m + c, load(mixed, m + c) + load(shift, c))
-            normalize_row(mixed, m, a.width, a.channels, valid)
+            normalize_row(mixed, m, 1, a.width, a.channels, valid)
         add_row(y, a, const, state, mixed)

@@ -24,10 +24,8 @@ from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
     LANES,
     ROWS,
-    at,
     floats_at,
     fma,
-    ints_at,
     load,
     load_rows,
     minimum,
@@ -43,15 +41,13 @@ from bitvit.kernels.simd import (
 )
 from bitvit.kernels.step import fields, inline, kernel
 
-NEIGHBOURS = 8  # taps beside the centre, in the order (-1,0) (1,0) (0,-1) (0,1) (-2,0) (2,0) (0,-2) (0,2)
-
 MLP = fields(
-    # shape: channels C, width = C padded to LANES, ratio I/C, rows of the map and of one piece
-    "rows piece_rows channels width ratio span period words hidden_words start1 start2 shifts"
-    # state: source of the norm and the stencil, residual, output, all [rows][width]
+    # shape: rows of the map and of one piece, tokens a side, channels C, width = C padded to LANES, ratio I/C
+    "rows piece_rows side channels width stride ratio span period words hidden_words start1 start2 shifts"
+    # state: source of the norm and the stencil, residual, output, all [rows][stride]
     " source residual out"
     # const
-    " norm panels1 affine1 panels2 affine2 taps neighbours valid valid_hidden prescale1 prescale2"
+    " norm panels1 affine1 panels2 affine2 taps valid valid_hidden prescale1 prescale2"
     # scratch
     " bits tiled hidden_bits pooled z row"
 )
@@ -65,20 +61,19 @@ def prepare_rows(first, rows, a, source, norm, bits, row, tiled):
     """
     width, words, channels, ratio, span = a.width, a.words, a.channels, a.ratio, a.span
     for i in range(rows):
-        x = (first + i) * width
+        x = (first + i) * a.stride
         for c in range(0, width, LANES):
             h = fma(load(source, x + c), load(norm, 3 * c), load(norm, 3 * c + LANES))
             store_mask(bits, i * words * 32 + c, h > load(norm, 3 * c + 2 * LANES))
             store(row, c, h)
-        tile_channels(row, 0, channels, ratio, span, tiled, i * ratio * span)
+        tile_channels(row, 0, channels, ratio, span, tiled, i * span, a.piece_rows * span)
 
 
 @inline
 def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
-    """Hidden signs and pooled means; affine: [vector p][scale, -bias, slope - 1, threshold][LANES]."""
+    """Hidden signs and pooled sums; affine: [vector p][scale, -bias, slope - 1, threshold][LANES]."""
     width, ratio, span, words, start1 = a.width, a.ratio, a.span, a.words, a.start1
-    hidden_bits_row, tiled_row, period = a.hidden_words * 32, ratio * span, a.period
-    share = splat(np.float32(1) / np.float32(ratio))
+    hidden_bits_row, period = a.hidden_words * 32, a.period
     for c in range(0, width, LANES):
         start = c % period
         for m in range(0, rows, ROWS):
@@ -86,75 +81,107 @@ def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
             for j in range(ratio):
                 p = c * ratio + j * LANES
                 h = half_dots(bits, m * words, words, panels, p * words, start1)
-                shortcut = load_rows(tiled, m * tiled_row + j * span + start, tiled_row, ROWS)
+                shortcut = load_rows(tiled, (j * a.piece_rows + m) * span + start, span, ROWS)
                 y = fma(to_float(h), load(affine, 4 * p), shortcut)
                 w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
                 store_mask_rows(
                     hidden_bits, m * hidden_bits_row + p, hidden_bits_row, w > load(affine, 4 * p + 3 * LANES)
                 )
-                pool = fma(w, share, pool)
-            store_rows(pooled, m * width + c, width, pool)
+                pool += w
+            store_rows(pooled, c * a.piece_rows + m * LANES, LANES, pool)
 
 
 @inline
 def hidden_layer_ln(rows, a, bits, tiled, panels, affine, prescale, valid, z, hidden_bits, pooled):
     """`hidden_layer` under layer norm: all products of a row first, then its statistics, then the same epilogue."""
     hidden = a.width * a.ratio
-    binary_matmul(bits, rows, a.words, panels, hidden, a.start1, z)
-    normalize_products(z, rows, hidden, a.channels * a.ratio, prescale, valid)
-    share = splat(np.float32(1) / np.float32(a.ratio))
+    binary_matmul(bits, rows, a.words, panels, hidden, a.start1, z, a.piece_rows)
+    normalize_products(z, rows, a.piece_rows, hidden, a.channels * a.ratio, prescale, valid)
     for i in range(rows):
         for c in range(0, a.width, LANES):
             start = c % a.period
             pool = splat(np.float32(0))
             for j in range(a.ratio):
                 p = c * a.ratio + j * LANES
-                shortcut = load(tiled, (i * a.ratio + j) * a.span + start)
-                y = fma(load(z, i * hidden + p), load(affine, 4 * p), shortcut)
+                shortcut = load(tiled, (j * a.piece_rows + i) * a.span + start)
+                y = fma(load(z, p * a.piece_rows + i * LANES), load(affine, 4 * p), shortcut)
                 w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
                 store_mask(hidden_bits, i * a.hidden_words * 32 + p, w > load(affine, 4 * p + 3 * LANES))
-                pool = fma(w, share, pool)
-            store(pooled, i * a.width + c, pool)
+                pool += w
+            store(pooled, c * a.piece_rows + i * LANES, pool)
 
 
 @inline
-def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, neighbours, out):
+def _wrap(i, side):
+    """i mod side for i >= 0, without a division."""
+    while i >= side:
+        i -= side
+    return i
+
+
+@inline
+def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, out, layer_norms):
     """RPReLU(affine(z) + pool) -> layer scale + residual + shift stencil.
 
-    affine: [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES]; taps: [width/LANES][9][LANES];
-    neighbours: int32 [tokens][8], element offsets of the tap rows. The vectors of a channel block are loaded once
-    for all rows: LLVM must assume that the stores inside the row loop alias them.
+    The pool is a mean, but `pooled` holds sums: prelu(x/r) = prelu(x)/r, so the affine map is that times r and the
+    layer scale takes the 1/r. affine: [width/LANES][r·scale, r·bias, slope - 1, out scale/r, out bias][LANES];
+    taps: [width/LANES][9][LANES]. Under batch norm the source is the residual, and the centre tap holds its 1.
+
+    Each stretch of a map row is walked with the five horizontal taps in registers: only one of them and the four
+    vertical ones are loaded anew.
     """
-    width, shifts = a.width, a.shifts
+    width, stride, side, block = a.width, a.stride, a.side, a.piece_rows
+    step, shifts = side * stride, a.shifts
     for c in range(0, width, LANES):
         p = 5 * c
         scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
         out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
-        if shifts:
-            w = 9 * c
-            w0, w1, w2 = load(taps, w), load(taps, w + LANES), load(taps, w + 2 * LANES)
-            w3, w4, w5 = load(taps, w + 3 * LANES), load(taps, w + 4 * LANES), load(taps, w + 5 * LANES)
-            w6, w7, w8 = load(taps, w + 6 * LANES), load(taps, w + 7 * LANES), load(taps, w + 8 * LANES)
-            for i in range(rows):
-                y = prelu(fma(load(z, i * width + c), scale, bias) + load(pooled, i * width + c), slope)
-                o = (first + i) * width + c
-                y = fma(y, out_scale, out_bias) + load(residual, o)
-                n = (first + i) * NEIGHBOURS
-                s0 = load(source, o) * w0
-                s1 = load(source, np.int64(at(neighbours, n)) + c) * w1
-                s0 = fma(load(source, np.int64(at(neighbours, n + 1)) + c), w2, s0)
-                s1 = fma(load(source, np.int64(at(neighbours, n + 2)) + c), w3, s1)
-                s0 = fma(load(source, np.int64(at(neighbours, n + 3)) + c), w4, s0)
-                s1 = fma(load(source, np.int64(at(neighbours, n + 4)) + c), w5, s1)
-                s0 = fma(load(source, np.int64(at(neighbours, n + 5)) + c), w6, s0)
-                s1 = fma(load(source, np.int64(at(neighbours, n + 6)) + c), w7, s1)
-                s0 = fma(load(source, np.int64(at(neighbours, n + 7)) + c), w8, s0)
-                store(out, o, y + (s0 + s1))
-        else:
-            for i in range(rows):
-                y = prelu(fma(load(z, i * width + c), scale, bias) + load(pooled, i * width + c), slope)
-                o = (first + i) * width + c
-                store(out, o, fma(y, out_scale, out_bias) + load(residual, o))
+        t = c * block
+        if not shifts:
+            for o in range(first * stride + c, (first + rows) * stride + c, stride):
+                u = prelu(fma(load(z, t), scale, bias) + load(pooled, t), slope)
+                store(out, o, fma(u, out_scale, out_bias) + load(residual, o))
+                t += LANES
+            continue
+        w = 9 * c
+        w0, w1, w2 = load(taps, w), load(taps, w + LANES), load(taps, w + 2 * LANES)
+        w3, w4, w5 = load(taps, w + 3 * LANES), load(taps, w + 4 * LANES), load(taps, w + 5 * LANES)
+        w6, w7, w8 = load(taps, w + 6 * LANES), load(taps, w + 7 * LANES), load(taps, w + 8 * LANES)
+        i = first
+        while i < first + rows:
+            y, x = i // side, i % side
+            count = min(side - x, first + rows - i)
+            row = y * step + c
+            up1, up2 = (_wrap(y + side - 1, side) - y) * step, (_wrap(y + 2 * side - 2, side) - y) * step
+            down1, down2 = (_wrap(y + 1, side) - y) * step, (_wrap(y + 2, side) - y) * step
+            left2 = load(source, row + _wrap(x + 2 * side - 2, side) * stride)
+            left1 = load(source, row + _wrap(x + side - 1, side) * stride)
+            centre = load(source, row + x * stride)
+            right1 = load(source, row + _wrap(x + 1, side) * stride)
+            o, ahead = row + x * stride, row + _wrap(x + 2, side) * stride
+            for _ in range(count):
+                right2 = load(source, ahead)
+                u = prelu(fma(load(z, t), scale, bias) + load(pooled, t), slope)
+                s0 = fma(u, out_scale, fma(centre, w0, out_bias))
+                s1 = load(source, o + up1) * w1
+                s0 = fma(load(source, o + down1), w2, s0)
+                s1 = fma(left1, w3, s1)
+                s0 = fma(right1, w4, s0)
+                s1 = fma(load(source, o + up2), w5, s1)
+                s0 = fma(load(source, o + down2), w6, s0)
+                s1 = fma(left2, w7, s1)
+                s0 = fma(right2, w8, s0)
+                s0 += s1
+                if layer_norms:
+                    s0 += load(residual, o)
+                store(out, o, s0)
+                left2, left1, centre, right1 = left1, centre, right1, right2
+                o += stride
+                t += LANES
+                ahead += stride
+                if ahead == row + step:
+                    ahead = row
+            i += count
 
 
 @kernel(MLP)
@@ -168,10 +195,10 @@ def mlp(piece, arguments, const, state, scratch):
     hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
     hidden_layer(rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1), hidden_bits, pooled)
-    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z)
+    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z, a.piece_rows)
     output_rows(
         first, rows, a, z, pooled, floats_at(const, a.affine2), floats_at(const, a.taps), source,
-        floats_at(state, a.residual), ints_at(const, a.neighbours), floats_at(state, a.out),
+        floats_at(state, a.residual), floats_at(state, a.out), False,
     )  # fmt: skip
 
 
@@ -189,9 +216,9 @@ def mlp_ln(piece, arguments, const, state, scratch):
         rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1),
         floats_at(const, a.prescale1), floats_at(const, a.valid_hidden), z, hidden_bits, pooled,
     )  # fmt: skip
-    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z)
-    normalize_products(z, rows, a.width, a.channels, floats_at(const, a.prescale2), valid)
+    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z, a.piece_rows)
+    normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale2), valid)
     output_rows(
         first, rows, a, z, pooled, floats_at(const, a.affine2), floats_at(const, a.taps), source,
-        floats_at(state, a.residual), ints_at(const, a.neighbours), floats_at(state, a.out),
+        floats_at(state, a.residual), floats_at(state, a.out), True,
     )  # fmt: skip

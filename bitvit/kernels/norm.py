@@ -6,7 +6,7 @@ from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import LANES, floats_at, fma, load, store
 from bitvit.kernels.step import fields, kernel
 
-LAYER_NORM = fields("rows piece_rows channels width source out affine valid")
+LAYER_NORM = fields("rows piece_rows channels width stride source out affine valid")
 
 
 @kernel(LAYER_NORM)
@@ -16,9 +16,9 @@ def layer_norm(piece, arguments, const, state, scratch):
     source, out, affine = floats_at(state, a.source), floats_at(state, a.out), floats_at(const, a.affine)
     first = piece * a.piece_rows
     for i in range(first, min(first + a.piece_rows, a.rows)):
-        o = i * a.width
+        o = i * a.stride
         for c in range(0, a.width, LANES):
             store(out, o + c, load(source, o + c))
-        normalize_row(out, o, a.width, a.channels, floats_at(const, a.valid))
+        normalize_row(out, o, 1, a.width, a.channels, floats_at(const, a.valid))
         for c in range(0, a.width, LANES):
             store(out, o + c, fma(load(out, o + c), load(affine, 2 * c), load(affine, 2 * c + LANES)))

@@ -9,46 +9,47 @@ EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
 
 
 @inline
-def row_statistics(x, at, width, features, valid):
-    """Layer norm's mean and 1/√(variance + eps) of x[at : at + width], float32.
+def row_statistics(x, at, spread, width, features, valid):
+    """Layer norm's mean and 1/√(variance + eps) of one row of `width` lanes, float32; channel c is x[at + c·spread].
 
-    They run over the first `features` of `width` lanes; valid: float32 [width], 1 or 0. The (biased) variance is summed
-    around the mean: no cancellation, whatever the offset.
+    They run over the first `features` lanes; valid: float32 [width], 1 or 0. The (biased) variance is summed around the
+    mean: no cancellation, whatever the offset.
     """
     total = splat(np.float32(0))
     for c in range(0, width, LANES):
-        total = fma(load(x, at + c), load(valid, c), total)
+        total = fma(load(x, at + c * spread), load(valid, c), total)
     mean = lane_sum(total) / np.float32(features)
     total = splat(np.float32(0))
     for c in range(0, width, LANES):
-        centred = (load(x, at + c) - splat(mean)) * load(valid, c)
+        centred = (load(x, at + c * spread) - splat(mean)) * load(valid, c)
         total = fma(centred, centred, total)
     return mean, np.float32(1) / np.sqrt(lane_sum(total) / np.float32(features) + EPS)
 
 
 @inline
-def normalize_row(x, at, width, features, valid):
-    """x[at : at + width] <- (x - mean)/√(variance + eps), in place; padding becomes 0.
+def normalize_row(x, at, spread, width, features, valid):
+    """A row, as `row_statistics` finds it, <- (row - mean)/√(variance + eps), in place; padding becomes 0.
 
     Were padding left to grow, image after image, in rows that are normalised in place, it would reach infinity.
     """
-    mean, scale = row_statistics(x, at, width, features, valid)
+    mean, scale = row_statistics(x, at, spread, width, features, valid)
     for c in range(0, width, LANES):
-        store(x, at + c, (load(x, at + c) - splat(mean)) * splat(scale) * load(valid, c))
+        o = at + c * spread
+        store(x, o, (load(x, o) - splat(mean)) * splat(scale) * load(valid, c))
 
 
 @inline
-def normalize_products(z, rows, width, features, prescale, valid):
-    """Layer-normalise rows of half dots: z <- normalise(prescale·z), float32 [rows][width], in place.
+def normalize_products(z, rows, out_rows, width, features, prescale, valid):
+    """Layer-normalise rows of half dots as `binary_matmul` leaves them: z <- normalise(prescale·z), in place.
 
     prescale: [width/LANES][scale, bias][LANES] turns half dots into the reference's real-valued products, whose size
     matters to layer norm's eps.
     """
     for i in range(rows):
-        o = i * width
         for c in range(0, width, LANES):
-            store(z, o + c, fma(load(z, o + c), load(prescale, 2 * c), load(prescale, 2 * c + LANES)))
-        normalize_row(z, o, width, features, valid)
+            o = c * out_rows + i * LANES
+            store(z, o, fma(load(z, o), load(prescale, 2 * c), load(prescale, 2 * c + LANES)))
+        normalize_row(z, i * LANES, out_rows, width, features, valid)
 
 
 @inline
@@ -72,11 +73,11 @@ def extend_periodically(row, at, channels):
 
 
 @inline
-def tile_channels(h, at, channels, ratio, span, out, to):
-    """Lay the tiled shortcut out for the hidden order: out[to + j·span + q] = h[at + (ratio·q + j) mod channels].
+def tile_channels(h, at, channels, ratio, span, out, to, copy):
+    """Lay the tiled shortcut out for the hidden order.
 
-    Hidden feature ratio·c + j meets channel (ratio·c + j) mod channels (SPEC 7.5), so a vector of hidden features
-    {ratio·c + j : c = c0 … c0 + LANES - 1} reads `out` at j·span + c0 mod period, period = channels/gcd(channels,
+    out[to + j·copy + q] = h[at + (ratio·q + j) mod channels] for j < ratio, q < span. Hidden feature ratio·c + j meets channel (ratio·c + j) mod channels (SPEC 7.5), so a vector of hidden features
+    {ratio·c + j : c = c0 … c0 + LANES - 1} reads `out` at j·copy + c0 mod period, period = channels/gcd(channels,
     ratio); `span` >= the largest such start + LANES. h is extended periodically by up to 2·LANES in place. A ratio
     of 2, 4 or 8 that divides `channels` is de-interleaved by shuffles: (even, odd) halves, log2(ratio) times.
     """
@@ -93,7 +94,7 @@ def tile_channels(h, at, channels, ratio, span, out, to):
             v1 = load(h, at + o)
             o = _next(o, channels)
             store(out, to + q, even(v0, v1))
-            store(out, to + span + q, odd(v0, v1))
+            store(out, to + copy + q, odd(v0, v1))
     elif ratio == 4 and channels % 4 == 0:
         for q in range(0, span, LANES):
             v0 = load(h, at + o)
@@ -106,9 +107,9 @@ def tile_channels(h, at, channels, ratio, span, out, to):
             o = _next(o, channels)
             e0, e1, o0, o1 = even(v0, v1), even(v2, v3), odd(v0, v1), odd(v2, v3)
             store(out, to + q, even(e0, e1))
-            store(out, to + span + q, even(o0, o1))
-            store(out, to + 2 * span + q, odd(e0, e1))
-            store(out, to + 3 * span + q, odd(o0, o1))
+            store(out, to + copy + q, even(o0, o1))
+            store(out, to + 2 * copy + q, odd(e0, e1))
+            store(out, to + 3 * copy + q, odd(o0, o1))
     elif ratio == 8 and channels % 8 == 0:
         for q in range(0, span, LANES):
             v0 = load(h, at + o)
@@ -130,20 +131,20 @@ def tile_channels(h, at, channels, ratio, span, out, to):
             e0, e1, e2, e3 = even(v0, v1), even(v2, v3), even(v4, v5), even(v6, v7)
             o0, o1, o2, o3 = odd(v0, v1), odd(v2, v3), odd(v4, v5), odd(v6, v7)
             store(out, to + q, even(even(e0, e1), even(e2, e3)))
-            store(out, to + span + q, even(even(o0, o1), even(o2, o3)))
-            store(out, to + 2 * span + q, even(odd(e0, e1), odd(e2, e3)))
-            store(out, to + 3 * span + q, even(odd(o0, o1), odd(o2, o3)))
-            store(out, to + 4 * span + q, odd(even(e0, e1), even(e2, e3)))
-            store(out, to + 5 * span + q, odd(even(o0, o1), even(o2, o3)))
-            store(out, to + 6 * span + q, odd(odd(e0, e1), odd(e2, e3)))
-            store(out, to + 7 * span + q, odd(odd(o0, o1), odd(o2, o3)))
+            store(out, to + copy + q, even(even(o0, o1), even(o2, o3)))
+            store(out, to + 2 * copy + q, even(odd(e0, e1), odd(e2, e3)))
+            store(out, to + 3 * copy + q, even(odd(o0, o1), odd(o2, o3)))
+            store(out, to + 4 * copy + q, odd(even(e0, e1), even(e2, e3)))
+            store(out, to + 5 * copy + q, odd(even(o0, o1), even(o2, o3)))
+            store(out, to + 6 * copy + q, odd(odd(e0, e1), odd(e2, e3)))
+            store(out, to + 7 * copy + q, odd(odd(o0, o1), odd(o2, o3)))
     else:
         for j in range(ratio):
             c = j
             while c >= channels:
                 c -= channels
             for q in range(span):
-                out[to + j * span + q] = h[at + c]
+                out[to + j * copy + q] = h[at + c]
                 c += ratio
                 while c >= channels:
                     c -= channels

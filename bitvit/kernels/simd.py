@@ -275,6 +275,22 @@ def store_rows(typingctx, array, index, stride, value):
 
 
 @intrinsic
+def store_rows_at(typingctx, array, index, table, first, value):
+    """array[index + table[first + i] : … + LANES] = row i of value."""
+
+    def codegen(context, builder, sig, args):
+        array, index, table, first, value = args
+        rows = _rows(builder, sig.args[4], value)
+        for i, row in zip(_steps(builder, first, ir.Constant(I64, 1), len(rows)), rows, strict=True):
+            offset = builder.load(_address(context, builder, sig.args[2], table, i))
+            at = builder.add(index, builder.sext(offset, I64))
+            _store(builder, row, _address(context, builder, sig.args[0], array, at), 4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, table, types.intp, value), codegen
+
+
+@intrinsic
 def store_rows_first(typingctx, array, index, stride, value, count):
     """`store_rows` of the first `count` lanes alone; nothing beyond them is touched."""
 
@@ -518,6 +534,7 @@ minimum_int = _elementwise(
 )
 prelu = _elementwise("prelu", "x where x > 0, else slope*x, given slope - 1.", _prelu_row, 2)
 exp2 = _elementwise("exp2", "2**(x + low), x raised to -126 if less; relative error below 2e-7.", _exp2_row, 2)
+sqrt = _elementwise("sqrt", "The square root.", lambda b, x: _call(b, "sqrt", x.type, x), 1)
 erf = _elementwise("erf", "The error function, absolute error below 3e-7.", _erf_row, 1)
 to_float = _elementwise(
     "to_float",
@@ -569,13 +586,16 @@ def _halves(builder: Any, x: Any) -> tuple[Any, Any]:
     return low, builder.shuffle_vector(x, x, ir.Constant(indices, list(range(n, 2 * n))))
 
 
+def _reduce(builder: Any, x: Any, op: Callable[..., Any]) -> Any:
+    while x.type.count > 1:
+        x = op(builder, *_halves(builder, x))
+    return builder.extract_element(x, ir.Constant(I32, 0))
+
+
 def _reduction(name: str, doc: str, on_int: Any, on_float: Any) -> Any:
     def fn(typingctx, v):
         def codegen(context, builder, sig, args):
-            x = args[0]
-            while x.type.count > 1:
-                x = (on_float if v.elem == types.float32 else on_int)(builder, *_halves(builder, x))
-            return builder.extract_element(x, ir.Constant(I32, 0))
+            return _reduce(builder, args[0], on_float if v.elem == types.float32 else on_int)
 
         return v.elem(v), codegen
 
@@ -590,6 +610,17 @@ lane_sum = _reduction(
 lane_min = _reduction(
     "lane_min", "Smallest lane (signed integers).", lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y), None
 )
+
+
+@intrinsic
+def row_sums(typingctx, v):
+    """Each row's sum of lanes in all of its lanes, in the tree order of `lane_sum`."""
+
+    def codegen(context, builder, sig, args):
+        add = ir.IRBuilder.fadd if v.elem == types.float32 else ir.IRBuilder.add
+        return _map(builder, sig.args, args, lambda b, x: _splat(b, _reduce(b, x, add), v.lanes))
+
+    return v(v), codegen
 
 
 def _every_other(name: str, doc: str, first: int) -> Any:

@@ -12,8 +12,8 @@ PATCH = 4
 DEPTH = 3 * PATCH * PATCH
 
 STEM = fields(
-    "rows piece_rows side image_side channels width"  # tokens, tokens a piece, tokens a side, pixels a side
-    " pixels out"  # state: cell holding the image's address; [rows][width]
+    "rows piece_rows side image_side channels width stride"  # tokens, tokens a piece, tokens a side, pixels a side
+    " pixels out"  # state: cell holding the image's address; [rows][stride]
     " panels bias norm position valid"  # const
     " patches"  # scratch
 )
@@ -52,8 +52,8 @@ def stem_rows(first, rows, a, state, const, scratch):
     image = floats_at_address(np.int64(cell[0]) | (np.int64(cell[1]) << 32))
     patches = floats_at(scratch, a.patches)
     gather_patches(first, rows, a.side, a.image_side, image, patches)
-    out = floats_at(state, a.out + first * a.width)
-    float_matmul(patches, rows, DEPTH, floats_at(const, a.panels), a.width, floats_at(const, a.bias), 0, out, a.width)
+    out = floats_at(state, a.out + first * a.stride)
+    float_matmul(patches, rows, DEPTH, floats_at(const, a.panels), a.width, floats_at(const, a.bias), 0, out, a.stride)
 
 
 @kernel(STEM)
@@ -64,8 +64,10 @@ def stem(piece, arguments, const, state, scratch):
     rows = min(a.piece_rows, a.rows - first)
     stem_rows(first, rows, a, state, const, scratch)
     out, position = floats_at(state, a.out), floats_at(const, a.position)
-    for o in range(first * a.width, (first + rows) * a.width, LANES):
-        store(out, o, gelu(load(out, o)) + load(position, o))
+    for i in range(first, first + rows):
+        for c in range(0, a.width, LANES):
+            o = i * a.stride + c
+            store(out, o, gelu(load(out, o)) + load(position, i * a.width + c))
 
 
 @kernel(STEM)
@@ -77,8 +79,8 @@ def stem_ln(piece, arguments, const, state, scratch):
     stem_rows(first, rows, a, state, const, scratch)
     out, position, norm = floats_at(state, a.out), floats_at(const, a.position), floats_at(const, a.norm)
     for i in range(first, first + rows):
-        normalize_row(out, i * a.width, a.width, a.channels, floats_at(const, a.valid))
+        normalize_row(out, i * a.stride, 1, a.width, a.channels, floats_at(const, a.valid))
         for c in range(0, a.width, LANES):
-            o = i * a.width + c
+            o = i * a.stride + c
             y = fma(load(out, o), load(norm, 2 * c), load(norm, 2 * c + LANES))
-            store(out, o, gelu(y) + load(position, o))
+            store(out, o, gelu(y) + load(position, i * a.width + c))
