@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The engine is imported when first used: it brings Numba, which conversion does not need."""
+    """The engine is imported when first used: it brings LLVM, which conversion does not need."""
     if name in ("BHViT", "load"):
         from bitvit import model
 

@@ -13,14 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit import bits
-from bitvit.kernels import attention as attention_kernels
-from bitvit.kernels import downsample as downsample_kernels
-from bitvit.kernels import head as head_kernels
-from bitvit.kernels import mixer as mixer_kernels
-from bitvit.kernels import mlp as mlp_kernels
-from bitvit.kernels import norm as norm_kernels
-from bitvit.kernels import stem as stem_kernels
-from bitvit.kernels.simd import LANES, ROWS
+from bitvit.kernels import catalog
+from bitvit.kernels.target import LANES, ROWS
 from bitvit.program import (
     ADDRESS_CELL,
     Builder,
@@ -134,7 +128,7 @@ def _layer_norm(b: Builder, x: Map, affine: Affine, layer: str) -> Region:
     out = b.state("normalized", (padded(x.rows, ROWS) + ROWS) * x.stride)
     order = natural(x.channels)
     b.step(
-        norm_kernels.layer_norm,
+        catalog.layer_norm,
         layer,
         _pieces(x.rows, 56),
         rows=x.rows,
@@ -181,7 +175,7 @@ class Stem:
         piece_rows = _piece_rows(rows, 56)
         norm = self.norm or Affine(np.ones(channels, np.float32), np.zeros(channels, np.float32))
         b.step(
-            stem_kernels.stem if self.norm is None else stem_kernels.stem_ln,
+            catalog.stem if self.norm is None else catalog.stem_ln,
             "stem",
             _pieces(rows, piece_rows),
             rows=rows,
@@ -198,7 +192,7 @@ class Stem:
             norm=b.const(interleave(take(norm.scale, order), take(norm.bias, order))),
             position=b.const(_rows_padded(self.position)),
             valid=_valid(b, channels),
-            patches=b.scratch("patches", piece_rows * stem_kernels.DEPTH),
+            patches=b.scratch("patches", piece_rows * catalog.DEPTH),
         )
         return out
 
@@ -249,13 +243,13 @@ class TokenMixer:
 
     def emit(self, b: Builder, x: Map) -> Map:
         layer_norm = self.shift is not None
-        group = x.channels // mixer_kernels.GROUPS
+        group = x.channels // catalog.GROUPS
         group_words = -(-group // WORD)
         words = -(-9 * group // WORD)
         packed = group % WORD != 0
-        plane_row = x.side + 2 * mixer_kernels.BORDER
+        plane_row = x.side + 2 * catalog.BORDER
         plane = plane_row**2
-        planes = b.state(f"planes.{x.side}.{group}", mixer_kernels.GROUPS * group_words * plane)
+        planes = b.state(f"planes.{x.side}.{group}", catalog.GROUPS * group_words * plane)
         source, norm = self.norm, self.norm
         region = x.region
         if layer_norm:
@@ -263,7 +257,7 @@ class TokenMixer:
             region, norm = _source(b, x, source, True, self.name)
         side_pieces = _pieces(x.side, 4)
         b.step(
-            mixer_kernels.mixer_signs,
+            catalog.mixer_signs,
             self.name,
             side_pieces,
             side=x.side,
@@ -283,7 +277,7 @@ class TokenMixer:
         piece_rows = max(1, -(-x.side // 28))
         out_order = natural(x.channels)
         b.step(
-            mixer_kernels.mixer_ln if layer_norm else mixer_kernels.mixer,
+            catalog.mixer_ln if layer_norm else catalog.mixer,
             self.name,
             _pieces(x.side, piece_rows),
             side=x.side,
@@ -316,13 +310,13 @@ class TokenMixer:
         return out
 
     def _sign_norm(self, norm: Affine, group: int) -> NDArray[np.float32]:
-        orders = [_group_order(g, group, padded(group)) for g in range(mixer_kernels.GROUPS)]
+        orders = [_group_order(g, group, padded(group)) for g in range(catalog.GROUPS)]
         order = np.concatenate(orders)
         return interleave(take(norm.scale, order), take(norm.bias, order, fill=-1.0))
 
     def _output_order(self, group: int) -> list[NDArray[np.int64]]:
         """Output channels of each (group, chunk)."""
-        orders = [_group_order(g, group, padded(group)) for g in range(mixer_kernels.GROUPS)]
+        orders = [_group_order(g, group, padded(group)) for g in range(catalog.GROUPS)]
         return [order[i : i + LANES] for order in orders for i in range(0, len(order), LANES)]
 
     def _panels(self, group: int) -> NDArray[np.uint32]:
@@ -370,7 +364,7 @@ def _missing_taps() -> list[NDArray[np.bool_]]:
 def _tap_classes(side: int) -> NDArray[np.int32]:
     """int32 [dilation][position to ROWS]: LANES·(1 if the first tap is off the map + 2 if the last is)."""
     position = np.arange(padded(side, ROWS))
-    rows = [LANES * ((position < d) + 2 * (position >= side - d)) for d in mixer_kernels.DILATIONS]
+    rows = [LANES * ((position < d) + 2 * (position >= side - d)) for d in catalog.DILATIONS]
     classes = np.stack(rows).astype(np.int32)
     classes[:, side:] = 0
     return classes
@@ -383,8 +377,8 @@ def _tap_tables(group: int, plane: int, plane_row: int, taps_row: int) -> tuple[
     """
     group_words, words = -(-group // WORD), -(-9 * group // WORD)
     offsets, entries = [], []
-    for g in range(mixer_kernels.GROUPS):
-        for d, dilation in enumerate(mixer_kernels.DILATIONS):
+    for g in range(catalog.GROUPS):
+        for d, dilation in enumerate(catalog.DILATIONS):
             first = (g * 3 + d) * words
             found = []
             for t in range(9):
@@ -455,7 +449,7 @@ class MLP:
         if not layer_norm:
             taps[0] += 1  # the residual: what the stencil reads is the map itself
         b.step(
-            mlp_kernels.mlp_ln if layer_norm else mlp_kernels.mlp,
+            catalog.mlp_ln if layer_norm else catalog.mlp,
             self.name,
             _pieces(x.rows, piece_rows),
             rows=x.rows,
@@ -518,7 +512,7 @@ class LevelQuantizer:
     alpha: Vector
     zero_point: Vector
 
-    kernel = attention_kernels.attend_levels
+    kernel = catalog.attend_levels
     planes = 2
 
     def table(self) -> NDArray[np.float32]:
@@ -531,7 +525,7 @@ class GsbQuantizer:
 
     clip: Vector  # a, a2, a3
 
-    kernel = attention_kernels.attend_gsb
+    kernel = catalog.attend_gsb
     planes = 3
 
     def table(self) -> NDArray[np.float32]:
@@ -627,7 +621,7 @@ class Attention:
             for p in self.projections
         ]
         b.step(
-            attention_kernels.project if layers[0].row_scale is None else attention_kernels.project_ln,
+            catalog.project if layers[0].row_scale is None else catalog.project_ln,
             self.name,
             _pieces(rows, piece_rows),
             rows=rows,
@@ -715,7 +709,7 @@ class Attention:
         window_tokens = self.window**2
         piece_rows = max(1, merged // 16)
         b.step(
-            attention_kernels.coarsen if self.output.row_scale is None else attention_kernels.coarsen_ln,
+            catalog.coarsen if self.output.row_scale is None else catalog.coarsen_ln,
             self.name,
             _pieces(merged, piece_rows),
             merged=merged,
@@ -742,7 +736,7 @@ class Attention:
         window_tokens = self.window**2
         piece_rows = _piece_rows(x.rows, 28)
         b.step(
-            attention_kernels.output if self.output.row_scale is None else attention_kernels.output_ln,
+            catalog.output if self.output.row_scale is None else catalog.output_ln,
             self.name,
             _pieces(x.rows, piece_rows),
             rows=x.rows,
@@ -837,7 +831,7 @@ class FloatDownsample:
         piece_rows = _piece_rows(out.rows, 28)
         column_pieces = 2 if out.rows < 16 * ROWS and out.width % (4 * LANES) == 0 and not layer_norm else 1
         b.step(
-            downsample_kernels.float_down_ln if layer_norm else downsample_kernels.float_down,
+            catalog.float_down_ln if layer_norm else catalog.float_down,
             self.name,
             _pieces(out.rows, piece_rows) * column_pieces,
             rows=out.rows,
@@ -891,7 +885,7 @@ class BinaryDownsample:
         piece_rows = _piece_rows(out.rows, 28)
         threshold = take(self.linear.threshold, in_order, NEVER)
         b.step(
-            downsample_kernels.binary_down_ln if layer_norm else downsample_kernels.binary_down,
+            catalog.binary_down_ln if layer_norm else catalog.binary_down,
             self.name,
             _pieces(out.rows, piece_rows),
             rows=out.rows,
@@ -944,7 +938,7 @@ class Head:
         order = natural(x.channels)
         pooled = b.state("pooled", x.width)
         b.step(
-            head_kernels.pool,
+            catalog.pool,
             "head",
             _pieces(x.width, 4 * LANES),
             rows=x.rows,
@@ -958,10 +952,10 @@ class Head:
         if self.weight is None or self.bias is None:
             return pooled, x.channels
         classes = len(self.weight)
-        columns = head_kernels.COLUMNS
+        columns = catalog.COLUMNS
         logits = b.state("logits", padded(classes, columns))
         b.step(
-            head_kernels.classify,
+            catalog.classify,
             "head",
             _pieces(classes, columns),
             depth=x.channels,

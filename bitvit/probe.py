@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.kernels.mixer import BORDER, GROUPS
-from bitvit.kernels.simd import LANES, ROWS
+from bitvit.kernels.catalog import BORDER, GROUPS
+from bitvit.kernels.target import LANES, ROWS
 from bitvit.program import Map, Region, Step, padded
 from bitvit.runtime import Runner, Workspace
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.kernels.simd import LANES, ROWS
-from bitvit.kernels.step import Kernel
+from bitvit.kernels.catalog import Kernel
+from bitvit.kernels.target import LANES, ROWS
 
 ALIGN = 16  # units: 64 bytes, one cache line
 SLACK = 64  # units behind every region: a vector load at the last element stays inside

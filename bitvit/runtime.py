@@ -1,26 +1,18 @@
-"""Running a program: the cache of compiled kernels, a team of threads, images one by one or in batches.
+"""Running a program: a team of threads, images one by one or in batches.
 
-A team is the caller and helper threads that run the same nogil function (kernels/schedule.py). No Numba threading
-layer is involved, so two callers, a fork or a nested pool can neither abort nor deadlock it: a caller that finds the
-team busy works alone, a forked child starts helpers of its own. A helper that wakes up late finds the gate closed and
-goes back to sleep; nobody waits for it. Results do not depend on who computed what: every element is summed in one
-fixed order.
+A team is the caller and helper threads that run the same C function (kernels/schedule.py), for which ctypes lets go of
+Python's lock. No Numba threading layer is involved, so two callers, a fork or a nested pool can neither abort nor
+deadlock it: a caller that finds the team busy works alone, a forked child starts helpers of its own. A helper that
+wakes up late finds the gate closed and goes back to sleep; nobody waits for it. Results do not depend on who computed
+what: every element is summed in one fixed order.
 """
 
 import contextlib
 import ctypes
-import functools
-import hashlib
-import importlib
-import logging
-import math
 import os
 import queue
-import stat
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 try:
@@ -28,156 +20,29 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-import llvmlite
-import numba
 import numpy as np
-from numba import cfunc, njit
 from numpy.typing import NDArray
 
-from bitvit.kernels import schedule
-from bitvit.kernels.step import OPTIONS, SIGNATURE, Kernel
+from bitvit import loader
+from bitvit.cores import available_threads
+from bitvit.kernels import catalog
 from bitvit.program import ADDRESS_CELL, Program, aligned_zeros
 
-_log = logging.getLogger("bitvit")
-_KERNELS = Path(__file__).parent / "kernels"
-_CGROUP = Path("/sys/fs/cgroup")
+CFunction = Callable[..., int | None]  # of ctypes
 
 
-# --------------------------------------------------------------------------------------------------- compiling
-def cache_folder() -> Path | None:
-    """The private folder of compiled kernels, or None if there is no safe place for one.
+class Call:
+    """A call of a C function. Arrays are passed by address, and live as long as the call may be made."""
 
-    Under NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else ~/.cache. Its name holds a hash of the kernels' sources and of the
-    versions that compile them, so an edit never meets a stale kernel. Cached code gets executed: a folder that others
-    own or may write to is not used.
-    """
-    root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-    try:
-        folder = (Path(root) if root else Path.home() / ".cache") / "bitvit" / _fingerprint()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
-            return None
-        return folder if os.access(folder, os.W_OK | os.X_OK) else None
-    except (OSError, RuntimeError):
-        return None
+    def __init__(self, function: CFunction, *arguments: int | NDArray[Any]) -> None:
+        self._function, self._arrays = function, arguments
+        self._arguments = [a if isinstance(a, int) else a.ctypes.data for a in arguments]
 
-
-@functools.cache  # of the sources as this process found them; every kernel asks
-def _fingerprint() -> str:
-    versions = f"{sys.version} {numba.__version__} {llvmlite.__version__} {np.__version__}"
-    digest = hashlib.sha256(versions.encode())
-    for source in sorted(_KERNELS.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    return digest.hexdigest()[:24]
-
-
-@contextlib.contextmanager
-def _caching() -> Iterator[bool]:
-    """Point Numba at the private folder while a function is declared; yields whether to cache."""
-    folder, before = cache_folder(), numba.config.CACHE_DIR
-    if folder is None:
-        yield False
-        return
-    numba.config.CACHE_DIR = str(folder)
-    try:
-        yield True
-    finally:
-        numba.config.CACHE_DIR = before
-
-
-_compiling = threading.RLock()
-_compiled: dict[str, Any] = {}
-
-
-def _once(name: str, declare: Callable[[bool], Any]) -> Any:
-    """Declare a compiled function once a process, with a cache if there is a place for one."""
-    with _compiling:
-        if name not in _compiled:
-            with _caching() as cache:
-                try:
-                    _compiled[name] = declare(cache)
-                except (OSError, RuntimeError):  # the cache's place went away, or the source is not a plain file
-                    if not cache:
-                        raise
-                    _compiled[name] = declare(False)
-        return _compiled[name]
-
-
-def is_cached(kernel: Kernel) -> bool:
-    """Whether an earlier process has left the compiled kernel in the cache."""
-    folder = cache_folder()
-    return folder is not None and any(folder.glob(f"**/*.{kernel.name}-*.nbi"))
-
-
-def all_kernels() -> list[Kernel]:
-    """Every kernel of the package, whichever model needs it."""
-    modules = [importlib.import_module(f"bitvit.kernels.{path.stem}") for path in sorted(_KERNELS.glob("*.py"))]
-    kernels = {k.name: k for module in modules for k in vars(module).values() if isinstance(k, Kernel)}
-    return list(kernels.values())
-
-
-def compiled(kernel: Kernel) -> Any:
-    """The C function of a kernel (a Numba CFunc), compiled or loaded from the cache."""
-    if kernel.name not in _compiled and not is_cached(kernel):
-        _log.info("compiling kernel %s", kernel.name)
-    return _once(kernel.name, lambda cache: cfunc(SIGNATURE, cache=cache, **OPTIONS)(kernel.function))
-
-
-_STEP = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * 4)
-
-
-def _nogil(function: Callable[..., Any], arguments: int, result: str = "void") -> Callable[..., Any]:
-    """A scheduling function, compiled for the first `arguments` of (table, const, state, scratch, cells, job)."""
-    types = ("int64[:,::1]", "int64", "int64", "int64", "int64[::1]", "int64[::1]")
-    signature = f"{result}({', '.join(types[:arguments])})"
-    declare = lambda cache: njit(signature, nogil=True, cache=cache, **OPTIONS)(function)  # noqa: E731
-    return _once(function.__name__, declare)  # type: ignore[no-any-return]
-
-
-def compile_scheduling() -> None:
-    """Compile the functions that run programs, which every model needs."""
-    for function, arguments, result in _SCHEDULING:
-        _nogil(function, arguments, result)
-
-
-_SCHEDULING = (
-    (schedule.lead_image, 5, "int64"),
-    (schedule.help_image, 5, "void"),
-    (schedule.lead_batch, 6, "void"),
-    (schedule.help_batch, 6, "void"),
-)
+    def __call__(self) -> int | None:
+        return self._function(*self._arguments)
 
 
 # ------------------------------------------------------------------------------------------------------ threads
-def available_threads() -> int:
-    """Cores that this process may use: affinity, cgroup quota, OMP_NUM_THREADS, BITVIT_NUM_THREADS; the smallest."""
-    try:
-        limits = [len(os.sched_getaffinity(0))]
-    except AttributeError:  # not Linux
-        limits = [os.cpu_count() or 1]
-    quota = _cgroup_quota()
-    if quota is not None:
-        limits.append(max(1, math.ceil(quota)))
-    for name in ("OMP_NUM_THREADS", "BITVIT_NUM_THREADS"):
-        value = os.environ.get(name, "").split(",")[0].strip()
-        if value.isdigit() and int(value) > 0:
-            limits.append(int(value))
-    return min(limits)
-
-
-def _cgroup_quota() -> float | None:
-    """CPUs granted by the control group (v2, then v1), None if unlimited."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        quota_us = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
-        return None if quota_us <= 0 else quota_us / period_us
-    return None
-
-
 def _current_cpu() -> Callable[[], int] | None:
     """sched_getcpu of the C library, where it and thread affinity exist."""
     if not hasattr(os, "sched_setaffinity"):
@@ -202,10 +67,6 @@ class Workspace:
         self.state = aligned_zeros(program.state_size)
         self.scratch = aligned_zeros(program.scratch_size)
 
-    @property
-    def addresses(self) -> tuple[int, int]:
-        return self.state.ctypes.data, self.scratch.ctypes.data
-
     def set_image(self, image: NDArray[np.float32]) -> None:
         """Where the stem reads its pixels: float32 [3, S, S], C-contiguous; must outlive the run."""
         address = np.array([image.ctypes.data], np.uint64).view(np.uint32)
@@ -221,29 +82,27 @@ class _Helper:
     """A daemon thread that waits for a job and then plays its part in it."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...], set[int] | None]] = (
-            queue.SimpleQueue()
-        )
+        self._jobs: queue.SimpleQueue[tuple[Call, set[int] | None]] = queue.SimpleQueue()
         self._idle = True
         threading.Thread(target=self._serve, name="bitvit", daemon=True).start()
 
-    def post(self, function: Callable[..., None], arguments: tuple[Any, ...], cpus: set[int] | None) -> None:
+    def post(self, call: Call, cpus: set[int] | None) -> None:
         """Hand over a job, unless the helper has not even woken up for the last one."""
         if self._idle:
             self._idle = False
-            self._jobs.put((function, arguments, cpus))
+            self._jobs.put((call, cpus))
 
     def _serve(self) -> None:
         mine: set[int] | None = None
         while True:
-            function, arguments, cpus = self._jobs.get()
+            call, cpus = self._jobs.get()
             self._idle = True
             if cpus is not None and cpus != mine:
                 with contextlib.suppress(OSError):
                     os.sched_setaffinity(0, cpus)
                     mine = cpus
-            function(*arguments)
-            del function, arguments  # the arenas of a model that is no longer used
+            call()
+            del call  # the arenas of a model that is no longer used
 
 
 MOST_REST = 64  # calls
@@ -288,8 +147,8 @@ class Team:
         finally:
             lock.release()
 
-    def run(self, lead: Callable[[], object], function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> None:
-        """Run `lead()` here and function(*arguments[i]) on helper i.
+    def run(self, lead: Call, help_: list[Call]) -> None:
+        """Make one call here and one on each helper.
 
         `lead` returns whether it waited too long for a helper, or None where nobody waits for pieces of others.
 
@@ -297,8 +156,8 @@ class Team:
         stays where it is and the helpers go elsewhere.
         """
         here, others = self._split_cpus()
-        for helper, args in zip(self._helpers, arguments, strict=False):
-            helper.post(function, args, others)
+        for helper, call in zip(self._helpers, help_, strict=False):
+            helper.post(call, others)
         if here is None:
             stalled = lead()
             if stalled is not None:
@@ -327,7 +186,16 @@ class Team:
 
 def _new_cells(lines: int) -> NDArray[np.int64]:
     """Counters for the functions of kernels/schedule.py, all 0."""
-    return aligned_zeros(2 * lines * schedule.LINE).view(np.int64)
+    return aligned_zeros(2 * lines * catalog.LINE).view(np.int64)
+
+
+_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * 4)
+
+
+def _c_function(function: catalog.Scheduling) -> CFunction:
+    """A scheduling function, to be called with addresses and counts."""
+    arguments = [ctypes.c_int64] * function.arguments
+    return ctypes.CFUNCTYPE(ctypes.c_int64 if function.returns else None, *arguments)(*loader.addresses([function]))
 
 
 class Runner:
@@ -337,17 +205,20 @@ class Runner:
         self.program = program
         self.threads = max(1, min(threads or available_threads(), available_threads()))
         self._arguments = [np.array([step.arguments]) for step in program.steps]
+        kernels = [step.kernel for step in program.steps]
+        addresses = loader.addresses([*kernels, *catalog.SCHEDULING])
         self._table = np.array(
             [
-                (compiled(step.kernel).address, record.ctypes.data, step.pieces)
-                for step, record in zip(program.steps, self._arguments, strict=True)
+                (address, record.ctypes.data, step.pieces)
+                for address, record, step in zip(addresses, self._arguments, program.steps, strict=False)
             ],
             np.int64,
         )
-        parts = (_nogil(*part) for part in _SCHEDULING)
-        self._lead_image, self._help_image, self._lead_batch, self._help_batch = parts
+        self._run_steps, self._lead_image, self._help_image, self._lead_batch, self._help_batch = map(
+            _c_function, catalog.SCHEDULING
+        )
         self._team = Team(self.threads)
-        self._image_cells = _new_cells(schedule.CLAIMS + len(program.steps))
+        self._image_cells = _new_cells(catalog.CLAIMS + len(program.steps))
         self._pid = os.getpid()
         self._shared = [Workspace(program)]  # the leader's, then one a helper, made when first needed
         self._spare: list[Workspace] = []
@@ -370,15 +241,15 @@ class Runner:
             workspace = self._spare.pop()
         except IndexError:
             workspace = Workspace(self.program)
-        cells = _new_cells(schedule.CLAIMS)
+        cells = _new_cells(catalog.CLAIMS)
         job = self._job(images, out)
-        self._lead_batch(self._table, self.program.const.ctypes.data, *workspace.addresses, cells, job)
+        self._call(self._lead_batch, workspace.state, workspace.scratch, cells, job)()
         self._finish(out, [workspace])
         self._spare.append(workspace)
 
     def _together(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         if self._pid != os.getpid():  # forked: the parent's gate may have been open
-            self._image_cells, self._pid = _new_cells(schedule.CLAIMS + len(self.program.steps)), os.getpid()
+            self._image_cells, self._pid = _new_cells(catalog.CLAIMS + len(self.program.steps)), os.getpid()
         while len(self._shared) < self.threads:
             self._shared.append(Workspace(self.program))
         whole = len(images) // self.threads * self.threads if len(images) >= self.threads else 0
@@ -390,32 +261,39 @@ class Runner:
 
     def _images_apart(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Each member computes whole images."""
-        job, const = self._job(images, out), self.program.const.ctypes.data
-        cells = _new_cells(schedule.CLAIMS)  # fresh ones: a helper late for an older batch must find its gate closed
-        parts = [(self._table, const, *w.addresses, cells, job) for w in self._shared]
-        self._team.run(lambda: self._lead_batch(*parts[0]), self._help_batch, parts[1:])
+        job = self._job(images, out)
+        cells = _new_cells(catalog.CLAIMS)  # fresh ones: a helper late for an older batch must find its gate closed
+        self._run(self._lead_batch, self._help_batch, [(w.state, w.scratch, cells, job) for w in self._shared])
 
     def _image_together(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """All members share the pieces of one image."""
-        const, state = self.program.const.ctypes.data, self._shared[0].state
+        state = self._shared[0].state
         self._shared[0].set_image(image)
-        leader = state.ctypes.data
-        parts = [(self._table, const, leader, w.scratch.ctypes.data, self._image_cells) for w in self._shared]
-        self._team.run(lambda: self._lead_image(*parts[0]), self._help_image, parts[1:])
+        self._run(self._lead_image, self._help_image, [(state, w.scratch, self._image_cells) for w in self._shared])
         start = self.program.output.offset
         out[:] = state[start : start + self.program.outputs].view(np.float32)
+
+    def _run(self, lead: CFunction, help_: CFunction, arguments: list[tuple[NDArray[Any], ...]]) -> None:
+        """The team's members call their functions; arguments: each member's own, behind those that all share."""
+        first, *others = arguments
+        self._team.run(self._call(lead, *first), [self._call(help_, *their) for their in others])
+
+    def _call(self, function: CFunction, *arguments: NDArray[Any]) -> Call:
+        return Call(function, self._table, len(self._table), self.program.const, *arguments)
 
     def run_steps(self, workspace: Workspace, first: int, last: int) -> None:
         """Compute steps first … last - 1 on this thread, for profiling and verification.
 
         What they read must be in the workspace's state: `workspace.set_image` for the stem.
         """
-        _nogil(schedule.run_steps, 4)(self._table[first:last], self.program.const.ctypes.data, *workspace.addresses)
+        table = self._table[first:last]
+        Call(self._run_steps, table, len(table), self.program.const, workspace.state, workspace.scratch)()
 
     def run_piece(self, workspace: Workspace, step: int, piece: int) -> None:
         """Compute one piece of one step on this thread; its working memory is left in workspace.scratch."""
         address, arguments, _ = (int(v) for v in self._table[step])
-        _STEP(address)(piece, arguments, self.program.const.ctypes.data, *workspace.addresses)
+        arenas = self.program.const, workspace.state, workspace.scratch
+        Call(_KERNEL(address), piece, arguments, *arenas)()
 
     def _job(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.int64]:
         size = images.strides[0] if len(images) else 0

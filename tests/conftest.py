@@ -1,5 +1,6 @@
 """Fixtures: golden cases converted once a session."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from golden_data import load_case
 from safetensors.numpy import save_file
 
 import bitvit
+from bitvit import cache, loader
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,24 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[name]
 
     return make
+
+
+_engines: list[object] = []  # never freed: a helper thread may be late in code of theirs
+
+
+@pytest.fixture
+def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """cold(): from now on this is a process that has loaded no functions; returns its cache, empty the first time."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+
+    def forget() -> Path:
+        engine = functools.cache(loader._engine.__wrapped__)
+        _engines.append(engine)
+        monkeypatch.setattr(loader, "_engine", engine)
+        monkeypatch.setattr(loader, "_found", {})
+        monkeypatch.setattr(loader, "_loaded", {})
+        folder = cache.folder()
+        assert folder is not None
+        return folder
+
+    return forget

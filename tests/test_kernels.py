@@ -17,12 +17,12 @@ from bitvit import reference
 from bitvit.bits import pack
 from bitvit.config import Config, valid_windows
 from bitvit.errors import ConfigError
-from bitvit.kernels.attention import ATTEND, attend_head
+from bitvit.kernels.attention import attend_head
+from bitvit.kernels.catalog import ATTEND, BORDER, DILATIONS, GROUPS, attend_levels
 from bitvit.kernels.matmul import binary_matmul, float_matmul
-from bitvit.kernels.mixer import BORDER, DILATIONS, GROUPS
 from bitvit.kernels.rows import normalize_row, tile_channels
-from bitvit.kernels.simd import LANES, ROWS
-from bitvit.kernels.step import OPTIONS, SIGNATURE
+from bitvit.kernels.step import OPTIONS
+from bitvit.kernels.target import LANES, ROWS
 from bitvit.layers import (
     Affine,
     Attention,
@@ -353,7 +353,7 @@ def attention_of(channels: int, heads: int, window: int, quantizer: LevelQuantiz
     )  # fmt: skip
 
 
-@cfunc(SIGNATURE, **OPTIONS)  # type: ignore[untyped-decorator]
+@cfunc(attend_levels.signature, **OPTIONS)  # type: ignore[untyped-decorator]
 def score_head(piece: int, arguments: Any, const: Any, state: Any, scratch: Any) -> None:  # noqa: ARG001
     """The first part of every attend kernel alone: its scores are overwritten by what follows."""
     attend_head(piece, carray(arguments, 1, ATTEND)[0], state, scratch)
@@ -406,8 +406,8 @@ class Attend:
         """popcount(q xor k) [tokens, keys_padded]."""
         program, workspace = self.layer.program, self.layer.workspace
         record = np.array([self.step.arguments])
-        pointers = (record.ctypes.data, program.const.ctypes.data, *workspace.addresses)
-        SCORE_HEAD(window * self.heads + head, *pointers)
+        arrays = (record, program.const, workspace.state, workspace.scratch)
+        SCORE_HEAD(window * self.heads + head, *(array.ctypes.data for array in arrays))
         keys = int(self.step.arguments["keys_padded"])
         return self.scratch("scores", self.tokens, keys).astype(np.int64)
 

@@ -15,10 +15,11 @@ from numba import njit, types
 from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
-from bitvit.kernels import attention, mixer, mlp, simd
+from bitvit.kernels import catalog, compiler, simd
+from bitvit.kernels.catalog import Kernel
 from bitvit.kernels.matmul import binary_matmul, float_matmul
-from bitvit.kernels.simd import LANES, ROWS
-from bitvit.kernels.step import OPTIONS, SIGNATURE, Kernel
+from bitvit.kernels.step import OPTIONS
+from bitvit.kernels.target import LANES, ROWS
 
 Array = NDArray[Any]
 
@@ -592,9 +593,11 @@ def test_a_float_tile_stays_in_registers() -> None:
 
 
 @needs_vector_popcount
-@pytest.mark.parametrize("kernel", [mlp.mlp, mixer.mixer, attention.project], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", [catalog.mlp, catalog.mixer, catalog.project], ids=lambda kernel: kernel.name)
 def test_a_whole_kernel_keeps_its_tiles_in_registers(kernel: Kernel) -> None:
-    (assembly,) = njit(SIGNATURE, **OPTIONS)(kernel.function).inspect_asm().values()
+    module = compiler.llvm_code(kernel)
+    compiler.optimize(module, compiler.machine())
+    assembly = compiler.machine().emit_assembly(module)
     assert_tiles_stay_in_registers(assembly, "vpopcntd", ROWS)
     for loop in loops(assembly):
         assert sum("vpopcntd" in line for line in loop) % ROWS == 0

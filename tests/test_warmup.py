@@ -8,51 +8,45 @@ import pytest
 from typer.testing import CliRunner
 
 import bitvit
-from bitvit import runtime
+from bitvit import loader
 from bitvit.cli import app
+from bitvit.kernels import catalog
 from bitvit.model import Network
 from bitvit.modelfile import load_model_file
 
 
-@pytest.fixture
-def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A process that has compiled nothing, and an empty cache."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(runtime, "_compiled", {})
-    return tmp_path / "cache"
-
-
 def test_all_kernels_are_found(packed: Callable[[str], Path]) -> None:
-    names = {kernel.name for kernel in runtime.all_kernels()}
+    names = {kernel.name for kernel in catalog.KERNELS}
     for case in ("micro96_somefp", "micro96_binary", "micro96_gsb", "micro96_ln"):
         file = load_model_file(packed(case))
         used = {step.kernel.name for step in Network.read(file.config, file.tensors).program().steps}
         assert used <= names
-    assert len(names) == len(runtime.all_kernels())
 
 
 def test_warmup_compiles_what_a_model_needs_once(
-    cold: Path, packed: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+    cold: Callable[[], Path], packed: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(packed("micro96_pth"))
+    folder = cold()
     first = CliRunner().invoke(app, ["warmup", path])
     assert first.exit_code == 0
-    assert str(cold) in first.stdout
+    assert str(folder) in first.stdout
+    cold()
     again = CliRunner().invoke(app, ["warmup", path])
-    assert again.stdout.startswith("0 kernels compiled")
-    runtime._compiled.clear()
+    assert again.stdout.startswith("0 functions compiled")
     with caplog.at_level(logging.INFO, logger="bitvit"):
         bitvit.load(path)
     assert caplog.messages == []
 
 
-def test_a_first_load_says_what_it_compiles(
-    cold: Path, packed: Callable[[str], Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_first_load_says_what_it_compiles(cold: Callable[[], Path], caplog: pytest.LogCaptureFixture) -> None:
+    cold()
     with caplog.at_level(logging.INFO, logger="bitvit"):
-        bitvit.load(packed("micro96_pth"))
-    assert "compiling kernel mlp" in caplog.messages
-    assert list(cold.rglob("*.mlp-*.nbi"))
+        loader.addresses([catalog.pool, catalog.classify])
+    first, *others = caplog.messages
+    assert first == "compiling 2 functions"
+    assert [message.split(", ")[1] for message in others] == ["1 of 2", "2 of 2"]
+    assert {message.split(", ")[0] for message in others} == {"compiled pool", "compiled classify"}
 
 
 def test_warmup_names_a_file_that_is_no_model(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from speed import layer_times, time_calls
 
 import bitvit
 from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots, ones
-from bitvit.kernels.simd import LANES, ROWS, load, load_rows, splat_rows, store_rows
+from bitvit.kernels.simd import load, load_rows, splat_rows, store_rows
 from bitvit.kernels.step import OPTIONS
+from bitvit.kernels.target import LANES, ROWS
 from bitvit.program import aligned_zeros, padded
 from bitvit.summary import summarize
 

@@ -77,7 +77,7 @@ class _StatusHandler(logging.Handler):
         self._status: Status | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"Compiling for this CPU, once: {record.getMessage()}"
+        text = f"First run on this CPU: {record.getMessage()}"
         if self._status is None:
             self._status = self._stack.enter_context(self._console.status(text))
         else:

@@ -8,7 +8,7 @@ import typer
 from bitvit.cli.console import stderr_console
 
 if TYPE_CHECKING:
-    from bitvit.kernels.step import Kernel
+    from bitvit.kernels.catalog import Kernel
 
 
 def warmup(
@@ -23,20 +23,18 @@ def warmup(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from bitvit import runtime
+    from bitvit import cache, loader
+    from bitvit.kernels.catalog import KERNELS, SCHEDULING
 
-    kernels = _kernels_of(models) if models else runtime.all_kernels()
-    missing = [kernel for kernel in kernels if not runtime.is_cached(kernel)]
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    functions = [*(_kernels_of(models) if models else KERNELS), *SCHEDULING]
+    missing = loader.missing_of(functions)
+    columns = TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=stderr_console()) as progress:
-        task = progress.add_task("compiling", total=len(missing))
-        for kernel in missing:
-            progress.update(task, description=f"compiling {kernel.name}")
-            runtime.compiled(kernel)
+        task = progress.add_task("", total=len(missing))
+        for _ in loader.compile_all(missing):
             progress.advance(task)
-        runtime.compile_scheduling()
-    folder = runtime.cache_folder()
-    print(f"{len(missing)} kernels compiled, {len(kernels) - len(missing)} were ready")
+    folder = cache.folder()
+    print(f"{len(missing)} functions compiled, {len(functions) - len(missing)} were ready")
     print(f"cache: {folder}" if folder else "no private, writable place for a cache: they will be compiled again")
 
 

@@ -16,11 +16,10 @@ v transposed to one bit a token. The gsb quantizer has three planes instead.
 import numpy as np
 from numba import carray
 
+from bitvit.kernels.catalog import ATTEND, COARSEN, OUTPUT, PROJECT, WORD
 from bitvit.kernels.matmul import binary_matmul, half_dots
 from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
-    LANES,
-    ROWS,
     broadcast_rows,
     count_bits,
     exp2,
@@ -52,35 +51,8 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import fields, inline, kernel
-
-WORD = 32
-
-PROJECT = fields(
-    "rows piece_rows side window channels width stride words start plane"  # plane: tokens of a word plane of signs
-    " source signs shortcut"  # state; signs: [query, key, value][words][plane], shortcut: [tokens][stride]
-    " pixels norm mix token_norm thresholds panels affine prescale valid"  # const
-    " tokens bits z"  # scratch
-)
-
-ATTEND = fields(
-    "heads head_dim window_tokens merged windows width stride row_words plane planes"
-    " keys_padded key_words token_words dim_padded rows_padded"  # keys to 32, d/32, keys/32, d to LANES, keys to ROWS
-    " signs context"  # state; context: [windows][rows_padded][stride]
-    " quantizer keys_table"  # const
-    " head_bits transposed scores plane_words counts weights"  # scratch
-)
-
-COARSEN = fields(
-    "merged piece_rows windows window_tokens rows_padded width stride channels context shortcut coarse affine valid"
-)
-
-OUTPUT = fields(
-    "rows piece_rows window_tokens rows_padded channels width stride words start"
-    " source out context shortcut coarse"  # state
-    " pixels context_affine fine thresholds panels affine prescale valid"  # const
-    " mixed bits z"  # scratch
-)
+from bitvit.kernels.step import inline
+from bitvit.kernels.target import LANES, ROWS
 
 
 # ------------------------------------------------------------------------------------------------------ project
@@ -189,7 +161,6 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
             store_rows(shortcut, (first + m) * stride + c, stride, total)
 
 
-@kernel(PROJECT)
 def project(piece, arguments, const, state, scratch):
     """Tokens to q, k, v with batch norms."""
     a = carray(arguments, 1, PROJECT)[0]
@@ -197,7 +168,6 @@ def project(piece, arguments, const, state, scratch):
     project_rows(first, min(a.piece_rows, a.rows - first), a, const, state, scratch, False)
 
 
-@kernel(PROJECT)
 def project_ln(piece, arguments, const, state, scratch):
     """Tokens to q, k, v with layer norms."""
     a = carray(arguments, 1, PROJECT)[0]
@@ -327,7 +297,6 @@ def attend_head(piece, a, state, scratch):
     return window, head
 
 
-@kernel(ATTEND)
 def attend_levels(piece, arguments, const, state, scratch):
     """One window and head with the multi-level quantizer.
 
@@ -359,7 +328,6 @@ def attend_levels(piece, arguments, const, state, scratch):
     weigh_values(a, window, head, weights, state, scratch)
 
 
-@kernel(ATTEND)
 def attend_gsb(piece, arguments, const, state, scratch):
     """One window and head with the gsb quantizer.
 
@@ -417,13 +385,11 @@ def coarsen_rows(piece, a, const, state, layer_norms):
             store(coarse, m * a.width + c, total * share)
 
 
-@kernel(COARSEN)
 def coarsen(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, batch norms."""
     coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, False)
 
 
-@kernel(COARSEN)
 def coarsen_ln(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, layer norms."""
     coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, True)
@@ -473,13 +439,11 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
             store_rows_at(out, c, pixels, first + m, fma(u, out_scale, out_bias) + residual)
 
 
-@kernel(OUTPUT)
 def output(piece, arguments, const, state, scratch):
     """Attention output of some fine tokens, batch norms."""
     output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, False)
 
 
-@kernel(OUTPUT)
 def output_ln(piece, arguments, const, state, scratch):
     """Attention output of some fine tokens, layer norms."""
     output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, True)

@@ -3,11 +3,10 @@
 import numpy as np
 from numba import carray
 
+from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN
 from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots
 from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
 from bitvit.kernels.simd import (
-    LANES,
-    ROWS,
     floats_at,
     fma,
     load,
@@ -20,22 +19,8 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import fields, inline, kernel
-
-FLOAT_DOWN = fields(
-    # rows: output tokens; side, out_side: of the maps
-    "rows piece_rows column_pieces side out_side in_width in_stride channels width stride"
-    " source out"  # state
-    " norm panels bias bias_stride affine position valid"  # const
-    " patches"  # scratch
-)
-
-BINARY_DOWN = fields(
-    "rows piece_rows side out_side in_channels in_width in_stride channels width stride words start"
-    " source out"  # state
-    " norm panels affine position prescale valid"  # const
-    " bits pooled z"  # scratch
-)
+from bitvit.kernels.step import inline
+from bitvit.kernels.target import LANES, ROWS
 
 
 @inline
@@ -58,7 +43,6 @@ def gather_patches(first, rows, a, source, norm, patches):
             store(patches, to + 3 * width, fma(load(source, below + stride), scale, bias))
 
 
-@kernel(FLOAT_DOWN)
 def float_down(piece, arguments, const, state, scratch):
     """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded.
 
@@ -76,7 +60,6 @@ def float_down(piece, arguments, const, state, scratch):
     float_matmul(patches, rows, 4 * a.in_width, panels, columns, bias, a.bias_stride, out, a.stride)
 
 
-@kernel(FLOAT_DOWN)
 def float_down_ln(piece, arguments, const, state, scratch):
     """out = LN(W·patch) + position; `source` is normalised already, `bias` is zero."""
     a = carray(arguments, 1, FLOAT_DOWN)[0]
@@ -151,13 +134,11 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
             store_rows(out, o, stride, u + load_rows(position, (first + m) * a.width + c, a.width, ROWS))
 
 
-@kernel(BINARY_DOWN)
 def binary_down(piece, arguments, const, state, scratch):
     """Binary downsampling, batch norms."""
     binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, False)
 
 
-@kernel(BINARY_DOWN)
 def binary_down_ln(piece, arguments, const, state, scratch):
     """Binary downsampling, layer norms; `source` is normalised already."""
     binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, True)

@@ -3,16 +3,11 @@
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.simd import LANES, broadcast, floats_at, fma, load, splat, store
-from bitvit.kernels.step import fields, kernel
-
-COLUMNS = 4 * LANES  # classes of one classifier piece: four accumulators hide the latency of fma
-
-POOL = fields("rows piece_width width stride source affine out")
-CLASSIFY = fields("depth source panels bias out")
+from bitvit.kernels.catalog import CLASSIFY, COLUMNS, POOL
+from bitvit.kernels.simd import broadcast, floats_at, fma, load, splat, store
+from bitvit.kernels.target import LANES
 
 
-@kernel(POOL)
 def pool(piece, arguments, const, state, scratch):
     """out = mean over rows of source, then scale and bias, for some channels; affine: [width/LANES][2][LANES]."""
     a = carray(arguments, 1, POOL)[0]
@@ -25,7 +20,6 @@ def pool(piece, arguments, const, state, scratch):
         store(out, c, fma(total * share, load(affine, 2 * c), load(affine, 2 * c + LANES)))
 
 
-@kernel(CLASSIFY)
 def classify(piece, arguments, const, state, scratch):
     """out[n] = bias[n] + Σ_k source[k]·w[n, k] for COLUMNS classes; panels: [n/COLUMNS][k][COLUMNS]."""
     a = carray(arguments, 1, CLASSIFY)[0]

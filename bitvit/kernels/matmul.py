@@ -12,8 +12,6 @@ float) of each of ROWS input rows is broadcast against it. No horizontal sums, a
 import numpy as np
 
 from bitvit.kernels.simd import (
-    LANES,
-    ROWS,
     broadcast_rows,
     fma,
     load,
@@ -24,10 +22,10 @@ from bitvit.kernels.simd import (
     splat,
     splat_rows,
     store_rows,
-    target_has,
     to_float,
 )
 from bitvit.kernels.step import inline
+from bitvit.kernels.target import LANES, ROWS, target_has
 
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
 # counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.

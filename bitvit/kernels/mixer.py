@@ -17,11 +17,10 @@ straight from the planes. Either way word j of pixel x is words[base + offsets[j
 import numpy as np
 from numba import carray
 
+from bitvit.kernels.catalog import BORDER, GROUPS, MIXER, MIXER_SIGNS
 from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, ones, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
-    LANES,
-    ROWS,
     at,
     broadcast_rows,
     floats_at,
@@ -42,24 +41,10 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import fields, inline, kernel
-
-GROUPS = 4
-DILATIONS = (1, 3, 5)
-BORDER = 5
-
-MIXER_SIGNS = fields("side piece_rows stride group group_words plane plane_row source norm planes")
-
-MIXER = fields(
-    # shape: words a dot; packed = whether taps are packed first; taps_row = words of a packed row
-    "side piece_rows channels width stride group words start packed taps_row plane_row"
-    " planes residual out"  # state
-    " offsets entries entry_count panels affine biases classes shift out_affine valid"  # const
-    " taps mixed"  # scratch
-)
+from bitvit.kernels.step import inline
+from bitvit.kernels.target import LANES, ROWS
 
 
-@kernel(MIXER_SIGNS)
 def mixer_signs(piece, arguments, const, state, scratch):
     """planes[(g·group_words + w)][y + 5][x + 5] = signs of norm(x) + move for channels 32w… of group g.
 
@@ -193,7 +178,6 @@ def convolve_and_add_row(y, a, const, state, scratch):
                 store_rows(out, o, a.stride, v + load_rows(residual, o, a.stride, ROWS))
 
 
-@kernel(MIXER)
 def mixer(piece, arguments, const, state, scratch):
     """X + BN(Σ RPReLU(conv)) for some image rows."""
     a = carray(arguments, 1, MIXER)[0]
@@ -206,7 +190,6 @@ def mixer(piece, arguments, const, state, scratch):
             add_row(y, a, const, state, floats_at(scratch, a.mixed))
 
 
-@kernel(MIXER)
 def mixer_ln(piece, arguments, const, state, scratch):
     """X + LN(Σ RPReLU(conv) + shift) for some image rows; shift: float32 [width], the RPReLUs' outer offsets."""
     a = carray(arguments, 1, MIXER)[0]

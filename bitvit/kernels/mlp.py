@@ -19,11 +19,10 @@ The six shift residuals are one circular depthwise stencil of N2 with nine taps:
 import numpy as np
 from numba import carray
 
+from bitvit.kernels.catalog import MLP
 from bitvit.kernels.matmul import binary_matmul, half_dots
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
-    LANES,
-    ROWS,
     floats_at,
     fma,
     load,
@@ -39,18 +38,8 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import fields, inline, kernel
-
-MLP = fields(
-    # shape: rows of the map and of one piece, tokens a side, channels C, width = C padded to LANES, ratio I/C
-    "rows piece_rows side channels width stride ratio span period words hidden_words start1 start2 shifts"
-    # state: source of the norm and the stencil, residual, output, all [rows][stride]
-    " source residual out"
-    # const
-    " norm panels1 affine1 panels2 affine2 taps valid valid_hidden prescale1 prescale2"
-    # scratch
-    " bits tiled hidden_bits pooled z row"
-)
+from bitvit.kernels.step import inline
+from bitvit.kernels.target import LANES, ROWS
 
 
 @inline
@@ -184,7 +173,6 @@ def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, out, 
             i += count
 
 
-@kernel(MLP)
 def mlp(piece, arguments, const, state, scratch):
     """One block of rows of the MLP with batch norms."""
     a = carray(arguments, 1, MLP)[0]
@@ -202,7 +190,6 @@ def mlp(piece, arguments, const, state, scratch):
     )  # fmt: skip
 
 
-@kernel(MLP)
 def mlp_ln(piece, arguments, const, state, scratch):
     """One block of rows of the MLP with layer norms; `source` holds N2, normalised already."""
     a = carray(arguments, 1, MLP)[0]

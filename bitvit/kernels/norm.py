@@ -2,14 +2,12 @@
 
 from numba import carray
 
+from bitvit.kernels.catalog import LAYER_NORM
 from bitvit.kernels.rows import normalize_row
-from bitvit.kernels.simd import LANES, floats_at, fma, load, store
-from bitvit.kernels.step import fields, kernel
-
-LAYER_NORM = fields("rows piece_rows channels width stride source out affine valid")
+from bitvit.kernels.simd import floats_at, fma, load, store
+from bitvit.kernels.target import LANES
 
 
-@kernel(LAYER_NORM)
 def layer_norm(piece, arguments, const, state, scratch):
     """out = normalise(source)·weight + bias; affine: [width/LANES][weight, bias][LANES]."""
     a = carray(arguments, 1, LAYER_NORM)[0]

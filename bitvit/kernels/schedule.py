@@ -1,14 +1,12 @@
-"""Who runs which piece: atomics, and the nogil functions that a team's members run.
+"""Who runs which piece: atomics, and the functions that a team's members run.
 
-`table` is int64 [steps][address of the step function, address of its arguments, pieces]; arenas are addresses. Shared
-counters are int64 cells a cache line apart:
+All arguments are int64, most of them addresses. `table` is `steps` rows [address of the kernel, address of its
+arguments, pieces]; `const`, `state` and `scratch` are the arenas. `cells` are shared counters a cache line apart:
 
     cell 0  gate: bit 0 is open, the rest counts the helpers inside (in twos)
     cell 1  pieces done (one image by all) or images claimed (whole images by each)
     cell 2  1 once the leader has waited too long for a helper's piece: its core has other work
     cell 3… pieces claimed of step 0, 1, …
-
-`runtime` compiles the functions without a leading underscore.
 """
 
 from typing import Any
@@ -18,50 +16,63 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from bitvit.kernels.catalog import CLAIMS, DONE, GATE, INSIDE, LINE, OPEN, STALLED
 from bitvit.kernels.simd import I8, I32, I64, floats_at_address
 from bitvit.kernels.step import inline
 
-LINE = 8  # int64 cells of a cache line
 SPINS = 2000  # polls before a waiting thread offers its core to others
 STALL = 8000  # polls, some 0.2 ms, before the leader does without its helpers; a piece takes about 0.02 ms
-GATE, DONE, STALLED, CLAIMS = 0, 1, 2, 3
-OPEN, INSIDE = 1, 2
+COLUMNS = 3  # of the table
 
 
-def _cell(context: Any, builder: Any, array_type: Any, array: Any, line: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [builder.mul(line, ir.Constant(I64, LINE))])
+def _element(builder: Any, address: Any, index: Any) -> Any:
+    """Pointer to an int64 of an array."""
+    return builder.gep(builder.inttoptr(address, I64.as_pointer()), [index])
+
+
+def _cell(builder: Any, cells: Any, cell: Any) -> Any:
+    return _element(builder, cells, builder.mul(cell, ir.Constant(I64, LINE)))
 
 
 @intrinsic
-def atomic_add(typingctx, cells, line, value):
+def atomic_add(typingctx, cells, cell, value):
     """Add to a counter; returns what it was before."""
 
     def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("add", _cell(context, builder, sig.args[0], args[0], args[1]), args[2], "acq_rel")
+        return builder.atomic_rmw("add", _cell(builder, args[0], args[1]), args[2], "acq_rel")
 
-    return types.int64(cells, types.intp, types.int64), codegen
+    return types.int64(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
-def atomic_load(typingctx, cells, line):
+def atomic_load(typingctx, cells, cell):
     """Read a counter; what its writers wrote before is visible."""
 
     def codegen(context, builder, sig, args):
-        return builder.load_atomic(_cell(context, builder, sig.args[0], *args), "acquire", 8)
+        return builder.load_atomic(_cell(builder, *args), "acquire", 8)
 
-    return types.int64(cells, types.intp), codegen
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic
-def atomic_store(typingctx, cells, line, value):
+def atomic_store(typingctx, cells, cell, value):
     """Write a counter; what was written before is visible to its readers."""
 
     def codegen(context, builder, sig, args):
-        builder.store_atomic(args[2], _cell(context, builder, sig.args[0], args[0], args[1]), "release", 8)
+        builder.store_atomic(args[2], _cell(builder, args[0], args[1]), "release", 8)
         return context.get_dummy_value()
 
-    return types.void(cells, types.intp, types.int64), codegen
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def int_at(typingctx, address, index):
+    """Element `index` of the int64 array at a memory address."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load(_element(builder, *args))
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -121,33 +132,44 @@ def store_at_address(typingctx, address, value):
     return types.void(types.int64, types.int64), codegen
 
 
-def run_steps(table, const, state, scratch):
+@inline
+def _pieces(table, s):
+    """How many pieces step s has."""
+    return int_at(table, COLUMNS * s + 2)
+
+
+@inline
+def _run_piece(table, s, piece, const, state, scratch):
+    call_step(int_at(table, COLUMNS * s), piece, int_at(table, COLUMNS * s + 1), const, state, scratch)
+
+
+def run_steps(table, steps, const, state, scratch):
     """All pieces of all steps by one thread."""
-    for s in range(table.shape[0]):
-        for piece in range(table[s, 2]):
-            call_step(table[s, 0], piece, table[s, 1], const, state, scratch)
+    for s in range(steps):
+        for piece in range(_pieces(table, s)):
+            _run_piece(table, s, piece, const, state, scratch)
 
 
 _run_alone = inline(run_steps)
 
 
 @inline
-def _run_image(table, const, state, scratch, cells, leads):
+def _run_image(table, steps, const, state, scratch, cells, leads):
     """One member's share of one image: claim pieces of a step until none is left, wait until all are done, go on.
 
     A helper whose core has other work would hold every step up for a time slice. So when the leader has waited for one
     that long, helpers claim no more pieces of this image.
     """
     total = np.int64(0)
-    for s in range(table.shape[0]):
-        pieces = table[s, 2]
+    for s in range(steps):
+        pieces = _pieces(table, s)
         while True:
             if not leads and atomic_load(cells, STALLED):
                 return
             piece = atomic_add(cells, CLAIMS + s, 1)
             if piece >= pieces:
                 break
-            call_step(table[s, 0], piece, table[s, 1], const, state, scratch)
+            _run_piece(table, s, piece, const, state, scratch)
             atomic_add(cells, DONE, 1)
         total += pieces
         spins = 0
@@ -161,20 +183,20 @@ def _run_image(table, const, state, scratch, cells, leads):
 
 
 @inline
-def _run_batch(table, const, state, scratch, cells, job):
+def _run_batch(table, steps, const, state, scratch, cells, job):
     """Whole images, claimed one by one.
 
-    job: int64 (image address, bytes an image, images, output offset in state, output address, floats an output).
+    job: int64 [image address, bytes an image, images, output offset in state, output address, floats an output].
     """
     while True:
         i = atomic_add(cells, DONE, 1)
-        if i >= job[2]:
+        if i >= int_at(job, 2):
             return
-        store_at_address(state, job[0] + i * job[1])
-        _run_alone(table, const, state, scratch)
-        result = floats_at_address(state + 4 * job[3])
-        out = floats_at_address(job[4] + 4 * i * job[5])
-        for k in range(job[5]):
+        store_at_address(state, int_at(job, 0) + i * int_at(job, 1))
+        _run_alone(table, steps, const, state, scratch)
+        result, outputs = floats_at_address(state + 4 * int_at(job, 3)), int_at(job, 5)
+        out = floats_at_address(int_at(job, 4) + 4 * i * outputs)
+        for k in range(outputs):
             out[k] = result[k]
 
 
@@ -190,36 +212,36 @@ def _close(cells):
             offer_core()
 
 
-def lead_image(table, const, state, scratch, cells):
+def lead_image(table, steps, const, state, scratch, cells):
     """The caller's part of an image that the team shares; its address is in the state already.
 
     Returns whether it had to wait too long for a helper.
     """
-    for line in range(DONE, CLAIMS + table.shape[0]):
+    for line in range(DONE, CLAIMS + steps):
         atomic_store(cells, line, 0)
     atomic_add(cells, GATE, OPEN)
-    _run_image(table, const, state, scratch, cells, True)
+    _run_image(table, steps, const, state, scratch, cells, True)
     _close(cells)
     return atomic_load(cells, STALLED)
 
 
-def help_image(table, const, state, scratch, cells):
+def help_image(table, steps, const, state, scratch, cells):
     """A helper's part of an image, if the gate is still open."""
     if atomic_add(cells, GATE, INSIDE) & OPEN:
-        _run_image(table, const, state, scratch, cells, False)
+        _run_image(table, steps, const, state, scratch, cells, False)
     atomic_add(cells, GATE, -INSIDE)
 
 
-def lead_batch(table, const, state, scratch, cells, job):
+def lead_batch(table, steps, const, state, scratch, cells, job):
     """The caller's part of a batch; with no helpers, all of it."""
     atomic_store(cells, DONE, 0)
     atomic_add(cells, GATE, OPEN)
-    _run_batch(table, const, state, scratch, cells, job)
+    _run_batch(table, steps, const, state, scratch, cells, job)
     _close(cells)
 
 
-def help_batch(table, const, state, scratch, cells, job):
+def help_batch(table, steps, const, state, scratch, cells, job):
     """A helper's part of a batch, if the gate is still open."""
     if atomic_add(cells, GATE, INSIDE) & OPEN:
-        _run_batch(table, const, state, scratch, cells, job)
+        _run_batch(table, steps, const, state, scratch, cells, job)
     atomic_add(cells, GATE, -INSIDE)

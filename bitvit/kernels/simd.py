@@ -16,9 +16,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import config
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.types import unliteral  # type: ignore[attr-defined]
@@ -26,16 +24,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, register_model
 from numba.np import arrayobj
 
-
-def target_has(feature: str) -> bool:
-    """Whether the processor that kernels are compiled for (NUMBA_CPU_FEATURES, else this one) has a feature."""
-    if config.CPU_FEATURES is not None:
-        return f"+{feature}" in config.CPU_FEATURES.split(",")
-    return bool(llvm.get_host_cpu_features().get(feature, False))
-
-
-LANES = 16 if target_has("avx512f") else 8  # 32-bit lanes of one vector: at most two registers of any target
-ROWS = 7  # rows of a register tile; divides 49, 196, 784 and 3136, the token counts of a 224-pixel image
+from bitvit.kernels.target import LANES
 
 I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
 _LLVM: dict[Any, Any] = {types.float32: ir.FloatType(), types.int32: I32, types.uint32: I32, types.boolean: I1}

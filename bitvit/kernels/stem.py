@@ -3,20 +3,12 @@
 import numpy as np
 from numba import carray
 
+from bitvit.kernels.catalog import DEPTH, PATCH, STEM
 from bitvit.kernels.matmul import float_matmul
 from bitvit.kernels.rows import normalize_row
-from bitvit.kernels.simd import LANES, erf, floats_at, floats_at_address, fma, load, splat, store, store_fours, words_at
-from bitvit.kernels.step import fields, inline, kernel
-
-PATCH = 4
-DEPTH = 3 * PATCH * PATCH
-
-STEM = fields(
-    "rows piece_rows side image_side channels width stride"  # tokens, tokens a piece, tokens a side, pixels a side
-    " pixels out"  # state: cell holding the image's address; [rows][stride]
-    " panels bias norm position valid"  # const
-    " patches"  # scratch
-)
+from bitvit.kernels.simd import erf, floats_at, floats_at_address, fma, load, splat, store, store_fours, words_at
+from bitvit.kernels.step import inline
+from bitvit.kernels.target import LANES
 
 
 @inline
@@ -56,7 +48,6 @@ def stem_rows(first, rows, a, state, const, scratch):
     float_matmul(patches, rows, DEPTH, floats_at(const, a.panels), a.width, floats_at(const, a.bias), 0, out, a.stride)
 
 
-@kernel(STEM)
 def stem(piece, arguments, const, state, scratch):
     """Stem with the batch norm folded into weights and bias."""
     a = carray(arguments, 1, STEM)[0]
@@ -70,7 +61,6 @@ def stem(piece, arguments, const, state, scratch):
             store(out, o, gelu(load(out, o)) + load(position, i * a.width + c))
 
 
-@kernel(STEM)
 def stem_ln(piece, arguments, const, state, scratch):
     """Stem with layer norm."""
     a = carray(arguments, 1, STEM)[0]

@@ -1,0 +1,22 @@
+"""The processor that kernels are compiled for: this one, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
+
+import os
+
+import llvmlite.binding as llvm
+
+CPU: str = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+FEATURES: str  # "+avx2,-fma,…"
+if "NUMBA_CPU_FEATURES" in os.environ:
+    FEATURES = os.environ["NUMBA_CPU_FEATURES"]
+else:
+    FEATURES = "" if CPU == "generic" else llvm.get_host_cpu_features().flatten()
+_FEATURES = frozenset(FEATURES.split(","))
+
+
+def target_has(feature: str) -> bool:
+    """Whether the processor has a feature, as LLVM names it."""
+    return f"+{feature}" in _FEATURES
+
+
+LANES = 16 if target_has("avx512f") else 8  # 32-bit lanes of one vector: at most two registers of any target
+ROWS = 7  # rows of a register tile; divides 49, 196, 784 and 3136, the token counts of a 224-pixel image
