@@ -146,7 +146,7 @@ class Classifier:
 
 def _load(model: str | os.PathLike[str] | Model, threads: int | None) -> Model:
     if isinstance(model, str | os.PathLike):
-        from bitvit.model import load  # here, as it brings Numba in
+        from bitvit.model import load  # here, as it brings LLVM in
 
         return load(model, threads=threads)
     if threads is not None:

@@ -335,14 +335,14 @@ class TokenMixer:
 
     def _biases(self, group: int) -> NDArray[np.float32]:
         """[group][chunk][dilation][16 sets of missing taps][LANES]: bias + scale·(correction - 2·(K // 2))."""
-        parts = []
-        taps = [conv.positive.reshape(-1, 9, group).sum(axis=2) for conv in self.convs]
-        for order in self._output_order(group):
-            for conv, ones in zip(self.convs, taps, strict=True):
-                for missing in _missing_taps():
-                    correction = group * (9 - missing.sum()) + 2 * ones[:, missing].sum(axis=1) - 9 * group // 2 * 2
-                    parts.append(take(conv.bias + conv.scale.astype(np.float64) * correction, order))
-        return np.concatenate(parts)
+        order, missing, biases = np.array(self._output_order(group)), np.array(_missing_taps()), []
+        for conv in self.convs:
+            ones = conv.positive.reshape(-1, 9, group).sum(axis=2)
+            correction = group * (9 - missing.sum(axis=1)) + 2 * ones @ missing.T - 9 * group // 2 * 2
+            biases.append(conv.bias[:, None] + conv.scale.astype(np.float64)[:, None] * correction)
+        found = np.where((order >= 0)[..., None], np.stack(biases)[:, order], 0)
+        ordered: NDArray[np.float32] = found.transpose(1, 0, 3, 2).astype(np.float32)
+        return ordered  # found: [dilation][group, chunk][lane][set]
 
 
 def _group_order(g: int, group: int, length: int) -> NDArray[np.int64]:

@@ -145,7 +145,9 @@ class Builder:
         """Fix all offsets."""
         const = aligned_zeros(self._const_size)
         offset = 0
-        for array in self._constants:
+        self._constants.reverse()
+        while self._constants:  # none is kept twice
+            array = self._constants.pop()
             const[offset : offset + array.size] = array
             offset += padded(array.size + SLACK, ALIGN)
         state_size = _place(self._state, ALIGN)  # the first line holds the address of the image
@@ -200,14 +202,18 @@ def binary_panels(
     positive: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[np.uint32]:
     """Signs [N, K] -> panels uint32 [rows/LANES][columns/32][LANES]; rows and columns are orders, -1 gives 0 bits."""
-    ordered = positive[np.maximum(rows, 0)][:, np.maximum(columns, 0)]
-    ordered &= (rows >= 0)[:, None] & (columns >= 0)
-    words = np.packbits(np.ascontiguousarray(ordered), axis=1, bitorder="little").view("<u4")
-    return np.ascontiguousarray(words.reshape(-1, LANES, words.shape[1]).transpose(0, 2, 1)).astype(np.uint32)
+    if not np.array_equal(columns, natural(positive.shape[1], 32)):
+        positive = np.take(positive, columns, axis=1) & (columns >= 0)
+    words = np.zeros((len(rows), len(columns) // 8), np.uint8)
+    packed = np.packbits(positive, axis=1, bitorder="little")
+    words[rows >= 0, : packed.shape[1]] = packed[rows[rows >= 0]]
+    panels = words.view("<u4").reshape(-1, LANES, len(columns) // 32).transpose(0, 2, 1)
+    return np.ascontiguousarray(panels, np.uint32)
 
 
 def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:
     """Weights [N, K] -> panels float32 [N padded/lanes][columns][lanes]; -1 gives a zero column."""
     ordered = np.zeros((padded(len(weight), lanes), len(columns)), np.float32)
-    ordered[: len(weight)] = np.where(columns >= 0, weight[:, columns], np.float32(0))
+    ordered[: len(weight)] = np.take(weight, columns, axis=1)
+    ordered[:, columns < 0] = 0
     return np.ascontiguousarray(ordered.reshape(-1, lanes, len(columns)).transpose(0, 2, 1))

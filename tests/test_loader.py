@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bitvit
-from bitvit import cache, loader
+from bitvit import cache, loader, workers
 from bitvit.kernels import catalog, compiler
 from bitvit.kernels.catalog import CLASSIFY, COLUMNS, classify, coarsen, pool
 
@@ -80,15 +80,25 @@ def test_other_processes_that_fail(
         executable = str(tmp_path / "python")
         Path(executable).symlink_to("/bin/false")
     cold()
-    monkeypatch.setattr(loader, "available_threads", lambda: 2)
+    monkeypatch.setattr(workers, "available_threads", lambda: 2)
     monkeypatch.setattr(sys, "executable", executable)
+    run_classify(*loader.addresses([classify, pool])[:1])
+
+
+def test_a_process_that_hangs(cold: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "python").chmod(0o755)
+    cold()
+    monkeypatch.setattr(workers, "available_threads", lambda: 2)
+    monkeypatch.setattr(workers, "PATIENCE", 0.1)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     run_classify(*loader.addresses([classify, pool])[:1])
 
 
 def test_two_processes_share_the_work(cold: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cold()
-    monkeypatch.setattr(loader, "available_threads", lambda: 2)
-    monkeypatch.setattr(loader, "_compile_here", lambda function: pytest.fail(f"{function.name} compiled here"))
+    monkeypatch.setattr(workers, "available_threads", lambda: 2)
+    monkeypatch.setattr(compiler, "compile_object", lambda function: pytest.fail(f"{function.name} compiled here"))
     run_classify(*loader.addresses([classify, pool, coarsen])[:1])
     assert {"classify.o", "pool.o", "coarsen.o"} <= {f.name for f in folder.iterdir()}
 
