@@ -12,7 +12,7 @@ import ctypes
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 try:
@@ -147,16 +147,17 @@ class Team:
         finally:
             lock.release()
 
-    def run(self, lead: Call, help_: list[Call]) -> None:
-        """Make one call here and one on each helper.
+    def run(self, calls: list[Call]) -> None:
+        """Make the first call here and each of the others on a helper.
 
-        `lead` returns whether it waited too long for a helper, or None where nobody waits for pieces of others.
+        The first returns whether it waited too long for a helper, or None where nobody waits for pieces of others.
 
         Linux often wakes a helper on the very CPU that its caller keeps busy, so for the time of the run the caller
         stays where it is and the helpers go elsewhere.
         """
         here, others = self._split_cpus()
-        for helper, call in zip(self._helpers, help_, strict=False):
+        lead = calls[0]
+        for helper, call in zip(self._helpers, calls[1:], strict=False):
             helper.post(call, others)
         if here is None:
             stalled = lead()
@@ -218,10 +219,10 @@ class Runner:
             _c_function, catalog.SCHEDULING
         )
         self._team = Team(self.threads)
-        self._image_cells = _new_cells(catalog.CLAIMS + len(program.steps))
+        self._image_calls: list[Call] = []  # of the members; their gate is shut between images
         self._pid = os.getpid()
         self._shared = [Workspace(program)]  # the leader's, then one a helper, made when first needed
-        self._spare: list[Workspace] = []
+        self._spare: list[tuple[Workspace, NDArray[np.int64], Call]] = []  # of callers who work alone, and their job
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images: float32 [B, 3, S, S], C-contiguous; returns float32 [B, outputs]."""
@@ -238,18 +239,18 @@ class Runner:
 
     def _alone(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         try:
-            workspace = self._spare.pop()
+            workspace, job, call = self._spare.pop()
         except IndexError:
-            workspace = Workspace(self.program)
-        cells = _new_cells(catalog.CLAIMS)
-        job = self._job(images, out)
-        self._call(self._lead_batch, workspace.state, workspace.scratch, cells, job)()
+            workspace, job = Workspace(self.program), np.zeros(6, np.int64)
+            call = self._call(self._lead_batch, workspace.state, workspace.scratch, _new_cells(catalog.CLAIMS), job)
+        job[:] = self._job(images, out)
+        call()
         self._finish(out, [workspace])
-        self._spare.append(workspace)
+        self._spare.append((workspace, job, call))
 
     def _together(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         if self._pid != os.getpid():  # forked: the parent's gate may have been open
-            self._image_cells, self._pid = _new_cells(catalog.CLAIMS + len(self.program.steps)), os.getpid()
+            self._image_calls, self._pid = [], os.getpid()
         while len(self._shared) < self.threads:
             self._shared.append(Workspace(self.program))
         whole = len(images) // self.threads * self.threads if len(images) >= self.threads else 0
@@ -261,22 +262,27 @@ class Runner:
 
     def _images_apart(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Each member computes whole images."""
-        job = self._job(images, out)
+        job = np.array(self._job(images, out), np.int64)
         cells = _new_cells(catalog.CLAIMS)  # fresh ones: a helper late for an older batch must find its gate closed
-        self._run(self._lead_batch, self._help_batch, [(w.state, w.scratch, cells, job) for w in self._shared])
+        arguments = [(w.state, w.scratch, cells, job) for w in self._shared]
+        self._team.run(self._calls(self._lead_batch, self._help_batch, arguments))
 
     def _image_together(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """All members share the pieces of one image."""
         state = self._shared[0].state
+        if not self._image_calls:
+            cells = _new_cells(catalog.CLAIMS + len(self.program.steps))
+            arguments = [(state, w.scratch, cells) for w in self._shared]
+            self._image_calls = self._calls(self._lead_image, self._help_image, arguments)
         self._shared[0].set_image(image)
-        self._run(self._lead_image, self._help_image, [(state, w.scratch, self._image_cells) for w in self._shared])
+        self._team.run(self._image_calls)
         start = self.program.output.offset
         out[:] = state[start : start + self.program.outputs].view(np.float32)
 
-    def _run(self, lead: CFunction, help_: CFunction, arguments: list[tuple[NDArray[Any], ...]]) -> None:
-        """The team's members call their functions; arguments: each member's own, behind those that all share."""
-        first, *others = arguments
-        self._team.run(self._call(lead, *first), [self._call(help_, *their) for their in others])
+    def _calls(self, lead: CFunction, help_: CFunction, arguments: Sequence[tuple[NDArray[Any], ...]]) -> list[Call]:
+        """What each member of the team calls, the leader first; arguments: its own."""
+        functions = [lead] + [help_] * (len(arguments) - 1)
+        return [self._call(function, *own) for function, own in zip(functions, arguments, strict=True)]
 
     def _call(self, function: CFunction, *arguments: NDArray[Any]) -> Call:
         return Call(function, self._table, len(self._table), self.program.const, *arguments)
@@ -295,10 +301,10 @@ class Runner:
         arenas = self.program.const, workspace.state, workspace.scratch
         Call(_KERNEL(address), piece, arguments, *arenas)()
 
-    def _job(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.int64]:
+    def _job(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> tuple[int, ...]:
+        """What lead_batch and help_batch read, see kernels/schedule.py."""
         size = images.strides[0] if len(images) else 0
-        fields = (images.ctypes.data, size, len(images), self.program.output.offset, out.ctypes.data, out.shape[1])
-        return np.array(fields, np.int64)
+        return images.ctypes.data, size, len(images), self.program.output.offset, out.ctypes.data, out.shape[1]
 
     def _finish(self, out: NDArray[np.float32], workspaces: list[Workspace]) -> None:
         """A NaN in an image would stay in pad lanes, which are multiplied by 0; so start the next one afresh."""
