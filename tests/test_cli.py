@@ -469,7 +469,7 @@ def test_help(verb: str) -> None:
 
 
 def test_help_needs_no_engine() -> None:
-    code = "import sys, bitvit.cli; sys.exit('numba' in sys.modules)"
+    code = "import sys, bitvit.cli; sys.exit('llvmlite' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

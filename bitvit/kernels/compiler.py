@@ -15,14 +15,9 @@ from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from bitvit.kernels.catalog import Function
+from bitvit.kernels.simd import I8
 from bitvit.kernels.step import inline
 from bitvit.kernels.target import CPU, FEATURES
-
-# Kernels own no memory, so references are not counted.
-_NO_COUNTS = """
-define void @NRT_incref(ptr %object) alwaysinline { ret void }
-define void @NRT_decref(ptr %object) alwaysinline { ret void }
-"""
 
 
 @functools.cache
@@ -49,7 +44,6 @@ def llvm_code(function: Function) -> Any:
     library.add_linking_library(compiled.library)
     library.finalize()
     module = library._final_module
-    module.link_in(llvm.parse_assembly(_NO_COUNTS))
     for value in (*module.functions, *module.global_variables):
         if value.name != function.name and not value.is_declaration:
             value.linkage = "internal"
@@ -72,6 +66,10 @@ def _c_function(compiled: Any, name: str) -> Any:
         builder.ret(value)
     else:
         builder.ret_void()
+    for counter in ("NRT_incref", "NRT_decref"):  # kernels own no memory, so references are not counted
+        nothing = ir.Function(module, ir.FunctionType(ir.VoidType(), [I8.as_pointer()]), counter)
+        nothing.attributes.add("alwaysinline")
+        ir.IRBuilder(nothing.append_basic_block()).ret_void()
     return module
 
 

@@ -5,11 +5,17 @@ import os
 import llvmlite.binding as llvm
 
 CPU: str = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-FEATURES: str  # "+avx2,-fma,…"
-if "NUMBA_CPU_FEATURES" in os.environ:
-    FEATURES = os.environ["NUMBA_CPU_FEATURES"]
-else:
-    FEATURES = "" if CPU == "generic" else llvm.get_host_cpu_features().flatten()
+
+
+def _features() -> str:
+    chosen = os.environ.get("NUMBA_CPU_FEATURES", "" if CPU == "generic" else None)
+    try:
+        return llvm.get_host_cpu_features().flatten() if chosen is None else chosen
+    except RuntimeError:  # LLVM does not know how to ask this processor
+        return ""
+
+
+FEATURES = _features()  # "+avx2,-fma,…"
 _FEATURES = frozenset(FEATURES.split(","))
 
 
