@@ -12,6 +12,7 @@ import ctypes
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -111,8 +112,9 @@ MOST_REST = 64  # calls
 class Team:
     """Helpers for one caller at a time.
 
-    A team pays only if every member has a core. After two calls in a row in which one had not (the leader waited for a
-    helper, or was itself interrupted), the next calls do without helpers: 2, then 4, up to MOST_REST while it goes on.
+    A team pays only if every member has a core. In a crowded call one had not: the leader waited for a helper or was
+    itself interrupted, and it took longer than an image computed alone. After two in a row the next calls do without
+    helpers: 2, then 4, up to MOST_REST while it goes on. They also tell how long an image takes alone.
     """
 
     def __init__(self, size: int) -> None:
@@ -125,10 +127,14 @@ class Team:
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
         self._crowded = self._resting = 0
+        self._alone = 0.0  # seconds of an image without helpers, as far as it is known
 
     @contextlib.contextmanager
-    def lead(self) -> Iterator[bool]:
-        """Become the leader; yields False if another thread is, or the team rests: the caller had better work alone."""
+    def lead(self, images: int) -> Iterator[bool]:
+        """Become the leader for a call on so many images.
+
+        Yields False if another thread is, or the team rests: the caller had better work alone.
+        """
         if self._pid != os.getpid():  # forked: the helpers stayed behind, and the lock may be held for ever
             self._start()
         lock = self._lock
@@ -138,7 +144,9 @@ class Team:
         if self._resting > 0:
             self._resting -= 1
             lock.release()
+            start = time.perf_counter()
             yield False
+            self._alone = (time.perf_counter() - start) / max(1, images)
             return
         try:
             while len(self._helpers) < self.size - 1:
@@ -159,19 +167,19 @@ class Team:
         lead = calls[0]
         for helper, call in zip(self._helpers, calls[1:], strict=False):
             helper.post(call, others)
+        start, interruptions = time.perf_counter(), _interruptions()
         if here is None:
             stalled = lead()
-            if stalled is not None:
-                self._plan_rest(bool(stalled))
-            return
-        before, interruptions = os.sched_getaffinity(0), _interruptions()
-        os.sched_setaffinity(0, here)
-        try:
-            stalled = lead()
-        finally:
-            os.sched_setaffinity(0, before)
+        else:
+            before = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, here)
+            try:
+                stalled = lead()
+            finally:
+                os.sched_setaffinity(0, before)
         if stalled is not None:
-            self._plan_rest(bool(stalled) or _interruptions() > interruptions)
+            slow = time.perf_counter() - start > self._alone
+            self._plan_rest(slow and (bool(stalled) or _interruptions() > interruptions))
 
     def _plan_rest(self, crowded: bool) -> None:
         self._crowded = self._crowded + 1 if crowded else 0
@@ -230,7 +238,7 @@ class Runner:
         if self.threads == 1:
             self._alone(images, out)
             return out
-        with self._team.lead() as leading:
+        with self._team.lead(len(images)) as leading:
             if leading:
                 self._together(images, out)
             else:

@@ -1,5 +1,6 @@
 """Threads and forks."""
 
+import itertools
 import multiprocessing
 import os
 import threading
@@ -48,7 +49,7 @@ def test_many_callers_get_the_same_bits(model: BHViT, pixels: NDArray[np.float32
 def test_a_busy_team_leaves_a_caller_to_work_alone(model: BHViT, pixels: NDArray[np.float32]) -> None:
     expected = model(pixels)
     model.runner._team._plan_rest(crowded=False)
-    with model.runner._team.lead() as leading:
+    with model.runner._team.lead(1) as leading:
         assert leading
         assert np.array_equal(model(pixels), expected)
 
@@ -77,11 +78,32 @@ def test_a_team_without_cores_of_its_own_rests(model: BHViT, pixels: NDArray[np.
     assert rests == [0, 2, 4, 8, 16, 32, 64, 64, 64]
     assert np.array_equal(model(pixels[:1]), expected)
     assert team._resting == 63
-    with team.lead() as leading:
+    with team.lead(1) as leading:
         assert not leading
     team._plan_rest(crowded=False)
-    with team.lead() as leading:
+    with team.lead(1) as leading:
         assert leading
+
+
+def test_an_interrupted_team_rests_only_if_it_is_slower_than_its_leader_alone(
+    model: BHViT, pixels: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine takes a core away for moments again and again; two cores may still be the faster."""
+    monkeypatch.setattr(runtime, "_interruptions", itertools.count().__next__)
+    team = model.runner._team
+    team._plan_rest(crowded=False)
+    for _ in range(2):
+        assert team._resting == 0
+        model(pixels[:1])
+    assert team._resting == 2, "how long it takes alone is not known yet"
+    for _ in range(2):
+        model(pixels[:1])
+    assert team._resting == 0
+    for alone, resting in ((60.0, 0), (1e-9, 2)):
+        team._alone = alone
+        model(pixels[:1])
+        model(pixels[:1])
+        assert team._resting == resting
 
 
 def test_helpers_that_leave_early_do_no_harm(model: BHViT, pixels: NDArray[np.float32]) -> None:
@@ -128,7 +150,7 @@ def test_a_forked_child_answers(model: BHViT, pixels: NDArray[np.float32]) -> No
     expected = model(pixels[:1]).tobytes() + model(pixels).tobytes()
     context = multiprocessing.get_context("fork")
     answers: multiprocessing.Queue[bytes] = context.Queue()
-    with model.runner._team.lead():  # as if another thread were in the middle of a call
+    with model.runner._team.lead(1):  # as if another thread were in the middle of a call
         child = context.Process(target=_answer, args=(model, pixels, answers))
         child.start()
     assert answers.get(timeout=60) == expected

@@ -78,9 +78,9 @@ def tile_channels(h, at, channels, ratio, span, out, to, copy):
     """Lay the tiled shortcut out for the hidden order.
 
     out[to + j·copy + q] = h[at + (ratio·q + j) mod channels] for j < ratio, q < span. Hidden feature ratio·c + j meets
-    channel (ratio·c + j) mod channels (SPEC 7.5), so a vector of hidden features {ratio·c + j : c = c0 … c0 + LANES - 1}
-    reads `out` at j·copy + c0 mod period, period = channels/gcd(channels, ratio); `span` >= the largest such start +
-    LANES. h is extended periodically by up to 2·LANES in place. A ratio of 2, 4 or 8 that divides `channels` is
+    channel (ratio·c + j) mod channels (SPEC 7.5), so the vector of the hidden features ratio·c + j of LANES channels
+    from c0 on reads `out` at j·copy + c0 mod period, period = channels/gcd(channels, ratio); `span` >= the largest such
+    start + LANES. h is extended periodically by up to 2·LANES in place. A ratio of 2, 4 or 8 that divides `channels` is
     de-interleaved by shuffles: (even, odd) halves, log2(ratio) times.
     """
     extend_periodically(h, at, channels)
