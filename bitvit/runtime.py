@@ -13,8 +13,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 try:
     import resource
@@ -83,25 +83,29 @@ class _Helper:
     """A daemon thread that waits for a job and then plays its part in it."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Call, set[int] | None]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._idle = True
-        threading.Thread(target=self._serve, name="bitvit", daemon=True).start()
+        self._cpus: set[int] | None = None
+        self._thread = threading.Thread(target=self._serve, name="bitvit", daemon=True)
+        self._thread.start()
 
-    def post(self, call: Call, cpus: set[int] | None) -> None:
+    def place(self, cpus: set[int] | None) -> None:
+        """Let it run on these CPUs alone; None where that cannot be said."""
+        if cpus is not None and cpus != self._cpus and self._thread.native_id is not None:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(self._thread.native_id, cpus)
+                self._cpus = cpus
+
+    def post(self, call: Call) -> None:
         """Hand over a job, unless the helper has not even woken up for the last one."""
         if self._idle:
             self._idle = False
-            self._jobs.put((call, cpus))
+            self._jobs.put(call)
 
     def _serve(self) -> None:
-        mine: set[int] | None = None
         while True:
-            call, cpus = self._jobs.get()
+            call = self._jobs.get()
             self._idle = True
-            if cpus is not None and cpus != mine:
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(0, cpus)
-                    mine = cpus
             call()
             del call  # the arenas of a model that is no longer used
 
@@ -155,18 +159,21 @@ class Team:
         finally:
             lock.release()
 
-    def run(self, calls: list[Call]) -> None:
+    def run(self, calls: list[Call], lingering: NDArray[np.int64] | None = None) -> None:
         """Make the first call here and each of the others on a helper.
 
         The first returns whether it waited too long for a helper, or None where nobody waits for pieces of others.
+        lingering: for each helper, not 0 if its last such call has not ended and takes part by itself.
 
         Linux often wakes a helper on the very CPU that its caller keeps busy, so for the time of the run the caller
         stays where it is and the helpers go elsewhere.
         """
         here, others = self._split_cpus()
         lead = calls[0]
-        for helper, call in zip(self._helpers, calls[1:], strict=False):
-            helper.post(call, others)
+        for i, (helper, call) in enumerate(zip(self._helpers, calls[1:], strict=False)):
+            helper.place(others)
+            if lingering is None or not lingering[i]:
+                helper.post(call)
         start, interruptions = time.perf_counter(), _interruptions()
         if here is None:
             stalled = lead()
@@ -207,6 +214,14 @@ def _c_function(function: catalog.Scheduling) -> CFunction:
     return ctypes.CFUNCTYPE(ctypes.c_int64 if function.returns else None, *arguments)(*loader.addresses([function]))
 
 
+class _Image(NamedTuple):
+    """What a team's members call for an image that they share; the gate is shut between images."""
+
+    open: Call
+    calls: list[Call]  # the leader's first
+    lingering: NDArray[np.int64]  # one a helper
+
+
 class Runner:
     """Runs one program on images, from any number of Python threads at once."""
 
@@ -223,11 +238,11 @@ class Runner:
             ],
             np.int64,
         )
-        self._run_steps, self._lead_image, self._help_image, self._lead_batch, self._help_batch = map(
+        self._run_steps, self._open_image, self._lead_image, self._help_image, self._lead_batch, self._help_batch = map(
             _c_function, catalog.SCHEDULING
         )
         self._team = Team(self.threads)
-        self._image_calls: list[Call] = []  # of the members; their gate is shut between images
+        self._image: _Image | None = None  # made when first needed
         self._pid = os.getpid()
         self._shared = [Workspace(program)]  # the leader's, then one a helper, made when first needed
         self._spare: list[tuple[Workspace, NDArray[np.int64], Call]] = []  # of callers who work alone, and their job
@@ -258,7 +273,7 @@ class Runner:
 
     def _together(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         if self._pid != os.getpid():  # forked: the parent's gate may have been open
-            self._image_calls, self._pid = [], os.getpid()
+            self._image, self._pid = None, os.getpid()
         while len(self._shared) < self.threads:
             self._shared.append(Workspace(self.program))
         whole = len(images) // self.threads * self.threads if len(images) >= self.threads else 0
@@ -272,27 +287,29 @@ class Runner:
         """Each member computes whole images."""
         job = np.array(self._job(images, out), np.int64)
         cells = _new_cells(catalog.CLAIMS)  # fresh ones: a helper late for an older batch must find its gate closed
-        arguments = [(w.state, w.scratch, cells, job) for w in self._shared]
-        self._team.run(self._calls(self._lead_batch, self._help_batch, arguments))
+        functions = [self._lead_batch] + [self._help_batch] * (len(self._shared) - 1)
+        self._team.run(
+            [self._call(f, w.state, w.scratch, cells, job) for f, w in zip(functions, self._shared, strict=True)]
+        )
 
     def _image_together(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """All members share the pieces of one image."""
         state = self._shared[0].state
-        if not self._image_calls:
-            cells = _new_cells(catalog.CLAIMS + len(self.program.steps))
-            arguments = [(state, w.scratch, cells) for w in self._shared]
-            self._image_calls = self._calls(self._lead_image, self._help_image, arguments)
+        if self._image is None:
+            first = catalog.CLAIMS + len(self.program.steps)  # of the helpers' own cells
+            cells = _new_cells(first + self.threads)
+            calls = [self._call(self._lead_image, state, self._shared[0].scratch, cells)]
+            for i, workspace in enumerate(self._shared[1:]):
+                calls.append(self._call(self._help_image, state, workspace.scratch, cells, first + i))
+            lingering = cells[first * catalog.LINE :: catalog.LINE][: len(calls) - 1]
+            self._image = _Image(Call(self._open_image, len(self.program.steps), cells), calls, lingering)
         self._shared[0].set_image(image)
-        self._team.run(self._image_calls)
+        self._image.open()
+        self._team.run(self._image.calls, self._image.lingering)
         start = self.program.output.offset
         out[:] = state[start : start + self.program.outputs].view(np.float32)
 
-    def _calls(self, lead: CFunction, help_: CFunction, arguments: Sequence[tuple[NDArray[Any], ...]]) -> list[Call]:
-        """What each member of the team calls, the leader first; arguments: its own."""
-        functions = [lead] + [help_] * (len(arguments) - 1)
-        return [self._call(function, *own) for function, own in zip(functions, arguments, strict=True)]
-
-    def _call(self, function: CFunction, *arguments: NDArray[Any]) -> Call:
+    def _call(self, function: CFunction, *arguments: int | NDArray[Any]) -> Call:
         return Call(function, self._table, len(self._table), self.program.const, *arguments)
 
     def run_steps(self, workspace: Workspace, first: int, last: int) -> None:

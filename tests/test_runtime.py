@@ -112,13 +112,16 @@ def test_helpers_that_leave_early_do_no_harm(model: BHViT, pixels: NDArray[np.fl
     expected = model(pixels[:1])
     workspace = runtime.Workspace(runner.program)
     workspace.set_image(pixels[0])
-    cells = runtime._new_cells(catalog.CLAIMS + len(runner.program.steps))
+    own = catalog.CLAIMS + len(runner.program.steps)
+    cells = runtime._new_cells(own + 1)
     cells[catalog.GATE * catalog.LINE] = catalog.OPEN
     cells[catalog.STALLED * catalog.LINE] = 1
-    runner._call(runner._help_image, workspace.state, workspace.scratch, cells)()
+    runner._call(runner._help_image, workspace.state, workspace.scratch, cells, own)()
     assert cells[catalog.DONE * catalog.LINE] == 0
     assert cells[catalog.GATE * catalog.LINE] == catalog.OPEN
+    assert cells[own * catalog.LINE] == 0, "it did not linger for ever"
     cells[:] = 0
+    runtime.Call(runner._open_image, len(runner.program.steps), cells)()
     assert runner._call(runner._lead_image, workspace.state, workspace.scratch, cells)() == 0
     start = runner.program.output.offset
     logits = workspace.state[start : start + runner.program.outputs].view(np.float32)

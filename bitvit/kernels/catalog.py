@@ -190,15 +190,16 @@ KERNELS = tuple(value for value in list(globals().values()) if isinstance(value,
 
 # ----------------------------------------------------------------------------------------------------------- scheduling
 LINE = 8  # int64 cells of a cache line
-GATE, DONE, STALLED, CLAIMS = 0, 1, 2, 3  # cells, see kernels/schedule.py
+GATE, EPOCH, DONE, STALLED, CLAIMS = 0, 1, 2, 3, 4  # cells, see kernels/schedule.py
 OPEN, INSIDE = 1, 2
 
 
 run_steps = Scheduling("run_steps", 5)
+open_image = Scheduling("open_image", 2)
 lead_image = Scheduling("lead_image", 6, returns=True)
-help_image = Scheduling("help_image", 6)
+help_image = Scheduling("help_image", 7)
 lead_batch = Scheduling("lead_batch", 7)
 help_batch = Scheduling("help_batch", 7)
 
-SCHEDULING = (run_steps, lead_image, help_image, lead_batch, help_batch)
+SCHEDULING = (run_steps, open_image, lead_image, help_image, lead_batch, help_batch)
 FUNCTIONS: tuple[Function, ...] = (*KERNELS, *SCHEDULING)

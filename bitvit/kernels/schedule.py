@@ -3,10 +3,11 @@
 All arguments are int64, most of them addresses. `table` is `steps` rows [address of the kernel, address of its
 arguments, pieces]; `const`, `state` and `scratch` are the arenas. `cells` are shared counters a cache line apart:
 
-    cell 0  gate: bit 0 is open, the rest counts the helpers inside (in twos)
-    cell 1  pieces done (one image by all) or images claimed (whole images by each)
-    cell 2  1 once the leader has waited too long for a helper's piece: its core has other work
-    cell 3… pieces claimed of step 0, 1, …
+    GATE     bit 0 is open, the rest counts the helpers inside (in twos)
+    EPOCH    images begun, when all members share each
+    DONE     pieces done (one image by all) or images claimed (whole images by each)
+    STALLED  1 once the leader has waited too long for a helper's piece: its core has other work
+    CLAIMS…  pieces claimed of step 0, 1, …; then for each helper whether it lingers for the next image
 """
 
 from typing import Any
@@ -16,12 +17,13 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from bitvit.kernels.catalog import CLAIMS, DONE, GATE, INSIDE, LINE, OPEN, STALLED
+from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, INSIDE, LINE, OPEN, STALLED
 from bitvit.kernels.simd import I8, I32, I64, floats_at_address
 from bitvit.kernels.step import inline
 
 SPINS = 2000  # polls before a waiting thread offers its core to others
 STALL = 8000  # polls, some 0.2 ms, before the leader does without its helpers; a piece takes about 0.02 ms
+LINGER = 8000  # polls, some 0.2 ms, that a helper waits for the next image before it sleeps: waking it takes 0.05 ms
 COLUMNS = 3  # of the table
 
 
@@ -39,7 +41,7 @@ def atomic_add(typingctx, cells, cell, value):
     """Add to a counter; returns what it was before."""
 
     def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("add", _cell(builder, args[0], args[1]), args[2], "acq_rel")
+        return builder.atomic_rmw("add", _cell(builder, args[0], args[1]), args[2], "seq_cst")
 
     return types.int64(types.int64, types.int64, types.int64), codegen
 
@@ -212,24 +214,42 @@ def _close(cells):
             offer_core()
 
 
-def lead_image(table, steps, const, state, scratch, cells):
-    """The caller's part of an image that the team shares; its address is in the state already.
-
-    Returns whether it had to wait too long for a helper.
-    """
-    for line in range(DONE, CLAIMS + steps):
-        atomic_store(cells, line, 0)
+def open_image(steps, cells):
+    """Begin an image that the team shares; its address is in the state already. Helpers that linger go to work."""
+    for cell in range(DONE, CLAIMS + steps):
+        atomic_store(cells, cell, 0)
     atomic_add(cells, GATE, OPEN)
+    atomic_add(cells, EPOCH, 1)
+
+
+def lead_image(table, steps, const, state, scratch, cells):
+    """The caller's part of an image; returns whether it had to wait too long for a helper."""
     _run_image(table, steps, const, state, scratch, cells, True)
     _close(cells)
     return atomic_load(cells, STALLED)
 
 
-def help_image(table, steps, const, state, scratch, cells):
-    """A helper's part of an image, if the gate is still open."""
-    if atomic_add(cells, GATE, INSIDE) & OPEN:
-        _run_image(table, steps, const, state, scratch, cells, False)
-    atomic_add(cells, GATE, -INSIDE)
+def help_image(table, steps, const, state, scratch, cells, lingers):
+    """A helper's part of an image, if the gate is still open, and of the images that soon follow.
+
+    `lingers` is its own cell. Either the leader, having begun an image, sees that it is set, or the helper, having
+    cleared it, sees that an image has begun: so a helper that is not woken is not asleep.
+    """
+    while True:
+        image = atomic_load(cells, EPOCH)
+        if atomic_add(cells, GATE, INSIDE) & OPEN:
+            _run_image(table, steps, const, state, scratch, cells, False)
+        atomic_add(cells, GATE, -INSIDE)
+        atomic_add(cells, lingers, 1)
+        spins = 0
+        while atomic_load(cells, EPOCH) == image and spins < LINGER:
+            pause()
+            spins += 1
+            if spins > SPINS:
+                offer_core()
+        atomic_add(cells, lingers, -1)
+        if atomic_load(cells, EPOCH) == image:
+            return
 
 
 def lead_batch(table, steps, const, state, scratch, cells, job):
