@@ -1,11 +1,12 @@
 """Each kernel against the machine's limit, measured beside it.
 
-    python tools/bench_kernels.py [MODEL.safetensors] [--repeats 50] [--json FILE]
+    python tools/bench_kernels.py [MODEL.safetensors] [--repeats 50] [--json FILE] [--readme FILE]
 
 The limit is what one core reaches in xor + popcount + add on registers alone, in binary multiply-adds a second. The
 first table is the binary matrix product (int32 counts out), the second the same over widths that are not multiples of
 a vector or a word: padding costs something, but no width may fall off a cliff. With a model, a third table gives each
-of its kernels, on one thread.
+of its kernels, on one thread. --readme writes them between the lines <!-- kernels:start --> and <!-- kernels:end --> of
+a Markdown file.
 """
 
 import argparse
@@ -19,13 +20,16 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit
-from speed import layer_times, time_calls
+from peers.machine import cpu_name
+from peers.packages import PeersError
+from peers.report import read_readme, replace_section, write
+from speed import layer_times, time_calls, time_model
 
 import bitvit
 from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots, ones
 from bitvit.kernels.simd import load, load_rows, splat_rows, store_rows
 from bitvit.kernels.step import OPTIONS
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import CPU, LANES, ROWS
 from bitvit.program import aligned_zeros, padded
 from bitvit.summary import summarize
 
@@ -52,7 +56,7 @@ def _limit(words, steps):  # type: ignore[no-untyped-def]
 def _count_matmul(bits, rows, words, panels, width, out):  # type: ignore[no-untyped-def]
     for n in range(0, width, LANES):
         for m in range(0, rows, ROWS):
-            store_rows(out, m * width + n, width, half_dots(bits, m * words, words, panels, n * words, 0))
+            store_rows(out, n * rows + m * LANES, LANES, half_dots(bits, m * words, words, panels, n * words, 0))
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
@@ -78,21 +82,27 @@ def matmul_rate(m: int, k: int, n: int, repeats: int) -> float:
     return m * k * n / median_seconds(lambda: _count_matmul(bits, rows, words, panels, width, out), repeats)
 
 
+def share_of_limit(m: int, k: int, n: int, repeats: int) -> float:
+    """Rate of a product over the limit measured before and after it: the median of five such ratios."""
+    ratios = []
+    for _ in range(5):
+        before = machine_limit(repeats)
+        rate = matmul_rate(m, k, n, repeats)
+        ratios.append(2 * rate / (before + machine_limit(repeats)))
+    return statistics.median(ratios)
+
+
 def model_rows(path: Path, repeats: int) -> list[dict[str, Any]]:
     """Median microseconds of each kernel of a model, one thread, summed over the steps of a stage."""
     return [{"kernel": name, "us": 1e6 * seconds} for name, seconds in layer_times(path, repeats).items()]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?")
-    parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    repeats = options.repeats
+def measure(model: Path | None, repeats: int) -> dict[str, Any]:
+    """All tables, as the JSON file holds them."""
     limit = machine_limit(repeats)
     result: dict[str, Any] = {
-        "cpu": numba.config.CPU_NAME or "host",
+        "cpu": cpu_name(),
+        "target": CPU,
         "lanes": LANES,
         "rows": ROWS,
         "lane popcount": LANE_POPCOUNT,
@@ -100,30 +110,65 @@ def main() -> int:
         "bitvit": bitvit.__version__,
         "numba": numba.__version__,
     }
-    print(f"limit {limit / 1e12:.3f}e12 binary MAC/s a core; tile {ROWS} x {LANES}, lane popcount {LANE_POPCOUNT}")
-    print("\nproduct M x K x N        share of the limit")
-    result["shapes"] = [{"shape": s, "share": matmul_rate(*s, repeats) / machine_limit(repeats)} for s in SHAPES]
-    for row in result["shapes"]:
-        print(f"{'{} x {} x {}'.format(*row['shape']):24s} {row['share']:6.1%}")
-    print("\nwidth (196 x width x 4·width)   share   cost a MAC against the width before")
+    result["shapes"] = [{"shape": s, "share": share_of_limit(*s, repeats)} for s in SHAPES]
     result["widths"] = []
     for width in WIDTHS:
-        share = matmul_rate(196, width, 4 * width, repeats) / machine_limit(repeats)
+        share = share_of_limit(196, width, 4 * width, repeats)
         before = result["widths"][-1]["share"] if result["widths"] else share
         result["widths"].append({"width": width, "share": share, "against the width before": before / share})
-        print(f"{width:5d} {share:26.1%} {before / share:12.2f}")
-    if options.model is not None:
-        result["kernels"] = model_rows(options.model, repeats)
-        total = sum(row["us"] for row in result["kernels"])
-        macs = summarize(options.model).binary_macs
-        print(f"\nkernels of {options.model.name}, us on one thread")
-        for row in result["kernels"]:
-            print(f"{row['kernel']:34s} {row['us']:9.1f}")
-        over = total * 1e-6 * limit / macs
-        print(f"{'sum':34s} {total:9.1f}, {over:.2f} x the limit of its {macs / 1e9:.2f} G binary MACs")
-        result |= {"sum": total, "over the limit": over}
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1))
+    if model is not None:
+        end_to_end, macs = time_model(model, 1, 1, repeats).median, summarize(model).binary_macs
+        result |= {"model": model.stem, "kernels": model_rows(model, repeats), "binary MACs": macs}
+        result |= {"end to end": end_to_end, "over the limit": end_to_end * limit / macs}
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables."""
+    lines = [
+        f"The limit is {result['limit'] / 1e12:.2f}·10¹² binary multiply-adds a second on one core ({result['cpu']},"
+        f" {result['target']}); tiles are {result['rows']} x {result['lanes']}.",
+        "",
+        "| product M x K x N | share of the limit |",
+        "|---|--:|",
+        *(f"| {' x '.join(map(str, row['shape']))} | {row['share']:.0%} |" for row in result["shapes"]),
+        "",
+        "| width C (196 x C x 4·C) | share of the limit | cost a MAC against the row above |",
+        "|---|--:|--:|",
+        *(f"| {r['width']} | {r['share']:.0%} | {r['against the width before']:.2f} x |" for r in result["widths"]),
+    ]
+    if "kernels" in result:
+        lines += [
+            "",
+            f"| kernels of {result['model']}, one thread | µs |",
+            "|---|--:|",
+            *(f"| {row['kernel']} | {row['us']:.0f} |" for row in result["kernels"]),
+            f"| sum | {sum(row['us'] for row in result['kernels']):.0f} |",
+            "",
+            f"End to end it takes {result['end to end'] * 1e3:.2f} ms, {result['over the limit']:.2f} x what the limit says"
+            f" for its {result['binary MACs'] / 1e9:.2f}·10⁹ binary multiply-adds.",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--readme", type=Path)
+    options = parser.parse_args()
+    try:
+        page = read_readme(options.readme, "kernels") if options.readme is not None else ""
+        result = measure(options.model, options.repeats)
+        print(markdown(result))
+        if options.readme is not None:
+            write(options.readme, replace_section(page, markdown(result), "kernels"))
+        if options.json is not None:
+            write(options.json, json.dumps(result, indent=1) + "\n")
+    except (bitvit.BitvitError, PeersError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
