@@ -145,8 +145,8 @@ def markdown(result: dict[str, Any]) -> str:
             *(f"| {row['kernel']} | {row['us']:.0f} |" for row in result["kernels"]),
             f"| sum | {sum(row['us'] for row in result['kernels']):.0f} |",
             "",
-            f"End to end it takes {result['end to end'] * 1e3:.2f} ms, {result['over the limit']:.2f} x what the limit says"
-            f" for its {result['binary MACs'] / 1e9:.2f}·10⁹ binary multiply-adds.",
+            f"End to end it takes {result['end to end'] * 1e3:.2f} ms, {result['over the limit']:.2f} x what the limit"
+            f" says for its {result['binary MACs'] / 1e9:.2f}·10⁹ binary multiply-adds.",
         ]
     return "\n".join(lines)
 

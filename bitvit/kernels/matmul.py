@@ -41,10 +41,12 @@ def ones(x):
 
 
 @inline
-def total_ones(count):
-    """What a sum of `ones` says of each 32-bit lane."""
+def total_ones(count, words):
+    """What a sum of `ones` over at most so many words says of each 32-bit lane."""
     if LANE_POPCOUNT:
         return count
+    if words < 8:  # at most 7·32 in all: the product's highest byte is the sum of the four
+        return shift_right(count * splat(np.uint32(0x01010101)), 24)
     pairs = (count & splat(np.uint32(0x00FF00FF))) + (shift_right(count, 8) & splat(np.uint32(0x00FF00FF)))
     return (pairs & splat(np.uint32(0xFFFF))) + shift_right(pairs, 16)
 
@@ -65,7 +67,7 @@ def half_dots(bits, first, words, panels, panel, start):
         count = splat_rows(np.uint32(0), ROWS)
         for k in range(block, min(words, block + BLOCK)):
             count += ones(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, ROWS))
-        acc += total_ones(count)
+        acc += total_ones(count, words)
     return acc
 
 

@@ -118,7 +118,7 @@ def convolve_tile(y, x, g, chunk, a, words, base, const):
                 for j in range(block, min(n, block + BLOCK)):
                     word = base + np.int64(at(offsets, (g * 3 + d) * n + j)) + x
                     count += ones(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, word, 1, ROWS))
-                acc += total_ones(count)
+                acc += total_ones(count, n)
         # classes hold LANES·(1 if the first tap is missing, + 2 if the last is); y counts fourfold
         missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])
         bias = load_rows_at(biases, missing, classes, d * padded_side + x, ROWS)
