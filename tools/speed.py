@@ -2,9 +2,8 @@
 
     python tools/speed.py MODEL.safetensors ... [--threads 1 2] [--batch 1 8] [--repeats 200] [--layers] [--conditions]
 
---layers shows where the time goes, --conditions times single images also after a pause and beside a process that keeps
-one core busy. --readme FILE writes the table between the lines <!-- speed:start --> and <!-- speed:end --> of a Markdown
-file.
+--layers shows where the time goes; --conditions times single images also after a pause and beside a process that keeps
+one core busy. --readme FILE writes the table between <!-- speed:start --> and <!-- speed:end --> of a Markdown file.
 """
 
 import argparse
