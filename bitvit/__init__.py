@@ -3,6 +3,7 @@
 bitvit.convert("checkpoint.pth", "model.safetensors")
 model = bitvit.load("model.safetensors")      # model(pixels) -> logits
 clf = bitvit.Classifier("model.safetensors")  # clf("photo.jpg") -> [{"label", "index", "score"}]
+bitvit.evaluate("model.safetensors", "pictures").top1
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 from bitvit.config import Config
 from bitvit.convert import ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ImageError, ModelFileError
+from bitvit.evaluate import Comparison, EvalReport, evaluate
 from bitvit.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -23,13 +25,16 @@ __all__ = [
     "BitvitError",
     "CheckpointError",
     "Classifier",
+    "Comparison",
     "Config",
     "ConfigError",
     "ConversionReport",
+    "EvalReport",
     "ImageError",
     "ModelFileError",
     "Preprocessing",
     "convert",
+    "evaluate",
     "load",
 ]
 
