@@ -333,7 +333,7 @@ class _Unit:
     seconds: float = 0.0
 
     def path(self, number: int) -> str:
-        return self.dataset.paths[self.taking[number]]
+        return self.dataset.paths[int(self.taking[number])]
 
     def correct(self, start: int, stop: int) -> int:
         right = self.logits[start:stop].argmax(axis=1) == self.targets[start:stop]
@@ -379,7 +379,7 @@ def _unit(
 ) -> _Unit:
     model, count = classifier.model, classifier.model.config.num_classes
     is_path = isinstance(source, str | os.PathLike)
-    name = os.fspath(source) if is_path else type(source).__name__
+    name = str(os.fspath(source)) if is_path else type(source).__name__
     matching = match_classes(
         [*dataset.labels, *dataset.empty],
         labels=model.labels,
@@ -496,9 +496,10 @@ class _Runner:
         first = min(errors) if errors and self.on_error == "fail" else None
         if first is not None:
             batch = batch[: first - start]
-        good = [start + i for i, item in enumerate(batch) if not isinstance(item, ImageError)]
-        if good:
-            logits = unit.classifier.model(np.stack([batch[n - start] for n in good]))
+        pixels = {start + i: item for i, item in enumerate(batch) if not isinstance(item, ImageError)}
+        if pixels:
+            good = list(pixels)
+            logits = unit.classifier.model(np.stack(list(pixels.values())))
             if not np.isfinite(logits).all():
                 raise BitvitError(
                     f"{unit.model}: its answer to {unit.path(good[0])}, or one soon after it, is not finite; the model "
@@ -557,19 +558,24 @@ class _Store:
         if self.path is None or not any(unit.done for unit in self.units):
             return
         parts = [
-            {"done": unit.done, "seconds": unit.seconds, "failed": {str(n): why for n, why in unit.failed.items() if n < unit.done}}
+            {
+                "done": unit.done,
+                "seconds": unit.seconds,
+                "failed": {str(n): why for n, why in unit.failed.items() if n < unit.done},
+            }
             for unit in self.units
         ]
         header = json.dumps({"job": self.job, "units": parts}).encode()
-        arrays = {f"logits{i}": unit.logits[: unit.done] for i, unit in enumerate(self.units)}
-        write_file(self.path, lambda file: np.savez(file, header=np.frombuffer(header, np.uint8), **arrays))
+        arrays: dict[str, Any] = {f"logits{i}": unit.logits[: unit.done] for i, unit in enumerate(self.units)}
+        arrays["header"] = np.frombuffer(header, np.uint8)
+        write_file(self.path, lambda file: np.savez(file, **arrays))
 
     def load(self) -> None:
         """Take up what the file holds; nothing if there is none."""
         if self.path is None:
             raise ValueError("resume: needs state=, the file or folder to go on from")
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 header = json.loads(archive["header"].tobytes())
                 if header["job"] != self.job:
                     raise BitvitError(
@@ -591,5 +597,3 @@ class _Store:
     def remove(self) -> None:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-

@@ -11,9 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch(
-    prepare: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
-) -> Iterator[Result]:
+def prefetch(prepare: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int) -> Iterator[Result]:
     """prepare(item) of each item, in order, computed by `workers` threads; at most `ahead` results lie ready.
 
     An exception of `prepare` is raised when its item's turn comes. Close the generator to stop early: what has not

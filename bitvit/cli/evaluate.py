@@ -44,7 +44,8 @@ class OnError(str, Enum):
 
 def evaluate(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Packed model; several give one table with mean and spread.")
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Packed model; several give one table with mean and spread."),
     ],
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
@@ -95,7 +96,8 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Threads to compute; default: all CPUs of the process.")
     ] = None,
     decoders: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Threads to decode pictures; default: half the CPUs, up to 4.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Threads to decode pictures; default: half the CPUs, up to 4."),
     ] = None,
 ) -> None:
     """Measure accuracy on labelled pictures.
@@ -109,9 +111,10 @@ def evaluate(
     from bitvit.evaluate import evaluate as run
 
     place = state or output or Path()
+    chosen: Any = models if len(models) > 1 else models[0]
     with _keeping(resume) as watch, compiling_status(), _progress(stderr_console()) as show:
-        result = run(
-            models if len(models) > 1 else models[0],
+        result: EvalReport | Comparison = run(
+            chosen,
             data,
             classes=classes,
             subset=_subset(subset),
@@ -127,7 +130,7 @@ def evaluate(
             predictions=predictions,
             state=place,
             resume=resume,
-            progress=lambda progress: (watch(progress), show(progress)),
+            progress=_both(watch, show),
         )
     reports = result.reports if isinstance(result, Comparison) else (result,)
     if form is Format.json:
@@ -137,6 +140,14 @@ def evaluate(
     else:
         _print_report(result, output is not None)
     _report_failures(reports, on_error)
+
+
+def _both(*calls: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
+    def call(progress: "Progress") -> None:
+        for one in calls:
+            one(progress)
+
+    return call
 
 
 def _subset(names: list[str] | None) -> list[str] | None:
@@ -236,8 +247,9 @@ def _print_report(report: "EvalReport", saved: bool) -> None:
         "loss": f"{report.loss:.4f} (cross-entropy)",
         "balanced accuracy": f"{_percent(report.balanced_accuracy)} (mean recall of the classes)",
         "macro F1": f"{report.macro_f1:.4f}",
-        "ROC-AUC": "needs pictures of two classes" if report.roc_auc is None else f"{report.roc_auc:.4f} (mean of one "
-        "class against the others)",
+        "ROC-AUC": "needs pictures of two classes"
+        if report.roc_auc is None
+        else f"{report.roc_auc:.4f} (mean of one class against the others)",
         "calibration error": f"{report.calibration_error:.4f} (ECE, 15 bins)",
     }
     for name, text in facts.items():
