@@ -317,7 +317,11 @@ def _datasets(data: DataSource | list[DataSource], count: int, folds: bool, layo
 # --------------------------------------------------------------------------------------------------- one model's part
 @dataclass
 class _Unit:
-    """A model and the pictures for it; what has been computed grows from the first picture on."""
+    """A model and the pictures for it; what has been computed grows from the first picture on.
+
+    Pictures are taken in a random order, the same every time: class after class, what has been found so far would say
+    little about the whole.
+    """
 
     classifier: Classifier
     model: str
@@ -346,15 +350,14 @@ class _Unit:
         return self.classifier.prepare(place, self.dataset.images[place])
 
     def report(self) -> EvalReport:
-        kept = np.array([n for n in range(len(self.taking)) if n not in self.failed], np.int64)
-        if not len(kept):
+        order = np.argsort(self.taking).tolist()  # the data's
+        kept = [n for n in order if n not in self.failed]
+        if not kept:
             raise ImageError(
-                f"{self.dataset.name}: none of the {len(self.taking)} pictures could be read; the first: "
-                f"{self.failed[0]}"
+                f"{self.dataset.name}: none of the {len(order)} pictures could be read; the first: "
+                f"{self.failed[order[0]]}"
             )
-        logits, targets = self.logits, self.targets
-        if self.failed:
-            logits, targets = logits[kept], targets[kept]
+        logits, targets = self.logits[kept], self.targets[kept]
         numbers = range(len(self.names)) if self.columns is None else self.columns.tolist()
         measured = metrics.measure(logits, targets, self.names, tuple(numbers))
         return EvalReport(
@@ -362,10 +365,10 @@ class _Unit:
             model=self.model,
             model_sha256=self.sha256,
             data=self.dataset.name,
-            failures=tuple(Failure(self.path(n), reason) for n, reason in sorted(self.failed.items())),
+            failures=tuple(Failure(self.path(n), reason) for n in order if (reason := self.failed.get(n))),
             notes=self.notes,
             seconds=self.seconds,
-            paths=tuple(self.path(int(n)) for n in kept),
+            paths=tuple(map(self.path, kept)),
             targets=targets,
             logits=logits,
         )
@@ -396,6 +399,7 @@ def _unit(
     targets = np.array([number for _, number in pairs if number in wanted], np.int64)
     if not len(taking):
         raise ConfigError(f"{dataset.name}: no picture of the chosen classes; check --subset (subset=)")
+    order = np.random.default_rng(0).permutation(len(taking))
     chosen = range(count) if columns is None else columns.tolist()
     if len(chosen) < 2:
         raise ConfigError(f"{name}: {len(chosen)} class to choose from, expected at least two")
@@ -405,8 +409,8 @@ def _unit(
         name,
         hashlib.sha256(Path(source).read_bytes()).hexdigest() if is_path else None,
         dataset,
-        taking,
-        targets if columns is None else np.searchsorted(columns, targets),
+        taking[order],
+        (targets if columns is None else np.searchsorted(columns, targets))[order],
         columns,
         tuple(matching.names[k] for k in chosen),
         notes,

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_a_model_that_answers_nan() -> None:
         def __call__(self, pixels: Any, /) -> Any:
             return super().__call__(pixels) * np.nan
 
-    with pytest.raises(BitvitError, match="Broken: its answer to picture 0, or one soon after it, is not finite"):
+    with pytest.raises(BitvitError, match=r"Broken: its answer to picture ., or one soon after it, is not finite"):
         evaluate(Broken(), (IMAGES, LABELS))
 
 
@@ -167,6 +168,14 @@ def test_impossible_arguments(options: dict[str, Any], message: str) -> None:
         evaluate(Colours(), (IMAGES, LABELS), **options)
     with pytest.raises(ValueError, match="an empty list"):
         evaluate([], (IMAGES, LABELS))
+
+
+def test_what_is_found_so_far_is_of_all_classes() -> None:
+    """Class after class, the first hundred would all be right, and the others wrong."""
+    seen: list[Progress] = []
+    report = evaluate(Colours(), ([RED] * 200, ["red"] * 100 + ["blue"] * 100), progress=seen.append)
+    assert [p.accuracy for p in seen[3:]] == pytest.approx([0.5] * len(seen[3:]), abs=0.15)
+    assert report.targets.tolist() == [0] * 100 + [2] * 100
 
 
 # -------------------------------------------------------------------------------------------------------- bad pictures
@@ -187,7 +196,8 @@ def test_bad_pictures_may_be_left_out(folder: Path) -> None:
     assert [Path(failure.path).name for failure in report.failures] == ["2.png", "0.png"]
     assert "no such file" in report.failures[1].reason
     assert [Path(path).name for path in report.paths] == ["3.png", "4.png", "1.png"]
-    assert model.batches == [2, 1]
+    assert sum(model.batches) == 3
+    assert max(model.batches) <= 2
     assert "1 of 3 classes" not in " ".join(report.notes)  # a note on the data, not on what could be read
 
 
@@ -237,8 +247,10 @@ def test_progress() -> None:
     seen: list[Progress] = []
     images: list[Any] = [*IMAGES, b"x"]
     evaluate(Colours(), (images, [*LABELS, "red"]), batch_size=2, on_error="skip", progress=seen.append)
-    assert [(p.done, p.correct, p.failed) for p in seen] == [(0, 0, 0), (2, 2, 0), (4, 4, 0), (6, 4, 1)]
-    assert [p.accuracy for p in seen] == [None, 1, 1, 0.8]
+    assert [p.done for p in seen] == [0, 2, 4, 6]
+    assert (seen[-1].correct, seen[-1].failed) == (4, 1)
+    assert all(p.correct <= q.correct <= p.correct + 2 for p, q in itertools.pairwise(seen))
+    assert (seen[0].accuracy, seen[-1].accuracy) == (None, 0.8)
     assert {p.total for p in seen} == {6}
 
 
@@ -275,8 +287,8 @@ def test_resumed_is_the_same_as_uninterrupted(model: Path, noise: Path, tmp_path
     seen: list[Progress] = []
     resumed = evaluate(model, noise, on_error="skip", state=state, resume=True, batch_size=5, progress=seen.append)
     assert seen[0].done == 24
-    assert seen[0].failed == 1
-    assert seen[0].correct == int((whole.logits[:23].argmax(axis=1) == whole.targets[:23]).sum())
+    assert seen[-1].failed == 1
+    assert seen[-1].accuracy == whole.top1
     assert same(resumed, whole)
     assert not state.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["noise"]
@@ -290,10 +302,12 @@ def test_resume_after_a_bad_picture_was_mended(model: Path, noise: Path, tmp_pat
     with pytest.raises(ImageError, match=r"02\.png: not a picture"):
         evaluate(model, noise, state=tmp_path, batch_size=6)
     (state,) = tmp_path.glob("bitvit-evaluate-*.state")
+    with np.load(state) as archive:
+        done = len(archive["logits0"])
     bad.write_bytes(good)
     seen: list[Progress] = []
     assert same(evaluate(model, noise, state=tmp_path, resume=True, progress=seen.append), whole)
-    assert seen[0].done == 20
+    assert seen[0].done == done > 0
     assert not state.exists()
 
 
