@@ -121,7 +121,7 @@ mixer_ln = Kernel("mixer", "mixer_ln", MIXER)
 PROJECT = fields(
     "rows piece_rows side window channels width stride words start plane"  # plane: tokens of a word plane of signs
     " source signs shortcut"  # state; signs: [query, key, value][words][plane], shortcut: [tokens][stride]
-    " pixels norm mix token_norm thresholds panels affine prescale valid"  # const
+    " pixels norm token_norm thresholds panels affine prescale valid"  # const
     " tokens bits z"  # scratch
 )
 
