@@ -24,9 +24,9 @@ def warmup(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from bitvit import cache, loader
-    from bitvit.kernels.catalog import KERNELS, SCHEDULING
+    from bitvit.kernels.catalog import FUNCTIONS, SCHEDULING
 
-    functions = [*(_kernels_of(models) if models else KERNELS), *SCHEDULING]
+    functions = [*_kernels_of(models), *SCHEDULING] if models else FUNCTIONS
     missing = loader.missing_of(functions)
     columns = TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=stderr_console()) as progress:
