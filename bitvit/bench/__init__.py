@@ -6,7 +6,7 @@
     print(bench.markdown(report))
     comparison = bench.compare(bench.BenchReport.read("before.json"), report)
 
-measure     calls of a model, timed; the report
+measuring   calls of a model, timed; the report
 report      what was found, as objects and JSON: its schema
 limits      what the machine can do at best
 profile     the steps of one picture against these limits
@@ -20,7 +20,7 @@ plot        a profile as a picture
 from bitvit.bench.comparison import Comparison, compare
 from bitvit.bench.forms import comparison_markdown, markdown, write_csv
 from bitvit.bench.machine import Environment
-from bitvit.bench.measure import measure
+from bitvit.bench.measuring import measure
 from bitvit.bench.report import BenchReport, ModelFacts, Part, PreprocessingTimes, Profile, Result, Startup
 
 __all__ = [

@@ -138,7 +138,8 @@ def profile_facts(profile: Profile) -> list[str]:
         f"sum {profile.seconds * 1e3:.3f} ms, {profile.seconds / profile.end_to_end_seconds:.1%} of ordinary calls"
         f" beside it ({profile.end_to_end_seconds * 1e3:.3f} ms); {profile.runs} runs",
         f"limits of one core: {limits.binary_macs / 1e9:,.0f} binary GMAC/s, {limits.float_macs / 1e9:.1f} float"
-        f" GMAC/s, {limits.cache_bytes / 1e9:.0f} GB/s out of a cache, {limits.memory_bytes / 1e9:.0f} GB/s out of memory",
+        f" GMAC/s, {limits.cache_bytes / 1e9:.0f} GB/s out of a cache, {limits.memory_bytes / 1e9:.0f} GB/s out of"
+        " memory",
     ]
 
 

@@ -15,6 +15,7 @@ from bitvit.bench.report import BenchReport, Part, Profile
 from bitvit.errors import BenchError
 
 COLORS = dict(zip(KINDS, ("#6c757d", "#2a9d8f", "#e9a23b", "#d1495b", "#30638e", "#8f5aa8", "#a98467"), strict=True))
+PAPER = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}  # behind text
 REMEDY = "pip install 'bitvit[plot]'"
 
 
@@ -76,14 +77,15 @@ def _bars(axis: Any, profile: Profile) -> None:
                 y, width, left=start, height=0.66, color=COLORS[kind.kind], alpha=shade, edgecolor="white", lw=0.8
             )
             if width > 0.045 * most:
-                axis.text(start + width / 2, y, f"{stage}", ha="center", va="center", fontsize=7, color="white")
+                ink = "white" if stage > 2 else "black"
+                axis.text(start + width / 2, y, f"{stage}", ha="center", va="center", fontsize=7, color=ink)
             start += width
         limit = 1e3 * kind.limit_seconds
         axis.plot([limit, limit], [y - 0.4, y + 0.4], color="black", lw=1.5)
         text = f"{start:.2f} ms, {kind.seconds / profile.seconds:.0%}; {kind.share_of_limit:.0%} of its limit"
         axis.text(max(start, limit) + 0.015 * most, y, text, va="center", fontsize=8)
     axis.set_yticks(range(len(kinds)), [part.kind for part in kinds])
-    axis.set_xlim(0, 1.62 * most)
+    axis.set_xlim(0, 1.5 * most)
     axis.set_xlabel("milliseconds; numbers are stages, a black line is the limit")
     total, calls = 1e3 * profile.seconds, 1e3 * profile.end_to_end_seconds
     axis.set_title(
@@ -104,7 +106,7 @@ def _roofline(axis: Any, profile: Profile) -> None:
     ):
         axis.plot(x, np.minimum(roof, x * limits.cache_bytes) / 1e9, style, color="black", lw=1.2)
         text = f"{name}: {roof / 1e9:,.0f} GMAC/s"
-        axis.text(high, roof / 1e9 * 1.08, text, ha="right", va="bottom", fontsize=8)
+        axis.text(high, roof / 1e9 * 1.1, text, ha="right", va="bottom", fontsize=8, bbox=PAPER, zorder=4)
     longest = max(part.seconds for part in steps)
     for kind in KINDS:
         own = [part for part in steps if part.kind == kind]
@@ -146,4 +148,6 @@ def _slope(axis: Any, rate: float, low: float, high: float, text: str) -> None:
         color="0.35",
         rotation=math.degrees(math.atan2(y1 - y0, x1 - x0)),
         rotation_mode="anchor",
+        bbox=PAPER,
+        zorder=4,
     )

@@ -33,24 +33,24 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
     times, calls = _times(model, seconds)
     work = _work(steps, rows)
     parts = []
-    for step, spent, (binary, real, weights) in zip(steps, middle(times), work, strict=True):
+    for step, spent, (binary, real, weights) in zip(steps, undisturbed(times), work, strict=True):
         moved = 4 * activations(step)
         least, bound = limits.seconds(binary, real, weights + moved)
         name = step.kernel.name
         parts.append(Part(step.layer, name, kind_of(step), float(spent), binary, real, weights, moved, least, bound))
     kinds = [_sum([part for part in parts if part.kind == kind]) for kind in KINDS]
     total = sum(part.seconds for part in parts)
-    return Profile(parts, kinds, total, float(middle(calls[:, None])[0]), len(times), limits)
+    return Profile(parts, kinds, total, float(undisturbed(calls[:, None])[0]), len(times), limits)
 
 
-def middle(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[runs, steps] -> each step's mean over the half of the runs whose totals are nearest their median.
+def undisturbed(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[runs, steps] -> each step's mean over the faster half of the runs.
 
-    So the steps add up to what these runs took, and a run that was interrupted does not count.
+    So the steps add up to what these runs took, and runs that others interrupted do not count; medians of the steps
+    would be shorter than that of their sum, as an interruption meets one step and leaves out the others.
     """
-    totals = times.sum(axis=1)
-    nearest = np.argsort(np.abs(totals - np.median(totals)), kind="stable")[: math.ceil(len(times) / 2)]
-    mean: NDArray[np.float64] = times[nearest].mean(axis=0)
+    faster = np.argsort(times.sum(axis=1), kind="stable")[: math.ceil(len(times) / 2)]
+    mean: NDArray[np.float64] = times[faster].mean(axis=0)
     return mean
 
 

@@ -141,9 +141,9 @@ class Part:
 class Profile:
     """Where the time of one picture on one thread goes.
 
-    All steps run in one call of a C function that reads the processor's clock between them. Of the runs, the half
-    whose totals were nearest their median count; a step's time is its mean over them, so the steps add up to what
-    these runs took. end_to_end_seconds is found likewise, of ordinary calls of the model in between.
+    All steps run in one call of a C function that reads the processor's clock between them. The faster half of the
+    runs counts, and a step's time is its mean over them, so the steps add up to what these runs took.
+    end_to_end_seconds is found likewise, of ordinary calls of the model in between.
     """
 
     parts: list[Part]  # one a step, in order

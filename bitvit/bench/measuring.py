@@ -77,8 +77,8 @@ def measure(
     say = progress or (lambda _text: None)
     path = Path(model)
     say("reading the model")
-    summary = summarize_model(path)
     compiled = _compile(path)
+    summary = summarize(path)
     models = {n: load(path, threads=n) for n in {1, *threads}}
     prepared = measure_preprocessing(models[1].preprocessing, image)
     started = None
@@ -88,7 +88,7 @@ def measure(
     cells = [_Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
     say("limits of the machine")
     popcounts = {n: popcount_rate(n) for n in threads}
-    _measure_cells(cells, models, _Amount(iterations, seconds or SECONDS), warmup, say)
+    _measure_cells(cells, models, Amount(iterations, seconds or SECONDS), warmup, say)
     popcounts = {n: max(rate, popcount_rate(n)) for n, rate in popcounts.items()}
     limits = measure_limits() if profile else None
     profiled: Profile | None = None
@@ -141,17 +141,6 @@ def _check_amounts(
 
 
 # ---------------------------------------------------------------------------------------------------- the model
-def summarize_model(path: Path) -> Summary:
-    """`summarize` of what must be a packed model. ModelFileError."""
-    summary = summarize(path) if path.is_file() else None
-    if summary is None or not summary.packed:
-        from bitvit.modelfile import load_model_file
-
-        load_model_file(path)  # says what is wrong
-        raise BenchError(f"{path}: not a packed model; convert the checkpoint with bitvit convert")
-    return summary
-
-
 def _compile(path: Path) -> tuple[int, float] | None:
     """Compile what the model needs and the cache has not: how many functions, seconds; None if there was nothing."""
     missing = loader.missing_of(functions_of(path))
@@ -182,17 +171,17 @@ def _facts(path: Path, model: BHViT, summary: Summary) -> ModelFacts:
 
 # ------------------------------------------------------------------------------------------------------- calls
 @dataclass(frozen=True)
-class _Amount:
+class Amount:
     """How much to measure: calls, or seconds if they are None."""
 
     iterations: int | None
     seconds: float
 
-    def part(self, i: int) -> "_Amount":
+    def part(self, i: int) -> "Amount":
         """Of the i-th of PARTS; together they make up the whole."""
         if self.iterations is None:
-            return _Amount(None, self.seconds / PARTS)
-        return _Amount(max(1, (self.iterations * (i + 1)) // PARTS - (self.iterations * i) // PARTS), 0.0)
+            return Amount(None, self.seconds / PARTS)
+        return Amount(max(1, (self.iterations * (i + 1)) // PARTS - (self.iterations * i) // PARTS), 0.0)
 
     def reached(self, calls: int, start: float) -> bool:
         if self.iterations is not None:
@@ -211,7 +200,7 @@ class _Cell:
     seconds: float = 0.0
     loads: list[tuple[Load | None, Load | None]] = field(default_factory=list)  # before and after each part
 
-    def measure(self, call: Callable[[], object], amount: _Amount) -> None:
+    def measure(self, call: Callable[[], object], amount: Amount) -> None:
         """One part."""
         before, start = Load.now(), time.perf_counter()
         times = timed(call, amount) if self.mode == "latency" else timed_together(call, amount, self.threads)
@@ -268,7 +257,7 @@ def spread(parts: Sequence[Sequence[float]]) -> float:
     return (max(medians) - min(medians)) / statistics.median([t for part in parts for t in part])
 
 
-def timed(call: Callable[[], object], amount: _Amount) -> list[float]:
+def timed(call: Callable[[], object], amount: Amount) -> list[float]:
     """Seconds of each call, one after the other."""
     times: list[float] = []
     start = time.perf_counter()
@@ -279,9 +268,9 @@ def timed(call: Callable[[], object], amount: _Amount) -> list[float]:
     return times
 
 
-def timed_together(call: Callable[[], object], amount: _Amount, callers: int) -> list[float]:
+def timed_together(call: Callable[[], object], amount: Amount, callers: int) -> list[float]:
     """Seconds of each call that so many threads make at once, each one after the other."""
-    share = amount if amount.iterations is None else _Amount(-(-amount.iterations // callers), 0.0)
+    share = amount if amount.iterations is None else Amount(-(-amount.iterations // callers), 0.0)
     times: list[list[float]] = [[] for _ in range(callers)]
     barrier = threading.Barrier(callers)
 
@@ -298,7 +287,7 @@ def timed_together(call: Callable[[], object], amount: _Amount, callers: int) ->
 
 
 def _measure_cells(
-    cells: list[_Cell], models: dict[int, BHViT], amount: _Amount, warmup: int | None, say: Callable[[str], None]
+    cells: list[_Cell], models: dict[int, BHViT], amount: Amount, warmup: int | None, say: Callable[[str], None]
 ) -> None:
     """Part by part, the cells taking turns; Python does not collect garbage meanwhile."""
     size = models[1].config.image_size
