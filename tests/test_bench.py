@@ -203,12 +203,6 @@ def test_profile_adds_up(report: BenchReport) -> None:
     assert found.end_to_end_seconds > 0
 
 
-def test_steps_add_up_to_the_runs_that_count() -> None:
-    times = np.random.default_rng(0).exponential(size=(101, 7))
-    faster = np.sort(times.sum(axis=1))[:51]
-    assert profile.undisturbed(times).sum() == pytest.approx(faster.mean())
-
-
 def test_timed_steps_compute_what_a_call_computes(packed: Packed) -> None:
     from bitvit.runtime import Workspace
 

@@ -76,8 +76,8 @@ def _bars(axis: Any, profile: Profile) -> None:
             axis.barh(
                 y, width, left=start, height=0.66, color=COLORS[kind.kind], alpha=shade, edgecolor="white", lw=0.8
             )
-            if width > 0.045 * most:
-                ink = "white" if stage > 2 else "black"
+            if width > 0.045 * most and abs(start + width / 2 - 1e3 * kind.limit_seconds) > 0.015 * most:
+                ink = "white" if stage == 4 else "black"
                 axis.text(start + width / 2, y, f"{stage}", ha="center", va="center", fontsize=7, color=ink)
             start += width
         limit = 1e3 * kind.limit_seconds
@@ -139,7 +139,8 @@ def _slope(axis: Any, rate: float, low: float, high: float, text: str) -> None:
     axis.plot([low, high], [low * rate, high * rate], ":", color="0.5", lw=1.2, zorder=1)
     axis.figure.draw_without_rendering()  # so that the axes have their places
     (x0, y0), (x1, y1) = axis.transData.transform([(low, low * rate), (2 * low, 2 * low * rate)])
-    start = max(low, axis.get_ylim()[0] / rate) * 1.15
+    start = max(low, axis.get_ylim()[0] / rate)
+    start *= (high / start) ** 0.3
     axis.text(
         start,
         start * rate * 1.12,

@@ -1,6 +1,5 @@
 """Where the time of one picture goes: each step of the program with its work, its bytes and its limit."""
 
-import math
 import time
 from collections.abc import Iterable
 
@@ -33,25 +32,14 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
     times, calls = _times(model, seconds)
     work = _work(steps, rows)
     parts = []
-    for step, spent, (binary, real, weights) in zip(steps, undisturbed(times), work, strict=True):
+    for step, spent, (binary, real, weights) in zip(steps, np.median(times, axis=0), work, strict=True):
         moved = 4 * activations(step)
         least, bound = limits.seconds(binary, real, weights + moved)
         name = step.kernel.name
         parts.append(Part(step.layer, name, kind_of(step), float(spent), binary, real, weights, moved, least, bound))
     kinds = [_sum([part for part in parts if part.kind == kind]) for kind in KINDS]
     total = sum(part.seconds for part in parts)
-    return Profile(parts, kinds, total, float(undisturbed(calls[:, None])[0]), len(times), limits)
-
-
-def undisturbed(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[runs, steps] -> each step's mean over the faster half of the runs.
-
-    So the steps add up to what these runs took, and runs that others interrupted do not count; medians of the steps
-    would be shorter than that of their sum, as an interruption meets one step and leaves out the others.
-    """
-    faster = np.argsort(times.sum(axis=1), kind="stable")[: math.ceil(len(times) / 2)]
-    mean: NDArray[np.float64] = times[faster].mean(axis=0)
-    return mean
+    return Profile(parts, kinds, total, float(np.median(calls)), len(times), limits)
 
 
 def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

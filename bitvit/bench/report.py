@@ -141,9 +141,9 @@ class Part:
 class Profile:
     """Where the time of one picture on one thread goes.
 
-    All steps run in one call of a C function that reads the processor's clock between them. The faster half of the
-    runs counts, and a step's time is its mean over them, so the steps add up to what these runs took.
-    end_to_end_seconds is found likewise, of ordinary calls of the model in between.
+    All steps run in one call of a C function that reads the processor's clock between them; a step's time is the
+    median over the runs. end_to_end_seconds is the median of ordinary calls of the model in between: on a quiet machine
+    the sum of the steps agrees with it. Others that interrupt make calls longer, but hardly the medians of short steps.
     """
 
     parts: list[Part]  # one a step, in order
@@ -186,7 +186,7 @@ class BenchReport:
         if p is not None and abs(p.seconds / p.end_to_end_seconds - 1) > COVERS:
             found.append(
                 f"the profile's sum is {p.seconds / p.end_to_end_seconds:.0%} of the calls beside it, expected 90 to"
-                " 110 %; measure again when the machine is quiet"
+                " 110 %: these were interrupted, or are short beside what calling takes"
             )
         return found
 

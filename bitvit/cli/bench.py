@@ -86,12 +86,15 @@ def bench(
 ) -> None:
     """Measure how fast a packed model is here, and compare such reports.
 
-    Pictures are float32 pixels already; decoding, resizing and normalising are timed apart. Times are milliseconds of a
-    call. "of limit" is the share of what the same threads reach in this run with xor, popcount and add alone; "spread"
-    says how far the medians of five parts of the run lie apart, "others" how much of the machine's processors other
-    processes used meanwhile.
+    Times are milliseconds of a call with float32 pixels; decoding, resizing and normalising are timed apart.
 
-    json has everything, csv one row a result; columns that timm's benchmark.py has too are called as there.
+    of limit: share of what the same threads reach in this run with xor, popcount and add alone.
+
+    spread: how far the medians of five parts of the run lie apart; differences below it mean nothing.
+
+    others: how much of the machine's processors other processes used meanwhile.
+
+    json has everything, csv a row a result; what timm's benchmark.py has too is called as there.
     """
     if compare is not None:
         if model is not None:
