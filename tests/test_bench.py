@@ -154,8 +154,8 @@ def test_warnings_need_a_reason(report: BenchReport) -> None:
         "unsteady: medians of five parts of a run lie up to 30% apart (latency, 1 thread, batch 1) in 4 of 4 results"
     ]
     assert report.profile is not None
-    off = dataclasses.replace(report.profile, end_to_end_seconds=2 * report.profile.seconds)
-    assert dataclasses.replace(calm, profile=off).warnings[0].startswith("the profile's sum is 50% of the calls")
+    off = dataclasses.replace(report.profile, calling_seconds=0.0, end_to_end_seconds=2 * report.profile.seconds)
+    assert dataclasses.replace(calm, profile=off).warnings[0].startswith("the profile adds up to 50% of the calls")
 
 
 # --------------------------------------------------------------------------------------------------------- limits
@@ -200,7 +200,9 @@ def test_profile_adds_up(report: BenchReport) -> None:
         parts, kinds = (sum(getattr(p, name) for p in group) for group in (found.parts, found.kinds))
         assert kinds == pytest.approx(parts), name
     assert found.runs >= profile.LEAST_RUNS
-    assert found.end_to_end_seconds > 0
+    assert found.end_to_end_seconds > found.calling_seconds > 0
+    covered = (sum(p.seconds for p in found.kinds) + found.calling_seconds) / found.end_to_end_seconds
+    assert found.covered == pytest.approx(covered)
 
 
 def test_timed_steps_compute_what_a_call_computes(packed: Packed) -> None:

@@ -135,8 +135,8 @@ def profile_facts(profile: Profile) -> list[str]:
     """How the profile agrees with ordinary calls, and its limits."""
     limits = profile.limits
     return [
-        f"sum {profile.seconds * 1e3:.3f} ms, {profile.seconds / profile.end_to_end_seconds:.1%} of ordinary calls"
-        f" beside it ({profile.end_to_end_seconds * 1e3:.3f} ms); {profile.runs} runs",
+        f"steps {profile.seconds * 1e3:.3f} ms + calling {profile.calling_seconds * 1e3:.3f} ms: {profile.covered:.1%}"
+        f" of ordinary calls beside it ({profile.end_to_end_seconds * 1e3:.3f} ms); medians of {profile.runs} runs",
         f"limits of one core: {limits.binary_macs / 1e9:,.0f} binary GMAC/s, {limits.float_macs / 1e9:.1f} float"
         f" GMAC/s, {limits.cache_bytes / 1e9:.0f} GB/s out of a cache, {limits.memory_bytes / 1e9:.0f} GB/s out of"
         " memory",

@@ -89,7 +89,7 @@ def _bars(axis: Any, profile: Profile) -> None:
     axis.set_xlabel("milliseconds; numbers are stages, a black line is the limit")
     total, calls = 1e3 * profile.seconds, 1e3 * profile.end_to_end_seconds
     axis.set_title(
-        f"Where the time goes: {total:.2f} ms in all (calls beside it {calls:.2f} ms)", fontsize=10, loc="left"
+        f"Where the time goes: {total:.2f} ms (ordinary calls beside it {calls:.2f} ms)", fontsize=10, loc="left"
     )
 
 

@@ -1,7 +1,7 @@
 """Where the time of one picture goes: each step of the program with its work, its bytes and its limit."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from bitvit.summary import Row
 
 KINDS = ("embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head")
 LEAST_RUNS = 10
-TURN, WARM_UP = 5, 1  # runs that count before calls have their turn, and runs before them
+TURN_CALLS, TURN_SECONDS = 5, 0.02  # at least so much of one before the other has its turn
 # Which kernel of an attention layer does the work of a row of the summary, and has its weights.
 _ATTENTION = {"query": "project", "key": "project", "value": "project", "": "project", "output": "output"}
 
@@ -29,7 +29,7 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
     """
     limits = limits or measure_limits()
     steps = model.runner.program.steps
-    times, calls = _times(model, seconds)
+    times, calls, calling = _times(model, seconds)
     work = _work(steps, rows)
     parts = []
     for step, spent, (binary, real, weights) in zip(steps, np.median(times, axis=0), work, strict=True):
@@ -38,14 +38,21 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
         name = step.kernel.name
         parts.append(Part(step.layer, name, kind_of(step), float(spent), binary, real, weights, moved, least, bound))
     kinds = [_sum([part for part in parts if part.kind == kind]) for kind in KINDS]
-    total = sum(part.seconds for part in parts)
-    return Profile(parts, kinds, total, float(np.median(calls)), len(times), limits)
+    return Profile(
+        parts=parts,
+        kinds=kinds,
+        seconds=sum(part.seconds for part in parts),
+        calling_seconds=calling,
+        end_to_end_seconds=float(np.median(calls)),
+        runs=len(times),
+        limits=limits,
+    )
 
 
-def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Seconds [runs, steps] of each step, and [calls] of as many ordinary calls on one thread.
+def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[float], float]:
+    """Seconds [runs, steps] of each step, and [calls] of about as many ordinary calls; median of one with no picture.
 
-    A few of one and a few of the other take turns: each finds its own memory in the caches, both the same neighbours.
+    They take turns: each finds its own memory in the caches, and both meet the same neighbours.
     """
     runner, size = model.runner, model.config.image_size
     pixels = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
@@ -55,24 +62,26 @@ def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], NDArray[n
     walls, calls = list[float](), list[float]()
     end = time.perf_counter() + seconds
     while len(runs) < LEAST_RUNS or time.perf_counter() < end:
-        for i in range(-WARM_UP, TURN):
-            start = time.perf_counter()
-            run()
-            wall = time.perf_counter() - start
-            if i >= 0:
-                walls.append(wall)
-                runs.append(np.diff(ticks).astype(np.float64))
-        for i in range(-WARM_UP, TURN):
-            start = time.perf_counter()
-            model(pixels)
-            wall = time.perf_counter() - start
-            if i >= 0:
-                calls.append(wall)
+        for wall in _turn(run):
+            walls.append(wall)
+            runs.append(np.diff(ticks).astype(np.float64))
+        calls += _turn(lambda: model(pixels))
     found = np.array(runs)
     if not found.any():
         raise BenchError("the clock of this kind of processor cannot be read between steps; measure without a profile")
     tick = float(np.median(np.array(walls) / found.sum(axis=1)))  # calling takes some 1e-6 s, of 1e-3 and more
-    return found * tick, np.array(calls)
+    return found * tick, calls, float(np.median(list(_turn(lambda: model(pixels[:0])))))
+
+
+def _turn(call: Callable[[], object]) -> Iterator[float]:
+    """Seconds of each call of a turn, but the first."""
+    call()
+    end, done = time.perf_counter() + TURN_SECONDS, 0
+    while done < TURN_CALLS or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        yield time.perf_counter() - start
+        done += 1
 
 
 def _sum(parts: list[Part]) -> Part:
