@@ -343,7 +343,17 @@ def floats_at(typingctx, arena, offset):
 @intrinsic
 def floats_at_address(typingctx, address):
     """The float32 array at a memory address."""
-    array_type = types.Array(types.float32, 1, "C")
+    return _array_at_address(types.float32)
+
+
+@intrinsic
+def words_at_address(typingctx, address):
+    """The uint32 array at a memory address."""
+    return _array_at_address(types.uint32)
+
+
+def _array_at_address(elem: Any) -> Any:
+    array_type = types.Array(elem, 1, "C")
 
     def codegen(context, builder, sig, args):
         return _raw_array(context, builder, array_type, builder.inttoptr(args[0], I8.as_pointer()))
