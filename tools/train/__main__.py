@@ -1,0 +1,88 @@
+"""Train a BHViT, or a teacher for one. Repeating a command resumes its run; SIGINT and SIGTERM save first.
+
+    python -m tools.train --data digits --config tools/train/configs/digits.json --out runs/digits
+    python -m tools.train --data folder --data-folder PICTURES --config ... --out ... --teacher TEACHER.safetensors
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from bitvit.errors import BitvitError
+
+from . import report
+from .checkpoint import write_bytes
+from .settings import read_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        import torch
+    except ImportError:
+        print("error: training needs PyTorch; see tools/train/README.md for how to install it", file=sys.stderr)
+        return 1
+    from . import data, export
+    from .loop import Run
+    from .teacher import load_teacher
+
+    options = _parser(data.NAMES).parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        settings = read_settings(options.config, options.set)
+        pictures = data.load(options.data, options.data_folder, settings.network.image_size)
+        teacher = load_teacher(options.teacher, len(pictures.labels)) if options.teacher else None
+        options.out.mkdir(parents=True, exist_ok=True)
+        run = Run(
+            settings,
+            pictures,
+            options.out,
+            teacher=teacher,
+            device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            say=_say,
+            on_epoch=_write_log,
+        )
+        write_bytes(options.out / "settings.json", (json.dumps(settings.to_dict(), indent=1) + "\n").encode())
+        run.train()
+        result = export.export(run, _command(arguments))
+    except (BitvitError, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    _say(f"done: {json.dumps(vars(result))}")
+    return 0
+
+
+def _parser(names: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, choices=names)
+    parser.add_argument("--data-folder", type=Path, help="where the pictures are; digits needs none")
+    parser.add_argument("--config", type=Path, required=True, help="settings, JSON; see tools/train/settings.py")
+    parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="change a setting, e.g. epochs=3")
+    parser.add_argument("--teacher", type=Path, help="a teacher's model.safetensors, or a .pt2 of torch.export")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda where there is one")
+    return parser
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def _write_log(run: "Run") -> None:  # type: ignore[name-defined]  # noqa: F821 - imported with torch only
+    report.write_log(run.folder / "log.csv", run.log)
+    report.write_curves(run.folder / "curves.png", run.log)
+
+
+def _command(arguments: list[str] | None) -> str:
+    given = sys.argv[1:] if arguments is None else arguments
+    return "python -m tools.train " + shlex.join(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
