@@ -148,9 +148,7 @@ def test_gradient_of_levels() -> None:
     np.testing.assert_array_equal(y.detach().numpy(), level * a)
     factor = 3 / np.sqrt(v.size * 3)
     np.testing.assert_allclose(x.grad.numpy(), g * inside, atol=1e-12)
-    np.testing.assert_allclose(
-        step.grad.numpy(), factor * (g * (level - inside * v / a)).sum((0, 2, 3)), atol=1e-12
-    )
+    np.testing.assert_allclose(step.grad.numpy(), factor * (g * (level - inside * v / a)).sum((0, 2, 3)), atol=1e-12)
     np.testing.assert_allclose(zero.grad.numpy(), factor * (g * inside * a).sum((0, 2, 3)), atol=1e-12)
 
 
@@ -201,7 +199,8 @@ def test_regulariser_covers_every_binary_weight_but_the_patch_embeddings() -> No
     latent = {
         name
         for name in model.state_dict()
-        if name.endswith(".weight") and name.split(".")[-2] in ("cov1", "cov2", "cov3", "query", "key", "value", "dense")
+        if name.endswith(".weight")
+        and name.split(".")[-2] in ("cov1", "cov2", "cov3", "query", "key", "value", "dense")
     }
     assert names == latent
     assert len(names) == 2 * 5 + 2 * 6
@@ -285,7 +284,9 @@ def test_original_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "test_batch.bin").write_bytes(records[0].tobytes())
     loaded = data.load("cifar10", tmp_path, 32)
     assert loaded.train.labels.tolist() == list(range(10))
-    assert loaded.train.pixels[3, 5, 7].tolist() == records.reshape(10, 3073)[3, 1:].reshape(3, 32, 32)[:, 5, 7].tolist()
+    assert (
+        loaded.train.pixels[3, 5, 7].tolist() == records.reshape(10, 3073)[3, 1:].reshape(3, 32, 32)[:, 5, 7].tolist()
+    )
 
 
 def test_small_grey_pictures_get_a_border(tmp_path: Path) -> None:
@@ -405,7 +406,15 @@ def test_command_trains_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     arguments += ["--config", str(tmp_path / "config.json"), "--set", "epochs=1", "--device", "cpu"]
     assert main(arguments) == 0, capsys.readouterr().err
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made >= {"state.pt", "settings.json", "log.csv", "model.safetensors", "config.json", "result.json", "CARD.md"}
+    assert made >= {
+        "state.pt",
+        "settings.json",
+        "log.csv",
+        "model.safetensors",
+        "config.json",
+        "result.json",
+        "CARD.md",
+    }
     assert main(arguments) == 0  # a finished run is resumed at its end
     assert main([*arguments, "--set", "seed=3"]) == 1
     assert capsys.readouterr().err.startswith("error: ")

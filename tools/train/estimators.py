@@ -35,7 +35,7 @@ class _Sign(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * (2 - 2 * x.abs()).clamp(min=0)
+        return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
 
 
 def sign(x: Tensor) -> Tensor:

@@ -454,8 +454,8 @@ class RPReLU(nn.Module):
         self.move2 = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        t = x - self.move1
-        return torch.where(t > 0, t, self.prelu.weight * t) + self.move2
+        t = (x - self.move1).view(-1, x.shape[-1])
+        return functional.prelu(t, self.prelu.weight).view(x.shape) + self.move2
 
 
 class LayerScale(nn.Module):

@@ -137,7 +137,9 @@ class Settings:
         }
         wrong = [name for name, good in checks.items() if not good]
         if wrong:
-            raise TrainingError(f"settings: out of range: {', '.join(wrong)}; tools/train/settings.py says what each is")
+            raise TrainingError(
+                f"settings: out of range: {', '.join(wrong)}; tools/train/settings.py says what each is"
+            )
 
     @property
     def exportable(self) -> bool:
@@ -198,6 +200,8 @@ def _build(kind: Any, fields: object, where: str) -> Any:
         else:
             good = type(value) is expected
         if not good:
-            raise TrainingError(f"{where}: {name} is {value!r}, expected {getattr(expected, '__name__', 'four integers')}")
+            raise TrainingError(
+                f"{where}: {name} is {value!r}, expected {getattr(expected, '__name__', 'four integers')}"
+            )
         values[name] = value
     return kind(**values)
