@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     from . import data, export
     from .loop import Run
     from .teacher import load_teacher
+    from .threads import FixedThreads, ThreadChooser
 
     options = _parser(data.NAMES).parse_args(arguments)
     _keep_memory()
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.out,
             teacher=teacher,
             device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            threads=FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads()),
             say=_say,
             on_epoch=_write_log,
         )
@@ -68,7 +70,12 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="change a setting, e.g. epochs=3")
     parser.add_argument("--teacher", type=Path, help="a teacher's model.safetensors, or a .pt2 of torch.export")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="default: one or all, whichever is faster at the time; a fixed number makes runs repeatable to the bit",
+    )
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda where there is one")
     return parser
 

@@ -25,6 +25,7 @@ from .network import BHViT, BinaryDownsampling, Options, binary_weights
 from .oscillation import FlipCounter
 from .settings import Settings, TrainingError
 from .teacher import ResidualNetwork, Teacher
+from .threads import FixedThreads, ThreadChooser
 
 __all__ = ["Interrupted", "Run", "accuracy", "build"]
 
@@ -56,6 +57,7 @@ class Run:
     teacher: Teacher | None = None
     device: str = "cpu"
     save_seconds: float = 240.0
+    threads: FixedThreads | ThreadChooser = field(default_factory=FixedThreads)
     say: Callable[[str], None] = print
     on_epoch: Callable[["Run"], None] = lambda run: None  # noqa: E731
     stop_after: int | None = None
@@ -99,6 +101,7 @@ class Run:
                     self._add(self._train_step(forward, index, epoch, variants))
                     now = time.monotonic()
                     self.seconds += now - start
+                    self.threads.after_step(now - start)
                     if now - spoken > 15 or self.step == 1:
                         self.say(self._progress(epoch))
                         spoken = now
