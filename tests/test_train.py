@@ -314,7 +314,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[s
     whole = loop.Run(settings, squares, tmp_path / "whole", **quiet)
     whole.train()
     for stop in (3, 5, 7):  # the middle of an epoch, its end, and the second epoch
-        with pytest.raises(loop.Interrupted):
+        with pytest.raises(loop.InterruptedRunError):
             loop.Run(settings, squares, tmp_path / "parts", stop_after=stop, **quiet).train()
     resumed = loop.Run(settings, squares, tmp_path / "parts", **quiet)
     resumed.train()
@@ -327,7 +327,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[s
 
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(loop.InterruptedRunError):
         loop.Run(small(), pictures(), tmp_path, stop_after=2, say=lambda text: None).train()
     with pytest.raises(TrainingError, match="other settings"):
         loop.Run(small(seed=1), pictures(), tmp_path)

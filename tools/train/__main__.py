@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         write_bytes(options.out / "settings.json", (json.dumps(settings.to_dict(), indent=1) + "\n").encode())
         run.train()
-        result = export.export(run, _command(arguments))
+        result = export.export(run, _command(options))
     except (BitvitError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -100,9 +100,13 @@ def _write_log(run: "Run") -> None:  # type: ignore[name-defined]  # noqa: F821 
     report.write_curves(run.folder / "curves.png", run.log)
 
 
-def _command(arguments: list[str] | None) -> str:
-    given = sys.argv[1:] if arguments is None else arguments
-    return "python -m tools.train " + shlex.join(given)
+def _command(options: argparse.Namespace) -> str:
+    """How to repeat the run, without the folders of this machine."""
+    config = Path("tools/train/configs") / options.config.name
+    parts = [f"python -m tools.train --data {options.data} --config {config.as_posix()} --out runs/{options.data}"]
+    parts += ["--data-folder DATA"] if options.data_folder else []
+    parts += ["--teacher TEACHER"] if options.teacher else []
+    return " ".join(parts + [f"--set {shlex.quote(change)}" for change in options.set or []])
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ __all__ = ["NAMES", "DataSet", "Split", "load"]
 
 Raw = list[tuple[Any, int]]  # pictures as open_image takes them, and their classes
 
-CIFAR10_LABELS = "airplane automobile bird cat deer dog frog horse ship truck".split()
-FASHION_LABELS = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split() + ["Ankle boot"]
+CIFAR10_LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+FASHION_LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+FASHION_LABELS += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ def _digits(_folder: Path) -> _Source:
         labels=[str(digit) for digit in range(10)],
         mean=(0.3, 0.3, 0.3),
         std=(0.35, 0.35, 0.35),
-        origin="UCI optical recognition of handwritten digits (Alpaydin and Kaynak, CC BY 4.0), the 1,797 pictures that "
-        "come with scikit-learn; every third is held out",
+        origin="UCI optical recognition of handwritten digits (Alpaydin and Kaynak, CC BY 4.0), the 1,797 pictures "
+        "that come with scikit-learn; every third is held out",
         side=8,
     )
 

@@ -6,6 +6,7 @@ the average, the flips, the teacher's answers so far and the log; checkpoint.py 
 resumed therefore ends, on one machine, with the same bits as one that was not.
 """
 
+import copy
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +28,13 @@ from .settings import Settings, TrainingError
 from .teacher import ResidualNetwork, Teacher
 from .threads import FixedThreads, ThreadChooser
 
-__all__ = ["Interrupted", "Run", "accuracy", "build"]
+__all__ = ["InterruptedRunError", "Run", "accuracy", "build"]
 
 EVALUATION_BATCH = 250
 Row = dict[str, float]
 
 
-class Interrupted(TrainingError):
+class InterruptedRunError(TrainingError):
     """The run was asked to stop, and saved its state."""
 
 
@@ -59,7 +60,7 @@ class Run:
     save_seconds: float = 240.0
     threads: FixedThreads | ThreadChooser = field(default_factory=FixedThreads)
     say: Callable[[str], None] = print
-    on_epoch: Callable[["Run"], None] = lambda run: None  # noqa: E731
+    on_epoch: Callable[["Run"], None] = lambda _run: None
     stop_after: int | None = None
     """Stop, as if interrupted, after this step; for tests."""
     step: int = 0
@@ -86,11 +87,13 @@ class Run:
     # -------------------------------------------------------------------------------------------------- the steps
 
     def train(self) -> None:
-        """Train from where the run stands to its end. Raises Interrupted on SIGINT and SIGTERM, its state saved."""
+        """Train from where the run stands to its end.
+
+        Raises InterruptedRunError on SIGINT and SIGTERM, its state saved.
+        """
         if self.step == 0 and isinstance(self.model, BHViT):
             pixels, _ = self._batch(next(self._batches(0, 0)), self._variants(0))
             self.model.initialise(pixels)
-        forward = torch.compile(self.model) if self.settings.compile else self.model
         saved = spoken = time.monotonic()
         with _stop_requests() as stop:
             while self.step < self.steps:
@@ -98,7 +101,7 @@ class Run:
                 variants = self._variants(epoch)
                 for index in self._batches(epoch, first):
                     start = time.monotonic()
-                    self._add(self._train_step(forward, index, epoch, variants))
+                    self._add(self._train_step(index, epoch, variants))
                     now = time.monotonic()
                     self.seconds += now - start
                     self.threads.after_step(now - start)
@@ -113,9 +116,11 @@ class Run:
                         self.save()
                         saved = time.monotonic()
                     if asked and self.step < self.steps:
-                        raise Interrupted(f"stopped after step {self.step}; repeat the command to go on from there")
+                        raise InterruptedRunError(
+                            f"stopped after step {self.step}; repeat the command to go on from there"
+                        )
 
-    def _train_step(self, forward: Callable[[Tensor], Tensor], index: Tensor, epoch: int, variants: Variants) -> Row:
+    def _train_step(self, index: Tensor, epoch: int, variants: Variants) -> Row:
         settings, rate = self.settings, schedule.learning_rate(self.settings, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -123,7 +128,7 @@ class Run:
         taught = self._teach(pixels, index, epoch)
         self.model.train()
         with self._precision():
-            logits = forward(pixels)
+            logits = self.model(pixels)
         task = losses.task(logits, labels, settings.label_smoothing)
         loss, row = task, {"task": task}
         if taught is not None:
@@ -218,7 +223,8 @@ class Run:
         means = ", ".join(f"{name} {value:.3f}" for name, value in self._means().items())
         return (
             f"epoch {epoch + 1}/{self.settings.epochs}, step {self.step}/{self.steps}, {means}, "
-            f"{1e3 * each / self.settings.batch_size:.2f} ms an image, {_duration(each * (self.steps - self.step))} left"
+            f"{1e3 * each / self.settings.batch_size:.2f} ms an image, "
+            f"{_duration(each * (self.steps - self.step))} left"
         )
 
     # -------------------------------------------------------------------------------------------------- on the disk
@@ -289,8 +295,6 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(model).requires_grad_(False)
 
 

@@ -110,8 +110,6 @@ class Settings:
     """Decay a step of an average of the parameters, which is what is exported then; 0: none."""
     precision: str = "float32"
     """Or "bfloat16": automatic mixed precision."""
-    compile: bool = False
-    """By torch.compile: minutes at the start, then shorter steps. Needs a C++ compiler."""
     train_limit: int = 0
     """Use only so many training pictures; 0: all."""
     eval_every: int = 1
@@ -150,8 +148,18 @@ class Settings:
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """Changes with every field that a resumed run must share with its beginning."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        """Changes with every field; not with new fields that a later version of the tool may bring."""
+        return hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _chosen(settings: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    plain, fields = type(settings)(), {}
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if value != getattr(plain, item.name):
+            fields[item.name] = _chosen(value) if dataclasses.is_dataclass(value) else value
+    return fields
 
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
