@@ -310,7 +310,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[s
     settings, squares = small(**extra), pictures()
     torch.manual_seed(9)
     teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2)) if extra else None
-    quiet: dict[str, Any] = {"teacher": teacher, "say": lambda text: None}
+    quiet: dict[str, Any] = {"teacher": teacher, "say": lambda _text: None}
     whole = loop.Run(settings, squares, tmp_path / "whole", **quiet)
     whole.train()
     for stop in (3, 5, 7):  # the middle of an epoch, its end, and the second epoch
@@ -328,7 +328,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[s
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(loop.InterruptedRunError):
-        loop.Run(small(), pictures(), tmp_path, stop_after=2, say=lambda text: None).train()
+        loop.Run(small(), pictures(), tmp_path, stop_after=2, say=lambda _text: None).train()
     with pytest.raises(TrainingError, match="other settings"):
         loop.Run(small(seed=1), pictures(), tmp_path)
 
@@ -356,7 +356,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{}, {"downsampling": "binary"}, {"quantizer": "gsb"}, {"norm": "layer"}])
 def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, Any]) -> None:
     network = Network(**{**SMALL.__dict__, **changes})
-    run = loop.Run(small(network=network, epochs=8), pictures(), tmp_path, say=lambda text: None)
+    run = loop.Run(small(network=network, epochs=8), pictures(), tmp_path, say=lambda _text: None)
     run.train()
     result = export.export(run, "python -m tools.train")
     assert result.top1_pytorch >= 90
@@ -372,7 +372,7 @@ def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, 
 
 def test_a_trained_teacher_is_loaded_and_its_classes_are_checked(tmp_path: Path) -> None:
     network = Network(kind="teacher", image_size=16, widths=(8, 8, 8, 16))
-    run = loop.Run(small(network=network, ema=0.5), pictures(), tmp_path, say=lambda text: None)
+    run = loop.Run(small(network=network, ema=0.5), pictures(), tmp_path, say=lambda _text: None)
     run.train()
     assert isinstance(run.model, ResidualNetwork)
     assert export.export(run, "").top1_bitvit is None

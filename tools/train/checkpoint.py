@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed. And the state of a run as one of them."""
+"""Files that are whole or not there: written beside their place, then renamed; and the state of a run as one."""
 
 import os
 import tempfile
