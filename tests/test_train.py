@@ -20,7 +20,19 @@ from bitvit.errors import ConfigError
 torch = pytest.importorskip("torch")
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
-from train import augment, checkpoint, data, estimators, export, loop, losses, oscillation, schedule  # noqa: E402
+from train import (  # noqa: E402
+    ablation,
+    augment,
+    checkpoint,
+    data,
+    estimators,
+    export,
+    loop,
+    losses,
+    machine,
+    oscillation,
+    schedule,
+)
 from train.__main__ import main  # noqa: E402
 from train.network import BHViT, Options, binary_weights  # noqa: E402
 from train.settings import Augment, Network, Settings, TrainingError, read_settings  # noqa: E402
@@ -454,3 +466,30 @@ def test_single_level_attention_is_not_for_the_engine() -> None:
     assert not small(network=network).exportable
     model = BHViT(network.config(2), Options(attention_levels=1))
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 2)
+
+
+def test_every_row_of_the_ablation_differs_from_the_first() -> None:
+    rows = [ablation.variant(small(), name, seed=4) for name in ablation.VARIANTS]
+    assert {row.seed for row in rows} == {4}
+    assert len({row.digest() for row in rows}) == len(ablation.VARIANTS)
+
+
+def test_ablation_table() -> None:
+    rows = [{"top1": 80.0, "flips": 0.25}, {"top1": 81.0, "flips": 0.75}]
+    last = ablation.table({"everything": rows}).splitlines()[-1]
+    assert last == "| everything | 80.00 | 81.00 | 80.50 % | 50.00 % |"
+
+
+def test_the_faster_number_of_threads_is_kept() -> None:
+    before = torch.get_num_threads()
+    try:
+        chooser = machine.ThreadChooser(2)
+        for _ in range(2 * machine.TRIAL_STEPS + 1):
+            chooser.after_step(10.0 if torch.get_num_threads() == 2 else 1.0)
+        assert torch.get_num_threads() == 1
+        chooser.next_trial = 0.0
+        for _ in range(2 * machine.TRIAL_STEPS + 1):
+            chooser.after_step(0.6 if torch.get_num_threads() == 2 else 1.0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

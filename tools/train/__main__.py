@@ -5,34 +5,29 @@ python -m tools.train --data folder --data-folder PICTURES --config ... --out ..
 """
 
 import argparse
-import contextlib
-import ctypes
 import json
 import shlex
 import sys
-import time
 from pathlib import Path
+
+try:
+    import torch
+except ImportError:
+    sys.exit("error: training needs PyTorch; tools/train/README.md says how to install it")
 
 from bitvit.errors import BitvitError
 
-from . import report
+from . import data, export, report
 from .checkpoint import write_bytes
+from .loop import Run
+from .machine import FixedThreads, ThreadChooser, keep_memory
 from .settings import read_settings
+from .teacher import load_teacher
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        import torch
-    except ImportError:
-        print("error: training needs PyTorch; see tools/train/README.md for how to install it", file=sys.stderr)
-        return 1
-    from . import data, export
-    from .loop import Run
-    from .teacher import load_teacher
-    from .threads import FixedThreads, ThreadChooser
-
-    options = _parser(data.NAMES).parse_args(arguments)
-    _keep_memory()
+    options = _parser().parse_args(arguments)
+    keep_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
@@ -47,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             teacher=teacher,
             device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             threads=FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads()),
-            say=_say,
+            say=report.say,
             on_epoch=_write_log,
         )
         write_bytes(options.out / "settings.json", (json.dumps(settings.to_dict(), indent=1) + "\n").encode())
@@ -56,15 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     except (BitvitError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
-    _say(f"done: {json.dumps(vars(result))}")
+    report.say(f"done: {json.dumps(vars(result))}")
     return 0
 
 
-def _parser(names: list[str]) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, choices=names)
+    parser.add_argument("--data", required=True, choices=data.NAMES)
     parser.add_argument("--data-folder", type=Path, help="where the pictures are; digits needs none")
     parser.add_argument("--config", type=Path, required=True, help="settings, JSON; see tools/train/settings.py")
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="change a setting, e.g. epochs=3")
@@ -80,22 +75,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _keep_memory() -> None:
-    """Tell glibc to keep what is freed: fresh pages for every large tensor can cost more than the arithmetic.
-
-    Measured on a virtual machine, BHViT of 64 px on two cores: 9 ms an image in place of 19 to 106.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large blocks
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: give nothing back
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-def _write_log(run: "Run") -> None:  # type: ignore[name-defined]  # noqa: F821 - imported with torch only
+def _write_log(run: Run) -> None:
     report.write_log(run.folder / "log.csv", run.log)
     report.write_curves(run.folder / "curves.png", run.log)
 

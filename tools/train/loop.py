@@ -22,11 +22,11 @@ from . import losses, schedule
 from .augment import Variants, generator, normalise
 from .checkpoint import load_state, save_state
 from .data import DataSet, Split
+from .machine import FixedThreads, ThreadChooser
 from .network import BHViT, BinaryDownsampling, Options, binary_weights
 from .oscillation import FlipCounter
 from .settings import Settings, TrainingError
 from .teacher import ResidualNetwork, Teacher
-from .threads import FixedThreads, ThreadChooser
 
 __all__ = ["InterruptedRunError", "Run", "accuracy", "build"]
 

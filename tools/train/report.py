@@ -1,13 +1,14 @@
-"""The log of a run as a table, and its curves as a picture."""
+"""The log of a run as lines, as a table, and its curves as a picture."""
 
 import csv
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from .checkpoint import write_bytes, write_whole
 
-__all__ = ["write_curves", "write_log"]
+__all__ = ["say", "write_curves", "write_log"]
 
 Row = dict[str, float]
 PANELS = (("task", "distillation", "oscillation"), ("top1",), ("flips",), ("learning_rate",))
@@ -43,3 +44,7 @@ def write_curves(path: Path, log: Sequence[Row]) -> bool:
             axes.legend()
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
     return True
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
