@@ -78,6 +78,8 @@ class Run:
             )
         self.steps = self.per_epoch * self.settings.epochs
         self.model = build(self.settings, len(self.data.labels)).to(self.device)
+        if isinstance(self.teacher, nn.Module):
+            self.teacher.to(self.device)
         self.optimizer = torch.optim.AdamW(_groups(self.model, self.settings.weight_decay), lr=0.0, fused=True)
         self.flips = FlipCounter(self.model)
         self.average = _copy(self.model) if self.settings.ema else None

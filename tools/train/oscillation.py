@@ -39,7 +39,11 @@ class FlipCounter:
         return {"step": self.step, "signs": self.signs, "flipped": self.flipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.signs, self.flipped = state["step"], dict(state["signs"]), dict(state["flipped"])
+        """What state_dict gave, on the weights' device."""
+        self.step = state["step"]
+        for own, saved in ((self.signs, state["signs"]), (self.flipped, state["flipped"])):
+            for name, values in saved.items():
+                own[name] = values.to(own[name].device)
 
 
 @torch.no_grad()
