@@ -4,6 +4,7 @@ bitvit.convert("checkpoint.pth", "model.safetensors")
 model = bitvit.load("model.safetensors")      # model(pixels) -> logits
 clf = bitvit.Classifier("model.safetensors")  # clf("photo.jpg") -> [{"label", "index", "score"}]
 report = bitvit.bench.measure("model.safetensors")
+bitvit.evaluate("model.safetensors", "pictures").top1
 """
 
 import importlib
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 from bitvit.config import Config
 from bitvit.convert import ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ImageError, ModelFileError
+from bitvit.evaluate import Comparison, EvalReport, evaluate
 from bitvit.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -26,13 +28,16 @@ __all__ = [
     "BitvitError",
     "CheckpointError",
     "Classifier",
+    "Comparison",
     "Config",
     "ConfigError",
     "ConversionReport",
+    "EvalReport",
     "ImageError",
     "ModelFileError",
     "Preprocessing",
     "convert",
+    "evaluate",
     "load",
 ]
 

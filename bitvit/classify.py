@@ -123,14 +123,14 @@ class Classifier:
     def _outcomes(self, images: Iterable[ImageSource]) -> Iterator[Logits | ImageError]:
         """Each picture's logits, float32 [classes], or why there are none; in order, batch_size pictures at a time."""
         numbered = enumerate(images)
-        while batch := [self._prepare(*item) for item in itertools.islice(numbered, self.batch_size)]:
+        while batch := [self.prepare(*item) for item in itertools.islice(numbered, self.batch_size)]:
             pixels = [item for item in batch if not isinstance(item, ImageError)]
             logits = iter(self.model(np.stack(pixels)) if pixels else ())
             for item in batch:
                 yield item if isinstance(item, ImageError) else next(logits)
 
-    def _prepare(self, number: int, image: ImageSource) -> NDArray[np.float32] | ImageError:
-        """float32 [3, S, S], or the error, which names the picture by its path or number."""
+    def prepare(self, number: int, image: ImageSource) -> NDArray[np.float32] | ImageError:
+        """A picture as the network takes it, float32 [3, S, S], or why there is none, naming its path or number."""
         try:
             return self.model.preprocessing(open_image(image))
         except ImageError as error:

@@ -57,6 +57,15 @@ def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> l
     recursive: those in the folders below too; links to folders are not followed. Raises ImageError if the folder or one
     below cannot be read, or if there is no such file.
     """
+    found = find_images(folder, recursive=recursive)
+    if not found:
+        below = "" if recursive else "; with --recursive (recursive=True) folders below it are searched too"
+        raise ImageError(f"{os.fspath(folder)}: no pictures in this folder ({' '.join(EXTENSIONS)}){below}")
+    return found
+
+
+def find_images(folder: str | os.PathLike[str], *, recursive: bool) -> list[Path]:
+    """What list_images gives; an empty list if there is no such file."""
     found: list[Path] = []
     try:
         for place, folders, files in os.walk(folder, onerror=_reraise):
@@ -64,9 +73,6 @@ def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> l
             found += [Path(place, name) for name in files if _is_image_name(name)]
     except OSError as problem:
         raise ImageError(f"{problem.filename}: cannot be read: {problem.strerror}; check the folder") from None
-    if not found:
-        below = "" if recursive else "; with --recursive (recursive=True) folders below it are searched too"
-        raise ImageError(f"{os.fspath(folder)}: no pictures in this folder ({' '.join(EXTENSIONS)}){below}")
     return sorted(found)
 
 

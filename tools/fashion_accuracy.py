@@ -1,4 +1,4 @@
-"""Top-1 of a packed model on the 10,000 Fashion-MNIST test images.
+"""Accuracy of a packed model on the 10,000 Fashion-MNIST test images, whose files are arrays rather than pictures.
 
     python tools/fashion_accuracy.py weights/bhvit-fashion.safetensors DATA
 
@@ -9,15 +9,12 @@ t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz of github.com/zalandores
 import argparse
 import gzip
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit import BitvitError, Classifier
-
-BATCH = 250
+import bitvit
 
 
 def load_test_set(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -34,22 +31,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--output", type=Path, help="folder for the report, its tables and drawings")
     parser.add_argument("--at-least", type=float, default=0.0, help="exit with 1 below this accuracy in percent")
     options = parser.parse_args()
     try:
-        classifier = Classifier(options.model)
-        images, labels = load_test_set(options.data)
-    except (BitvitError, OSError, KeyError) as error:
+        report = bitvit.evaluate(options.model, load_test_set(options.data), output=options.output)
+    except (bitvit.BitvitError, OSError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    start = time.perf_counter()
-    batches = [classifier.logits(list(images[i : i + BATCH])).argmax(axis=1) for i in range(0, len(images), BATCH)]
-    predictions, seconds = np.concatenate(batches), time.perf_counter() - start
-    accuracy = 100 * float((predictions == labels).mean())
     print(
-        f"top-1 {accuracy:.2f} % of {len(labels)} images, {1e3 * seconds / len(labels):.3f} ms an image with decoding"
+        f"top-1 {100 * report.top1:.2f} % of {report.pictures} images, "
+        f"{1e3 * report.seconds / report.pictures:.3f} ms an image with decoding"
     )
-    return 0 if accuracy >= options.at_least else 1
+    return 0 if 100 * report.top1 >= options.at_least else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: bitvit convert | classify | inspect | verify | warmup | bench.
+"""The command line: bitvit convert | classify | evaluate | inspect | verify | warmup | bench.
 
 Each verb has a file: it parses, calls one public function and prints. What the verbs need beyond typer is imported when
 they run, so that --help answers at once.
@@ -20,6 +20,7 @@ from bitvit.cli.bench import bench
 from bitvit.cli.classify import classify
 from bitvit.cli.console import print_error
 from bitvit.cli.convert import convert
+from bitvit.cli.evaluate import evaluate
 from bitvit.cli.inspect import inspect
 from bitvit.cli.verify import verify
 from bitvit.cli.warmup import warmup
@@ -66,7 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (convert, classify, inspect, verify, warmup, bench):
+for verb in (convert, classify, evaluate, inspect, verify, warmup, bench):
     app.command()(verb)
 
 

@@ -38,6 +38,10 @@ def print_warning(text: str) -> None:
     _print_message("Warning", "bold yellow", text, stderr_console())
 
 
+def print_note(text: str) -> None:
+    _print_message("Note", "bold", text, stderr_console())
+
+
 def _print_message(kind: str, style: str, text: str, console: "Console") -> None:
     from rich.text import Text
 

@@ -1,0 +1,330 @@
+"""bitvit evaluate: labelled pictures -> accuracy, and everything that belongs to it."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitvit.cli.classify import SOME_FAILED
+from bitvit.cli.console import (
+    compiling_status,
+    print_error,
+    print_note,
+    printable,
+    stderr_console,
+    stdout_console,
+)
+from bitvit.errors import BitvitError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from bitvit.evaluate import Comparison, EvalReport, Progress
+
+MANY = 40  # classes; of more, only the WORST are shown
+WORST = 10
+TITLES = ("top-1", "top-5", "loss", "balanced", "macro F1", "ROC-AUC", "ECE")
+
+
+class Format(str, Enum):
+    table = "table"
+    json = "json"
+
+
+class OnError(str, Enum):
+    fail = "fail"
+    skip = "skip"
+    list = "list"
+
+
+def evaluate(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Packed model; several give one table with mean and spread."),
+    ],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Write report, tables and drawings into this folder."),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write each picture's answer: .csv, .jsonl or .parquet.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", "-f", help="How to print the report.")] = Format.table,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the data's class names mean: .txt or .json with names in the model's order, or .json or .csv "
+            "with pairs of name and class.",
+        ),
+    ] = None,
+    subset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Only this class and others so named take part, by name or number; @FILE names one a line; present: "
+            "those with pictures.",
+        ),
+    ] = None,
+    on_error: Annotated[
+        OnError,
+        typer.Option(help="Bad pictures: stop at the first, leave them out, or leave them out and list them."),
+    ] = OnError.fail,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="DATA has a fold for each MODEL: folders in it, or the CSV's column fold.")
+    ] = False,
+    path_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the pictures.")] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the classes.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the CSV's paths start; default: the CSV's folder.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same command was stopped.")] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="File or folder for what --resume needs; default: --output, else here."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures to compute together.")] = 16,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads to compute; default: all CPUs of the process.")
+    ] = None,
+    decoders: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Threads to decode pictures; default: half the CPUs, up to 4."),
+    ] = None,
+) -> None:
+    """Measure accuracy on labelled pictures.
+
+    A class folder or label is matched with the model's class names (case and punctuation do not matter), with class
+    numbers, or by --classes. Pictures that are left out for errors make the exit code 3.
+
+    Stopped with Ctrl-C or by an error, it keeps what is done: the same command with --resume goes on.
+    """
+    from bitvit.evaluate import Comparison
+    from bitvit.evaluate import evaluate as run
+
+    place = state or output or Path()
+    chosen: Any = models if len(models) > 1 else models[0]
+    with _keeping(resume) as watch, compiling_status(), _progress(stderr_console()) as show:
+        result: EvalReport | Comparison = run(
+            chosen,
+            data,
+            classes=classes,
+            subset=_subset(subset),
+            on_error="fail" if on_error is OnError.fail else "skip",
+            folds=folds,
+            path_column=path_column,
+            label_column=label_column,
+            root=root,
+            batch_size=batch_size,
+            threads=threads,
+            decoders=decoders,
+            output=output,
+            predictions=predictions,
+            state=place,
+            resume=resume,
+            progress=_both(watch, show),
+        )
+    reports = result.reports if isinstance(result, Comparison) else (result,)
+    if form is Format.json:
+        print(json.dumps(result.to_dict(), indent=2))
+    elif isinstance(result, Comparison):
+        _print_comparison(result)
+    else:
+        _print_report(result, output is not None)
+    _report_failures(reports, on_error)
+
+
+def _both(*calls: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
+    def call(progress: "Progress") -> None:
+        for one in calls:
+            one(progress)
+
+    return call
+
+
+def _subset(names: list[str] | None) -> list[str] | None:
+    """The names, those in files included."""
+    if not names:
+        return None
+    from bitvit.labels import read_labels
+
+    return [part for name in names for part in (read_labels(name[1:]) if name.startswith("@") else [name])]
+
+
+# ----------------------------------------------------------------------------------------------------------- progress
+@contextlib.contextmanager
+def _keeping(resume: bool) -> "Iterator[Callable[[Progress], None]]":
+    """Tell where a resumed evaluation begins, and of one that is stopped, how to go on. Call with each Progress."""
+    last: Progress | None = None
+
+    def watch(progress: "Progress") -> None:
+        nonlocal last
+        if resume and last is None:
+            print_note(f"resumed after {_through(progress)}" if progress.done else "nothing to resume, starting afresh")
+        last = progress
+
+    try:
+        yield watch
+    except (KeyboardInterrupt, BitvitError) as problem:
+        if last is not None and (last.done or last.unit) and last.state is not None and last.state.exists():
+            if isinstance(problem, BitvitError):
+                print_error(str(problem))
+            print_note(f"stopped after {_through(last)}, kept in {last.state}: the same command with --resume goes on")
+            raise typer.Exit(1 if isinstance(problem, BitvitError) else 130) from None
+        raise
+
+
+def _through(progress: "Progress") -> str:
+    model = f" of model {progress.unit + 1} of {progress.units}" if progress.units > 1 else ""
+    return f"{progress.done:,} of {progress.total:,} pictures{model}"
+
+
+@contextlib.contextmanager
+def _progress(console: "Console") -> "Iterator[Callable[[Progress], None]]":
+    """A bar with the time left and top-1 so far, on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("top-1 {task.fields[accuracy]}"),
+    )
+    with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield _Shown(bar)
+
+
+class _Shown:
+    """Calls with a Progress show it; each model has a line."""
+
+    def __init__(self, bar: "Bar") -> None:
+        self._bar = bar
+        self._tasks: dict[int, Any] = {}
+
+    def __call__(self, progress: "Progress") -> None:
+        if progress.unit not in self._tasks:
+            name = f"{progress.unit + 1}/{progress.units}" if progress.units > 1 else ""
+            self._tasks[progress.unit] = self._bar.add_task(name, total=progress.total, accuracy="")
+        accuracy = progress.accuracy
+        shown = "" if accuracy is None else f"{100 * accuracy:.2f} %"
+        self._bar.update(self._tasks[progress.unit], completed=progress.done, accuracy=shown)
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def _report_failures(reports: "tuple[EvalReport, ...]", on_error: OnError) -> None:
+    failed = sum(len(report.failures) for report in reports)
+    if not failed:
+        return
+    if on_error is OnError.list:
+        for reason in dict.fromkeys(failure.reason for report in reports for failure in report.failures):
+            print_error(reason)
+    total = failed + sum(report.pictures for report in reports)
+    hint = "" if on_error is OnError.list else "; --on-error list names them"
+    print_error(f"{failed} of {total} pictures could not be read and are left out{hint}")
+    raise typer.Exit(SOME_FAILED)
+
+
+def _print_report(report: "EvalReport", saved: bool) -> None:
+    low, high = (100 * value for value in report.top1_interval)
+    per_second = (report.pictures + len(report.failures)) / max(report.seconds, 1e-9)
+    print(f"{printable(report.model)} on {printable(report.data)}")
+    facts = {
+        "pictures": f"{report.pictures:,} of {len(report.classes)} classes, {per_second:,.0f} a second with decoding",
+        "top-1": f"{_percent(report.top1)} (95 % interval {low:.2f} to {high:.2f})",
+        "top-5": "nothing to say with five classes or fewer" if report.top5 is None else _percent(report.top5),
+        "loss": f"{report.loss:.4f} (cross-entropy)",
+        "balanced accuracy": f"{_percent(report.balanced_accuracy)} (mean recall of the classes)",
+        "macro F1": f"{report.macro_f1:.4f}",
+        "ROC-AUC": "needs pictures of two classes"
+        if report.roc_auc is None
+        else f"{report.roc_auc:.4f} (mean of one class against the others)",
+        "calibration error": f"{report.calibration_error:.4f} (ECE, 15 bins)",
+    }
+    for name, text in facts.items():
+        print(f"  {name:18} {text}")
+    for note in report.notes:
+        print(f"  note: {printable(note)}")
+    _print_classes(report, saved)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _print_classes(report: "EvalReport", saved: bool) -> None:
+    from rich import box
+    from rich.table import Table
+
+    shown = list(report.classes)
+    if len(shown) > MANY:
+        shown = sorted((c for c in shown if c.recall is not None), key=lambda c: c.recall or 0)[:WORST]
+        where = "classes.csv has all" if saved else "--output FOLDER writes all"
+        print(f"\nThe {len(shown)} classes with the lowest recall ({where}):")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    for name in ("pictures", "recall", "precision", "F1", "ROC-AUC"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("most often taken for", no_wrap=True)
+    for scores in shown:
+        shares = (None if s is None else 100 * s for s in (scores.recall, scores.precision))
+        table.add_row(
+            printable(scores.name),
+            f"{scores.pictures:,}",
+            *("–" if share is None else f"{share:.1f} %" for share in shares),
+            *(_number(value) for value in (scores.f1, scores.roc_auc)),
+            printable(scores.mistaken_for or ""),
+        )
+    stdout_console().print(table)
+
+
+def _print_comparison(result: "Comparison") -> None:
+    from rich import box
+    from rich.table import Table
+
+    from bitvit.evaluate import FIGURES
+
+    same = len({report.data for report in result.reports}) == 1
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    if not same:
+        table.add_column("data", no_wrap=True)
+    for name in ("pictures", *TITLES):
+        table.add_column(name, justify="right", no_wrap=True)
+    for report in result.reports:
+        figures = _cells({name: getattr(report, name) for name in FIGURES})
+        where = [] if same else [printable(report.data)]
+        table.add_row(printable(report.model), *where, f"{report.pictures:,}", *figures)
+    table.add_section()
+    blank = [""] if same else ["", ""]
+    table.add_row("mean", *blank, *_cells(result.mean))
+    table.add_row("standard deviation", *blank, *_cells(result.spread))
+    if same:
+        print(f"on {printable(result.reports[0].data)}")
+    stdout_console().print(table)
+    for note in dict.fromkeys(note for report in result.reports for note in report.notes):
+        print(f"note: {printable(note)}")
+    print(f"note: the standard deviation is over {len(result.reports)} models, with n - 1; each model counts the same")
+
+
+def _cells(figures: dict[str, float | None]) -> list[str]:
+    in_percent = ("top1", "top5", "balanced_accuracy")
+    return [
+        _percent(value) if name in in_percent and value is not None else _number(value)
+        for name, value in figures.items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

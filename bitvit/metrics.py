@@ -1,0 +1,216 @@
+"""Figures of merit of a classifier, from its logits: scikit-learn's functions, called with care.
+
+Nothing of the size pictures x classes is made beside the logits: probabilities are computed a few rows, or one class,
+at a time, in float64.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.errors import BitvitError
+
+__all__ = ["CalibrationBin", "ClassScores", "Metrics", "measure", "require"]
+
+TOP = 5  # of top-5
+BINS = 15  # of the calibration error
+CHUNK = 1024  # rows
+CONFIDENCE = 0.95  # level of the interval of top-1
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class. Shares are None where there is nothing to divide by."""
+
+    name: str
+    number: int
+    pictures: int
+    recall: float | None
+    """Share of the class's pictures that are recognised: its accuracy."""
+    precision: float | None
+    """Share of the answers with this class that are right."""
+    f1: float | None
+    roc_auc: float | None
+    """Area under the curve of this class against all others."""
+    mistaken_for: str | None
+    """The most frequent wrong answer to its pictures."""
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Answers whose probability lies in one of the equally wide bins between 0 and 1."""
+
+    pictures: int
+    confidence: float
+    """Mean probability of the answers."""
+    accuracy: float
+    """Share of them that are right."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Metrics:
+    """All figures. Shares are between 0 and 1."""
+
+    pictures: int
+    top1: float
+    top1_interval: tuple[float, float]
+    """Wilson's interval at 95 %: what pictures of the same kind, but others, leave possible."""
+    top5: float | None
+    """None with five classes or fewer, where it says nothing."""
+    loss: float
+    """Mean cross-entropy, natural logarithm."""
+    balanced_accuracy: float
+    """Mean recall of the classes that have pictures: what top-1 would be if all had the same number."""
+    macro_f1: float
+    """Mean F1 of the classes that have pictures."""
+    roc_auc: float | None
+    """Mean over the classes with pictures of one against all others; None if there is just one."""
+    calibration_error: float
+    """Mean |confidence - accuracy| over 15 equally wide bins of the top-1 probability, weighted by pictures (ECE)."""
+    classes: tuple[ClassScores, ...]
+    confusion: NDArray[np.int64]
+    """[classes, classes], a row for each true class, a column for each answer."""
+    calibration: tuple[CalibrationBin, ...]
+    """Bins that hold pictures, in order."""
+
+
+def require(package: str, purpose: str) -> ModuleType:
+    """Import an optional package. Raises BitvitError, with the command that installs it."""
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        name = {"sklearn": "scikit-learn", "scipy": "scikit-learn"}.get(package.split(".")[0], package.split(".")[0])
+        remedy = "pip install pyarrow" if name == "pyarrow" else "pip install 'bitvit[evaluate]'"
+        raise BitvitError(f"{purpose} needs {name}, which is not installed: {remedy}") from None
+
+
+def measure(
+    logits: NDArray[np.float32], targets: NDArray[np.int64], names: tuple[str, ...], numbers: tuple[int, ...]
+) -> Metrics:
+    """All figures of logits, float32 [B, L], for true classes, int64 [B] from 0 to L - 1.
+
+    names, numbers: of the L classes. B is at least 1 and L at least 2. Raises BitvitError without scikit-learn.
+    """
+    sk = require("sklearn.metrics", "evaluate")
+    count = logits.shape[1]
+    every, present = np.arange(count), np.unique(targets)
+    answers = logits.argmax(axis=1)
+    right = answers == targets
+    likelihood = functools.partial(_likelihood, logits, _normalizers(logits))
+    precision, recall, f1, pictures = sk.precision_recall_fscore_support(
+        targets, answers, labels=every, zero_division=np.nan
+    )
+    confusion = sk.confusion_matrix(targets, answers, labels=every)
+    areas = _areas(sk, targets, present, likelihood)
+    calibration = _calibration(right, np.minimum(likelihood(answers), 1.0))
+    return Metrics(
+        pictures=len(targets),
+        top1=float(sk.accuracy_score(targets, answers)),
+        top1_interval=_interval(int(right.sum()), len(right)),
+        top5=_chunked(sk.top_k_accuracy_score, targets, logits, k=TOP, labels=every) if count > TOP else None,
+        loss=_chunked(sk.log_loss, targets, logits, softmax, labels=every),
+        balanced_accuracy=float(np.mean(recall[present])),
+        macro_f1=float(np.mean(f1[present])),
+        roc_auc=float(np.mean(list(areas.values()))) if areas else None,
+        calibration_error=sum(b.pictures * abs(b.confidence - b.accuracy) for b in calibration) / len(right),
+        classes=tuple(
+            ClassScores(
+                names[k],
+                numbers[k],
+                int(pictures[k]),
+                _share(recall[k]) if pictures[k] else None,
+                _share(precision[k]),
+                _share(f1[k]) if pictures[k] else None,
+                areas.get(k),
+                _most_mistaken(confusion[k], k, names),
+            )
+            for k in range(count)
+        ),
+        confusion=confusion,
+        calibration=calibration,
+    )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities, float64 [B, L]."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+
+
+def _normalizers(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """log of the sum of exp(logits) of each row, float64 [B]."""
+    found = np.empty(len(logits))
+    for part in _parts(len(logits)):
+        rows = logits[part].astype(np.float64)
+        most = rows.max(axis=1)
+        found[part] = most + np.log(np.exp(rows - most[:, None]).sum(axis=1))
+    return found
+
+
+def _likelihood(
+    logits: NDArray[np.float32], normalizers: NDArray[np.float64], columns: int | NDArray[Any]
+) -> NDArray[np.float64]:
+    """Softmax probability of one class, or of a class a row: float64 [B]."""
+    chosen: NDArray[np.float64] = np.exp(logits[np.arange(len(logits)), columns].astype(np.float64) - normalizers)
+    return chosen
+
+
+def _chunked(
+    metric: Callable[..., float],
+    targets: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    prepare: Callable[[NDArray[np.float32]], NDArray[Any]] = lambda rows: rows,
+    **options: Any,
+) -> float:
+    """A metric that is a mean over rows, computed a few rows at a time."""
+    sums = [metric(targets[part], prepare(logits[part]), normalize=False, **options) for part in _parts(len(targets))]
+    return float(sum(sums)) / len(targets)
+
+
+def _areas(
+    sk: ModuleType,
+    targets: NDArray[np.int64],
+    present: NDArray[np.int64],
+    likelihood: Callable[[int], NDArray[np.float64]],
+) -> dict[int, float]:
+    """Area under the ROC curve of each class that has pictures, against all others."""
+    if len(present) < 2:
+        return {}
+    return {int(k): float(sk.roc_auc_score(targets == k, likelihood(int(k)))) for k in present}
+
+
+def _interval(right: int, total: int) -> tuple[float, float]:
+    low, high = require("scipy.stats", "evaluate").binomtest(right, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
+
+
+def _calibration(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> tuple[CalibrationBin, ...]:
+    curve = require("sklearn.calibration", "evaluate").calibration_curve
+    accuracy, mean = curve(right.astype(int), confidence, n_bins=BINS, pos_label=1)
+    inner = np.linspace(0, 1, BINS + 1)[1:-1]  # calibration_curve's own edges; it does not tell how many are in a bin
+    counts = np.bincount(np.searchsorted(inner, confidence), minlength=BINS)
+    return tuple(
+        CalibrationBin(int(n), float(c), float(a)) for n, c, a in zip(counts[counts > 0], mean, accuracy, strict=True)
+    )
+
+
+def _share(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _most_mistaken(row: NDArray[np.int64], own: int, names: tuple[str, ...]) -> str | None:
+    others = row.copy()
+    others[own] = 0
+    return names[int(others.argmax())] if others.any() else None

@@ -1,0 +1,43 @@
+"""A model whose answers can be worked out: for tests of what is done with answers."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.config import Config
+from bitvit.preprocess import Preprocessing
+
+
+class Colours:
+    """A model of three classes whose logits are the mean red, green and blue, times 10; it notes its batch sizes."""
+
+    def __init__(self, labels: tuple[str, ...] | None = ("red", "green", "blue"), classes: int = 3) -> None:
+        self.config = Config(
+            image_size=32,
+            window_size=1,
+            depths=(1, 1, 1, 1),
+            hidden_sizes=(4, 4, 4, 4),
+            intermediate_sizes=(4, 4, 4, 4),
+            num_heads=(1, 1, 1, 1),
+            num_classes=classes,
+            norm="batch",
+            downsampling="float",
+            quantizer="levels",
+            layer_scale=True,
+            shift3=True,
+            shift5=True,
+        )
+        self.preprocessing = Preprocessing.for_image_size(32, mean=(0, 0, 0), std=(1, 1, 1))
+        self.labels = labels
+        self.batches: list[int] = []
+
+    def __call__(self, pixels: NDArray[np.float32], /) -> NDArray[np.float32]:
+        assert pixels.dtype == np.float32
+        assert pixels.shape[1:] == (3, 32, 32)
+        self.batches.append(len(pixels))
+        logits: NDArray[np.float32] = 10 * pixels.mean(axis=(2, 3))
+        return logits
+
+
+def picture(*colour: int) -> NDArray[np.uint8]:
+    """32 x 32 pixels of one colour."""
+    return np.full((32, 32, 3), colour, np.uint8)
