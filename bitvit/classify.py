@@ -15,6 +15,7 @@ from PIL import Image
 
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ImageError
+from bitvit.explain import Explanation, enlarge, rollout
 from bitvit.preprocess import ImageSource, Preprocessing, open_image
 
 __all__ = ["Classifier", "Prediction"]
@@ -112,6 +113,34 @@ class Classifier:
         """The network's output, float32 [B, classes]; B is 1 for one picture. Raises ImageError as a call does."""
         rows = list(self._rows([images] if isinstance(images, _ONE_IMAGE) else _several(images)))
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
+
+    def explain(self, image: ImageSource, top_k: int = 5) -> Explanation:
+        """Where the network looked: a heat map over the picture, by attention rollout (bitvit.explain says exactly).
+
+            classify.explain("cat.jpg").save("cat-heat.png")
+
+        `heat` is float32 [S, S] over the network's input, `overlay()` the picture with it, `predictions` what a call
+        gives. Raises ImageError as a call does; TypeError for a model that is not a BHViT of this package.
+        """
+        from bitvit.model import BHViT
+        from bitvit.probe import Probe
+
+        _at_least_one("top_k", top_k)
+        if not isinstance(self.model, BHViT):
+            raise TypeError(f"explain needs a packed model, as bitvit.load gives it; not a {type(self.model).__name__}")
+        pixels = self.prepare(0, image)
+        if isinstance(pixels, ImageError):
+            raise pixels
+        logits, blocks = Probe(self.model.runner).run_image(pixels)
+        grid = rollout(blocks)
+        preprocessing = self.model.preprocessing
+        return Explanation(
+            heat=enlarge(grid, preprocessing.image_size),
+            grid=grid,
+            predictions=self._best(logits, top_k),
+            picture=preprocessing.resized(open_image(image)),
+            preprocessing=preprocessing,
+        )
 
     def _rows(self, images: Iterable[ImageSource]) -> Iterator[Logits]:
         """Each picture's logits, float32 [classes]. Raises the first ImageError."""

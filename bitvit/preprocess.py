@@ -295,9 +295,8 @@ class Preprocessing:
         return image if new_size == image.size else image.resize(new_size, Image.Resampling.BICUBIC)
 
     def centre_crop(self, image: Image.Image) -> Image.Image:
-        """The central crop x crop pixels; half a pixel is rounded to even."""
-        width, height = image.size
-        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
+        """The central crop x crop pixels."""
+        left, top = self.crop_corner(image)
         return image.crop((left, top, left + self.crop, top + self.crop))
 
     def normalized(self, image: Image.Image) -> NDArray[np.float32]:
@@ -311,6 +310,11 @@ class Preprocessing:
         pixels -= np.array(self.mean, np.float32)[:, None, None]
         pixels /= np.array(self.std, np.float32)[:, None, None]
         return pixels
+
+    def crop_corner(self, image: Image.Image) -> tuple[int, int]:
+        """Left and top of the centre crop; half a pixel is rounded to even."""
+        width, height = image.size
+        return round((width - self.crop) / 2), round((height - self.crop) / 2)
 
 
 def _check_integer(name: str, value: object, least: int, most: int) -> None:

@@ -1,10 +1,11 @@
 """Looking into a running program: the maps and signs that its kernels leave behind, in the reference's layout.
 
 Steps run piece by piece on one thread and are read after each, so what is seen is what the very same kernels compute at
-full speed. Used by `verify` and by the tests.
+full speed. Used by `verify`, by Classifier.explain and by the tests.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,20 @@ from bitvit.runtime import Runner, Workspace
 
 Signs = dict[str, NDArray[Any]]
 WORD = 32
+
+
+@dataclass(frozen=True)
+class BlockAttention:
+    """What the tokens of a ViT block attended to, for one image."""
+
+    layer: str
+    side: int  # of the block's map
+    window: int
+    weights: NDArray[np.float32]
+    """[windows, heads, N, N] quantised probabilities A (SPEC 7.4.6), a row a query. Of the N tokens the first window²
+    are the window's pixels, then come the merged tokens of the image."""
+    fine_share: float
+    """Mean over channels of `parm`, the fine map's weight beside the coarse one's (SPEC 7.4.8)."""
 
 
 class Probe:
@@ -41,6 +56,38 @@ class Probe:
             self._write(first["source"], x)
         signs = self._run(steps)
         return self._read(Map(program[steps[-1]].regions["out"], side, channels)), signs
+
+    def run_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[BlockAttention]]:
+        """Compute one image, float32 [3, S, S]: its logits, and the attention of each ViT block in order."""
+        self.workspace.set_image(pixels)
+        program = self.runner.program
+        blocks, begin = [], 0
+        for i, step in enumerate(program.steps):
+            if step.kernel.name in _WEIGHERS:
+                self.runner.run_steps(self.workspace, begin, i)
+                signs = self._run(range(i, i + 1))
+                blocks.append(self._attention(i, _WEIGHERS[step.kernel.name](self, step, signs)))
+                begin = i + 1
+        self.runner.run_steps(self.workspace, begin, len(program.steps))
+        return np.array(self._floats(program.output, program.outputs)), blocks
+
+    def _attention(self, i: int, weights: NDArray[np.float32]) -> BlockAttention:
+        """What belongs to the attend step i: `project` before it knows the map, `output` behind it the fine share."""
+        steps = self.runner.program.steps
+        project = next(step for step in reversed(steps[:i]) if step.kernel.name.startswith("project")).arguments
+        output = next(step for step in steps[i:] if step.kernel.name.startswith("output")).arguments
+        fine = self.const_floats(int(output["fine"]), int(output["channels"]))
+        return BlockAttention(
+            steps[i].layer.removesuffix(".attention"),
+            int(project["side"]),
+            int(project["window"]),
+            weights,
+            float(fine.mean()),
+        )
+
+    def const_floats(self, offset: int, size: int) -> NDArray[np.float32]:
+        """Weights of the program, as the kernels have them."""
+        return self.runner.program.const[offset : offset + size].view(np.float32)
 
     def _layer_steps(self, layer: str) -> range:
         steps = self.runner.program.steps
@@ -163,6 +210,25 @@ def _read_down(probe: Probe, step: Step, piece: int) -> Signs:
     pixel_words = int(a["words"]) // 4
     taps = probe.scratch_bits(step, "bits", rows * 4, pixel_words, int(a["in_channels"]))
     return {"bits": taps.reshape(rows, 2, 2, -1)}
+
+
+def _weigh_levels(probe: Probe, step: Step, signs: Signs) -> NDArray[np.float32]:
+    heads = int(step.arguments["heads"])
+    alphas = probe.const_floats(int(step.arguments["quantizer"]) + 2, 2 * heads)[::2]  # behind the softmax's steps
+    weights: NDArray[np.float32] = signs["attention.attention.levels"] * alphas[:, None, None]
+    return weights
+
+
+def _weigh_gsb(probe: Probe, step: Step, signs: Signs) -> NDArray[np.float32]:
+    table = probe.const_floats(int(step.arguments["quantizer"]) + 5, 3)  # behind the softmax's steps and the limits
+    planes = np.stack([signs[f"attention.attention.{name}"] for name in ("base", "t1", "t2")])
+    return np.tensordot(table, planes.astype(np.float32), 1)
+
+
+_WEIGHERS: dict[str, Callable[[Probe, Step, Signs], NDArray[np.float32]]] = {
+    "attend_levels": _weigh_levels,
+    "attend_gsb": _weigh_gsb,
+}
 
 
 _READERS: dict[str, Callable[[Probe, Step, int], Signs]] = {

@@ -293,6 +293,21 @@ def test_classify_without_pictures_is_wrong_usage(model: Path) -> None:
     assert "Missing argument" in words(run("classify", model, code=2)[1])
 
 
+def test_classify_explain(model: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a.jpg").write_bytes((pictures / "b.jpg").read_bytes())
+    (pictures / "bad.png").write_bytes(b"<html>")
+    out = tmp_path / "heat" / "maps"
+    stdin = (pictures / "a.png").read_bytes()
+    stdout, stderr = run("classify", model, pictures, "-", "-f", "jsonl", "--explain", out, code=3, stdin=stdin)
+    assert (stdout, stderr) == run("classify", model, pictures, "-", "-f", "jsonl", code=3, stdin=stdin)
+    assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png", "b.png", "c.png", "stdin.png"]
+    with Image.open(out / "a-2.png") as drawn, Image.open(out / "stdin.png") as same:
+        assert drawn.size == (354, 327)  # 109 pixels on the shorter edge, three times
+        assert np.array_equal(np.asarray(drawn), np.asarray(same))
+    _, stderr = run("classify", model, pictures, "--explain", pictures / "a.png", code=1)
+    assert stderr.startswith(f"Error: {pictures / 'a.png'}: cannot be made")
+
+
 def test_names_are_escaped_for_the_terminal(model: Path, pictures: Path) -> None:
     strange = pictures / "\x1b[31mred.png"
     (pictures / "a.png").rename(strange)

@@ -2,9 +2,10 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,7 +19,7 @@ from bitvit.errors import ImageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitvit.classify import Prediction
+    from bitvit.classify import Classifier, Prediction
 
 SOME_FAILED = 3  # exit code
 STDIN = "-"
@@ -47,6 +48,10 @@ def classify(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads to use; default: all CPUs of the process.")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Draw over each picture where the network looked, as PNG files in here."),
+    ] = None,
 ) -> None:
     """Classify pictures.
 
@@ -65,7 +70,10 @@ def classify(
 
     with compiling_status():
         classifier = Classifier(model, threads=threads, batch_size=batch_size)
-    outcomes = classifier.attempt(map(_source, pictures), top_k)
+    if explain is None:
+        outcomes = classifier.attempt(map(_source, pictures), top_k)
+    else:
+        outcomes = _explained(classifier, pictures, top_k, explain)
     records = (_record(path, outcome) for path, outcome in zip(pictures, outcomes, strict=True))
     report = _Report(stderr_console())
     with output(out) as stream, _progress(report.console, len(pictures), stream) as advance:
@@ -89,6 +97,32 @@ def _find(paths: Iterable[str], recursive: bool) -> list[str]:
 
 def _source(path: str) -> str | bytes:
     return sys.stdin.buffer.read() if path == STDIN else path
+
+
+def _explained(
+    classifier: "Classifier", pictures: Iterable[str], top_k: int, folder: Path
+) -> "Iterator[list[Prediction] | ImageError]":
+    """What Classifier.attempt gives; each picture's heat map is saved under its name, numbered if that is taken."""
+    from bitvit.evalfiles import make_folder
+
+    make_folder(folder)
+    taken: set[str] = set()
+    for path in pictures:
+        name = _free("stdin" if path == STDIN else Path(path).stem, taken)
+        taken.add(name)
+        try:
+            explanation = classifier.explain(_source(path), top_k)
+        except ImageError as error:
+            yield error
+            continue
+        explanation.save(folder / f"{name}.png")
+        yield explanation.predictions
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, or the first of name-2, name-3, ... that is not taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
 
 # -------------------------------------------------------------------------------------------------------- records

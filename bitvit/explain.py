@@ -1,0 +1,171 @@
+"""Where did the network look? Attention rollout over the windowed blocks of stages 3 and 4.
+
+What is computed, for one picture, from the quantised attention weights that the kernels themselves used:
+
+1. A block's attention: of each window the weights A of its pixels and merged tokens, averaged over the heads, less
+   negative ones (which only the gsb quantizer has), each row scaled to the sum 1. A row without any weight keeps its
+   own token.
+2. Merged tokens stand for pixels: as a key, merged token m is all pixels of its cell, in equal shares; as a query, its
+   result is the mean over all windows, and is pasted over the pixels of window m (the coarse map, SPEC 7.4.8). A pixel
+   takes the share f from its own row and 1 - f from the coarse map; f is the mean over channels of the block's `parm`,
+   limited to 0 … 1. So the block's attention is a matrix T from pixels to pixels with rows of sum 1.
+3. The block is ½·identity + ½·T: its residual connection and its attention count the same (Abnar and Zuidema,
+   "Quantifying Attention Flow in Transformers", 2020, there for ordinary transformers).
+4. The head averages all pixels of stage 4, so a pixel's importance is its column's mean in the product of the blocks.
+   It is carried back from block to block; each pixel of stage 4 is four pixels of stage 3, with a quarter for each.
+
+The result has stage 3's resolution: a cell is 16 x 16 pixels of the network's input.
+
+What it does not tell: which class the attention spoke for; what the values that were attended to contained; the MLPs
+and shift residuals (which mix neighbours); and that stages 1 and 2, which are convolutions, already brought together
+a surrounding of a cell far wider than 16 pixels. Attention is a trace of the computation, not a cause of the answer.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitvit.files import write_file
+from bitvit.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from bitvit.classify import Prediction
+    from bitvit.probe import BlockAttention
+
+__all__ = ["Explanation", "rollout"]
+
+CELL = 16  # pixels of a side of stage 3's cells: a stem of 4, and two downsamplings
+SMALLEST = 224  # side of an overlay: smaller pictures are enlarged
+# Dark to bright, as matplotlib's inferno; between them colours are mixed.
+COLOURS = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A heat map over a picture, and what the picture was taken for."""
+
+    heat: NDArray[np.float32]
+    """[S, S] importance of each pixel of the network's input, at least 0 and in sum 1; smooth between the cells."""
+    grid: NDArray[np.float32]
+    """The same before it was enlarged: [cells, cells], in sum 1; a cell is 16 x 16 pixels."""
+    predictions: "list[Prediction]"
+    picture: Image.Image
+    """The picture resized, before it was cropped."""
+    preprocessing: Preprocessing
+
+    @property
+    def contrast(self) -> float:
+        """The greatest importance of a cell over the mean one; 1 for even attention, which explains nothing."""
+        return float(self.grid.max() / self.grid.mean())
+
+    def overlay(self, strength: float = 0.6) -> Image.Image:
+        """The picture with the heat map over it, and what was cropped off in grey.
+
+        The colours have a fixed scale: black for no importance, red for the mean, the brightest yellow for twice the
+        mean, or for the greatest importance if that is more. So a map of one colour says that the attention was even.
+        strength: of the colours, 0 … 1. Small pictures are enlarged to 224 pixels.
+        """
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
+        scale = max(1, -(-SMALLEST // min(self.picture.size)))
+        size = (self.picture.width * scale, self.picture.height * scale)
+        base = np.asarray(self.picture.resize(size, Image.Resampling.NEAREST)).astype(np.float32)
+        pad, crop = self.preprocessing.pad, self.preprocessing.crop
+        left, top = self.preprocessing.crop_corner(self.picture)
+        seen = self.heat[pad : pad + crop, pad : pad + crop]
+        relative = seen / max(2 / self.heat.size, float(self.heat.max()))
+        shown = Image.fromarray(relative).resize((crop * scale, crop * scale), Image.Resampling.BILINEAR)
+        colours = _colours(np.asarray(shown))
+        box = (slice(top * scale, (top + crop) * scale), slice(left * scale, (left + crop) * scale))
+        out = np.repeat(base.mean(axis=2, keepdims=True), 3, axis=2) * 0.5
+        out[box] = (1 - strength) * base[box] + strength * colours
+        return Image.fromarray(np.clip(np.rint(out), 0, 255).astype(np.uint8))
+
+    def save(self, path: str | os.PathLike[str], strength: float = 0.6) -> None:
+        """Write the overlay as a PNG. Raises BitvitError if it cannot be written."""
+        drawn = self.overlay(strength)
+        write_file(path, lambda file: drawn.save(file, "PNG"))
+
+
+def _colours(relative: NDArray[np.float32]) -> NDArray[np.float32]:
+    """0 … 1 -> colours, float32 [..., 3]."""
+    places = np.linspace(0, 1, len(COLOURS))
+    channels = [np.interp(relative, places, COLOURS[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.float32)
+
+
+def enlarge(grid: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """[cells, cells] -> [size, size] of the same sum; what is beyond the last whole cell is 0."""
+    side = len(grid) * CELL
+    large = np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BILINEAR))[:size, :size]
+    heat = np.zeros((size, size), np.float32)
+    heat[: len(large), : len(large)] = large
+    total: NDArray[np.float32] = heat / heat.sum(dtype=np.float64)
+    return total.astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------------------ rollout
+def rollout(blocks: "Sequence[BlockAttention]") -> NDArray[np.float32]:
+    """Importance of the cells of the first block's map: float32 [side, side], in sum 1.
+
+    blocks: all ViT blocks in order.
+    """
+    side = blocks[-1].side
+    importance = np.full((side, side), 1 / side**2)
+    for block in reversed(blocks):
+        if block.side != len(importance):
+            importance = _upsample(importance, block.side)
+        importance = (importance + back_through(block, importance)) / 2
+    return importance.astype(np.float32)
+
+
+def back_through(block: "BlockAttention", importance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """T' · importance: from the pixels behind a block's attention, [side, side], to those before it."""
+    window, cells = block.window, block.side // block.window
+    own = window**2
+    weights = _normalized(block.weights)
+    fine = min(max(block.fine_share, 0.0), 1.0)
+    tiles = importance.reshape(cells, window, cells, window).transpose(0, 2, 1, 3).reshape(cells**2, own)
+    coarse = (1 - fine) * tiles.sum(axis=1) / cells**2  # of each merged token, in each window
+    queries = np.concatenate([fine * tiles, np.tile(coarse, (cells**2, 1))], axis=1)
+    keys = np.einsum("wq,wqk->wk", queries, weights)
+    pixels = keys[:, :own].reshape(cells, cells, window, window).transpose(0, 2, 1, 3).reshape(block.side, block.side)
+    merged = keys[:, own:].sum(axis=0) @ _cells(block.side, window)
+    spread: NDArray[np.float64] = pixels + merged.reshape(block.side, block.side)
+    return spread
+
+
+def _normalized(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[windows, heads, N, N] -> the heads' mean [windows, N, N], at least 0, with rows of sum 1."""
+    mean = np.maximum(weights.astype(np.float64).mean(axis=1), 0)
+    sums = mean.sum(axis=2, keepdims=True)
+    shares: NDArray[np.float64] = np.where(sums > 0, mean / np.where(sums > 0, sums, 1), np.eye(mean.shape[1]))
+    return shares
+
+
+@functools.cache
+def _cells(side: int, window: int) -> NDArray[np.float64]:
+    """[merged tokens, pixels] share of each pixel in a merged token's cell (SPEC 7.4.2); read-only."""
+    cells = side // window
+    axis = np.zeros((cells, side))
+    for i in range(cells):
+        first = window * i - window // 2
+        axis[i, max(first, 0) : first + window] = 1
+    axis /= axis.sum(axis=1, keepdims=True)
+    shares: NDArray[np.float64] = np.einsum("iy,jx->ijyx", axis, axis).reshape(cells**2, side**2)
+    shares.setflags(write=False)
+    return shares
+
+
+def _upsample(importance: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """Before a downsampling: a quarter for each of a pixel's four; an odd last row or column was dropped there."""
+    before = np.zeros((side, side))
+    half = len(importance)
+    before[: 2 * half, : 2 * half] = np.repeat(np.repeat(importance, 2, axis=0), 2, axis=1) / 4
+    return before
