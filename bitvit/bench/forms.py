@@ -105,8 +105,8 @@ def facts(report: BenchReport) -> list[str]:
             f" {s.first_inference_seconds * 1e3:.1f} ms; compiling: {compiled}"
         )
         if s.peak_rss_bytes is not None and s.import_rss_bytes is not None:
-            memory += f"; peak of the process {s.peak_rss_bytes / 1e6:.0f} MB with {s.threads} threads and batch"
-            memory += f" {s.infer_batch_size}, of which {s.import_rss_bytes / 1e6:.0f} MB after the imports"
+            memory += f"; peak of the process {s.peak_rss_bytes / 1e6:.0f} MB with batch {s.infer_batch_size} on"
+            memory += f" {s.threads} thread{'s' * (s.threads > 1)}, {s.import_rss_bytes / 1e6:.0f} MB of it by imports"
     lines.append(f"memory: {memory}")
     if p is not None:
         lines.append(

@@ -24,7 +24,7 @@ from bitvit import loader
 from bitvit.bench.limits import measure_limits, popcount_rate
 from bitvit.bench.machine import Load, environment, share_of_others
 from bitvit.bench.profile import profile as profile_model
-from bitvit.bench.report import MODES, BenchReport, Mode, ModelFacts, PreprocessingTimes, Profile, Result
+from bitvit.bench.report import MODES, BenchReport, Mode, ModelFacts, PreprocessingTimes, Profile, Result, describe
 from bitvit.bench.startup import measure_startup
 from bitvit.cores import available_threads
 from bitvit.errors import BenchError
@@ -303,7 +303,7 @@ def _measure_cells(
     try:
         for i in range(PARTS):
             for number, cell in enumerate(cells):
-                say(f"{number + 1} of {len(cells)}: {cell.mode}, {cell.threads} threads, batch {cell.batch}")
+                say(f"{number + 1} of {len(cells)}: {describe(cell.mode, cell.threads, cell.batch)}")
                 if i == 0:
                     _warm_up(call(cell), warmup)
                 else:

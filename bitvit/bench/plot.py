@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bitvit.bench.forms import machine_facts
+from bitvit.bench.forms import digits, machine_facts
 from bitvit.bench.profile import KINDS
 from bitvit.bench.report import BenchReport, Part, Profile
 from bitvit.errors import BenchError
@@ -64,32 +64,35 @@ def _stage(part: Part) -> int:
 def _bars(axis: Any, profile: Profile) -> None:
     """A bar a kind, its stages side by side from light to dark; a line where its limit is."""
     kinds = sorted(profile.kinds, key=lambda part: part.seconds)
-    most = 1e3 * max(part.seconds for part in kinds)
+    unit, scale = ("ms", 1e3) if profile.seconds >= 1e-3 else ("µs", 1e6)
+    most = scale * max(part.seconds for part in kinds)
     for y, kind in enumerate(kinds):
         start = 0.0
         for stage in range(1, 5):
             parts = [p for p in profile.parts if p.kind == kind.kind and _stage(p) == stage]
-            width = 1e3 * sum(p.seconds for p in parts)
+            width = scale * sum(p.seconds for p in parts)
             if not width:
                 continue
             shade = 0.4 + 0.15 * stage
             axis.barh(
                 y, width, left=start, height=0.66, color=COLORS[kind.kind], alpha=shade, edgecolor="white", lw=0.8
             )
-            if width > 0.045 * most and abs(start + width / 2 - 1e3 * kind.limit_seconds) > 0.015 * most:
+            if width > 0.045 * most and abs(start + width / 2 - scale * kind.limit_seconds) > 0.015 * most:
                 ink = "white" if stage == 4 else "black"
                 axis.text(start + width / 2, y, f"{stage}", ha="center", va="center", fontsize=7, color=ink)
             start += width
-        limit = 1e3 * kind.limit_seconds
+        limit = scale * kind.limit_seconds
         axis.plot([limit, limit], [y - 0.4, y + 0.4], color="black", lw=1.5)
-        text = f"{start:.2f} ms, {kind.seconds / profile.seconds:.0%}; {kind.share_of_limit:.0%} of its limit"
+        text = f"{digits(start)} {unit}, {kind.seconds / profile.seconds:.0%}; {kind.share_of_limit:.0%} of its limit"
         axis.text(max(start, limit) + 0.015 * most, y, text, va="center", fontsize=8)
     axis.set_yticks(range(len(kinds)), [part.kind for part in kinds])
     axis.set_xlim(0, 1.5 * most)
-    axis.set_xlabel("milliseconds; numbers are stages, a black line is the limit")
-    total, calls = 1e3 * profile.seconds, 1e3 * profile.end_to_end_seconds
+    axis.set_xlabel(f"{unit}; numbers are stages, a black line is the limit")
+    total, calls = scale * profile.seconds, scale * profile.end_to_end_seconds
     axis.set_title(
-        f"Where the time goes: {total:.2f} ms (ordinary calls beside it {calls:.2f} ms)", fontsize=10, loc="left"
+        f"Where the time goes: {digits(total)} {unit} (ordinary calls beside it {digits(calls)})",
+        fontsize=10,
+        loc="left",
     )
 
 
@@ -106,7 +109,7 @@ def _roofline(axis: Any, profile: Profile) -> None:
     ):
         axis.plot(x, np.minimum(roof, x * limits.cache_bytes) / 1e9, style, color="black", lw=1.2)
         text = f"{name}: {roof / 1e9:,.0f} GMAC/s"
-        axis.text(high, roof / 1e9 * 1.1, text, ha="right", va="bottom", fontsize=8, bbox=PAPER, zorder=4)
+        axis.text(high, roof / 1e9 * 1.1, text, ha="right", va="bottom", fontsize=8, bbox=PAPER, zorder=2)
     longest = max(part.seconds for part in steps)
     for kind in KINDS:
         own = [part for part in steps if part.kind == kind]
@@ -120,6 +123,7 @@ def _roofline(axis: Any, profile: Profile) -> None:
                 edgecolor="white",
                 lw=0.6,
                 label=kind,
+                zorder=3,
             )
     slowest = min(part.macs / part.seconds for part in steps) / 1e9
     axis.set_xscale("log")
@@ -150,5 +154,5 @@ def _slope(axis: Any, rate: float, low: float, high: float, text: str) -> None:
         rotation=math.degrees(math.atan2(y1 - y0, x1 - x0)),
         rotation_mode="anchor",
         bbox=PAPER,
-        zorder=4,
+        zorder=2,
     )

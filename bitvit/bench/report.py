@@ -232,8 +232,13 @@ class BenchReport:
 
 
 def cell_name(result: Result) -> str:
+    """`describe` of a result."""
+    return describe(result.mode, result.threads, result.infer_batch_size)
+
+
+def describe(mode: Mode, threads: int, batch: int) -> str:
     """'latency, 2 threads, batch 8'."""
-    return f"{result.mode}, {result.threads} thread{'s' * (result.threads > 1)}, batch {result.infer_batch_size}"
+    return f"{mode}, {threads} thread{'s' * (threads > 1)}, batch {batch}"
 
 
 # --------------------------------------------------------------------------------------------- JSON to dataclasses
