@@ -73,6 +73,8 @@ def _existing(data: str | os.PathLike[str]) -> Path:
         exists = path.exists()
     except (OSError, ValueError) as problem:  # a name that is too long; a NUL character
         raise ImageError(f"{os.fspath(data)!r:.200}: is no path ({problem}); check it") from None
+    if path.suffix == ".safetensors":
+        raise ImageError(f"{path}: is a model; expected the data, which comes last, behind the models")
     if not exists:
         raise ImageError(f"{path}: no such folder or file; expected a folder with a folder for each class, or a CSV")
     return path

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from bitvit.errors import BitvitError
-from bitvit.files import write_file
-from bitvit.metrics import require, softmax
+from bitvit.extras import figure, require
+from bitvit.files import make_folder, write_file
+from bitvit.metrics import softmax
 
 if TYPE_CHECKING:
     from bitvit.evaluate import Comparison, EvalReport
 
-__all__ = ["check_predictions", "make_folder", "report_dict", "save_comparison", "save_predictions", "save_report"]
+__all__ = ["check_predictions", "report_dict", "save_comparison", "save_predictions", "save_report"]
 
 PREDICTION_COLUMNS = (
     "model",
@@ -35,16 +36,6 @@ PREDICTION_COLUMNS = (
 )
 MOST_NAMED = 40  # classes whose names are written beside a confusion matrix
 CHUNK = 1024  # rows of predictions at a time
-
-
-def make_folder(folder: Path) -> None:
-    """Raises BitvitError if it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise BitvitError(f"{folder}: cannot be made: {problem.strerror}; name a folder to write results to") from None
-    if not os.access(folder, os.W_OK):
-        raise BitvitError(f"{folder}: you may not write to it; name a folder to write results to")
 
 
 # ------------------------------------------------------------------------------------------------------------ reports
@@ -138,21 +129,16 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Callable[[Bina
 
 
 # ----------------------------------------------------------------------------------------------------------- drawings
-def _figure(width: float, height: float) -> Any:
-    """A figure that is not shown on a screen: pyplot would look for one."""
-    return require("matplotlib.figure", "drawing").Figure(figsize=(width, height), layout="constrained")
-
-
 def _draw_confusion(report: "EvalReport", file: BinaryIO) -> None:
     """Rows are true classes; colour is the share of the row. A row without pictures is blank."""
     count, sums = len(report.classes), report.confusion.sum(axis=1, keepdims=True)
     shares = np.where(sums > 0, report.confusion / np.maximum(sums, 1), np.nan)
     named = count <= MOST_NAMED
     side = max(4.5, min(12.0, 2.5 + 0.42 * count))
-    figure = _figure(side + 1, side)
-    axes = figure.subplots()
+    drawing = figure(side + 1, side)
+    axes = drawing.subplots()
     picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the class's pictures")
+    drawing.colorbar(picture, ax=axes, shrink=0.8, label="share of the class's pictures")
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
     axes.set_title(f"top-1 {100 * report.top1:.2f} % of {report.pictures:,} pictures")
@@ -165,13 +151,13 @@ def _draw_confusion(report: "EvalReport", file: BinaryIO) -> None:
             size = 8 if count <= 20 else 5
             text = str(report.confusion[row, column])
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-    figure.savefig(file, format="png", dpi=120)
+    drawing.savefig(file, format="png", dpi=120)
 
 
 def _draw_calibration(report: "EvalReport", file: BinaryIO) -> None:
     """Accuracy against confidence, and how many answers have it."""
-    figure = _figure(5, 5.5)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    drawing = figure(5, 5.5)
+    upper, lower = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     confidence = [part.confidence for part in report.calibration]
     upper.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
     upper.plot(confidence, [part.accuracy for part in report.calibration], marker="o", label="measured")
@@ -182,7 +168,7 @@ def _draw_calibration(report: "EvalReport", file: BinaryIO) -> None:
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence: probability of the answer")
     lower.set_ylabel("pictures")
-    figure.savefig(file, format="png", dpi=120)
+    drawing.savefig(file, format="png", dpi=120)
 
 
 def _plain(name: str) -> str:

@@ -30,7 +30,8 @@ from bitvit.classify import Classifier, Model
 from bitvit.cores import available_threads
 from bitvit.dataset import Dataset, DataSource, Layout, read_data, read_folds
 from bitvit.errors import BitvitError, ConfigError, ImageError
-from bitvit.files import write_file
+from bitvit.extras import require
+from bitvit.files import make_folder, write_file
 from bitvit.metrics import Metrics
 from bitvit.prefetch import prefetch
 
@@ -259,7 +260,7 @@ def evaluate(
         raise ValueError(f"on_error is {on_error!r}, expected 'fail' or 'skip'")
     if not models:
         raise ValueError("model: an empty list, expected at least one model")
-    metrics.require("sklearn.metrics", "evaluate")
+    require("sklearn.metrics", "evaluate")
     _check_outputs(output, predictions)
     datasets = _datasets(data, len(models), folds, Layout(path_column, label_column, root))
     class_map = read_class_map(classes) if isinstance(classes, str | os.PathLike) else classes
@@ -292,8 +293,8 @@ def _check_outputs(output: str | os.PathLike[str] | None, predictions: str | os.
     from bitvit import evalfiles
 
     if output is not None:
-        metrics.require("matplotlib", "drawing the confusion matrix")
-        evalfiles.make_folder(Path(output))
+        require("matplotlib", "drawing the confusion matrix")
+        make_folder(Path(output))
     if predictions is not None:
         evalfiles.check_predictions(Path(predictions))
 
@@ -535,6 +536,8 @@ class _Store:
         self.path = Path(place)
         if self.path.is_dir():
             self.path = self.path / f"bitvit-evaluate-{self.job[:8]}.state"
+        if not os.access(self.path.resolve().parent, os.W_OK):
+            raise BitvitError(f"{self.path}: cannot be written; name a place for the state in a folder of yours")
 
     def _job(self) -> str:
         """What must be the same for an evaluation to go on: models, pictures' names, classes."""
@@ -550,7 +553,8 @@ class _Store:
     def save_sometimes(self) -> None:
         if time.monotonic() - self._saved > self._pause:
             begin = time.monotonic()
-            self.save()
+            with contextlib.suppress(BitvitError):  # a full disk is no reason to stop, and may have room in the end
+                self.save()
             self._saved = time.monotonic()
             self._pause = max(SAVE_SECONDS, 20 * (self._saved - begin))
 

@@ -18,7 +18,8 @@ The result has stage 3's resolution: a cell is 16 x 16 pixels of the network's i
 
 What it does not tell: which class the attention spoke for; what the values that were attended to contained; the MLPs
 and shift residuals (which mix neighbours); and that stages 1 and 2, which are convolutions, already brought together
-a surrounding of a cell far wider than 16 pixels. Attention is a trace of the computation, not a cause of the answer.
+a surrounding of a cell far wider than 16 pixels. The last window//2 rows and columns of a map belong to no merged
+token's cell, so the right and lower edges get less. Attention is a trace of the computation, not a cause of the answer.
 """
 
 import functools

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.errors import BitvitError
+from bitvit.extras import require
 
-__all__ = ["CalibrationBin", "ClassScores", "Metrics", "measure", "require"]
+__all__ = ["CalibrationBin", "ClassScores", "Metrics", "measure"]
 
 TOP = 5  # of top-5
 BINS = 15  # of the calibration error
@@ -77,18 +77,6 @@ class Metrics:
     """[classes, classes], a row for each true class, a column for each answer."""
     calibration: tuple[CalibrationBin, ...]
     """Bins that hold pictures, in order."""
-
-
-def require(package: str, purpose: str) -> ModuleType:
-    """Import an optional package. Raises BitvitError, with the command that installs it."""
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        name = {"sklearn": "scikit-learn", "scipy": "scikit-learn"}.get(package.split(".")[0], package.split(".")[0])
-        remedy = "pip install pyarrow" if name == "pyarrow" else "pip install 'bitvit[evaluate]'"
-        raise BitvitError(f"{purpose} needs {name}, which is not installed: {remedy}") from None
 
 
 def measure(

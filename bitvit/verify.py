@@ -20,6 +20,8 @@ from bitvit.checkpoint import read_checkpoint
 from bitvit.config import Config, check_state, infer_config
 from bitvit.convert import read_config
 from bitvit.errors import CheckpointError
+from bitvit.extras import figure, require
+from bitvit.files import write_file
 from bitvit.model import BHViT, load
 from bitvit.preprocess import open_image
 from bitvit.probe import Probe
@@ -38,6 +40,8 @@ class VerifyRow:
     relative_error: float  # the median over values: what a value that no flipped sign touches is off by
     sign_disagreements: int
     signs: int
+    errors: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """[side, side] largest error at each position of the block's map, over channels and inputs."""
 
     @property
     def passed(self) -> bool:
@@ -54,11 +58,20 @@ class VerifyReport:
     max_relative_logit_error: float  # max |Δ| / std of the reference's logits
     passed: bool
 
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw where the two differ, as a PNG: the errors of each block, and their places on its map.
+
+        Raises BitvitError without matplotlib, or if the file cannot be written.
+        """
+        drawn = _draw(self)
+        write_file(path, lambda file: drawn.savefig(file, format="png", dpi=100))
+
 
 @dataclass
 class _Tally:
     max_error: float = 0.0
     errors: list[float] = field(default_factory=list)
+    places: NDArray[np.float32] | None = None
     disagreements: int = 0
     signs: int = 0
 
@@ -66,6 +79,8 @@ class _Tally:
         error = np.abs(got - expected) / max(float(expected.std()), 1e-30)
         self.max_error = max(self.max_error, float(error.max()))
         self.errors.append(float(np.median(error)))
+        largest = error.max(axis=-1).astype(np.float32)
+        self.places = largest if self.places is None else np.maximum(self.places, largest)
 
     def add_signs(self, got: Mapping[str, NDArray[np.int8]], expected: Mapping[str, NDArray[Any]]) -> None:
         for name in got.keys() & expected.keys():
@@ -73,7 +88,8 @@ class _Tally:
             self.signs += got[name].size
 
     def row(self, name: str) -> VerifyRow:
-        return VerifyRow(name, self.max_error, float(np.median(self.errors)), self.disagreements, self.signs)
+        typical = float(np.median(self.errors))
+        return VerifyRow(name, self.max_error, typical, self.disagreements, self.signs, self.places)
 
 
 def verify(
@@ -187,3 +203,46 @@ class _Comparison:
             max_relative_logit_error=max(self.logit_errors),
             passed=self.calm and all(row.passed for row in rows),
         )
+
+
+# ----------------------------------------------------------------------------------------------------------- drawing
+COLUMNS = 6  # maps beside each other
+LEAST, MOST = 1e-8, 1.0  # ends of the errors' scale: below float32's resolution, and a whole standard deviation
+
+
+def _draw(report: VerifyReport) -> Any:
+    """Above, each block's largest and typical error; below, its map."""
+    rows = -(-len(report.rows) // COLUMNS)
+    drawn = figure(2 * COLUMNS, 3.4 + 2.1 * rows)
+    upper, lower = drawn.subfigures(2, 1, height_ratios=(3.4, 2.1 * rows))
+    verdict = "passed" if report.passed else "failed"
+    drawn.suptitle(f"{verdict}: engine against the float64 reference, {report.inputs} input(s)")
+    _draw_errors(report, upper.subplots())
+    scale = require("matplotlib.colors", "drawing").LogNorm(LEAST, MOST)
+    axes = lower.subplots(rows, COLUMNS, squeeze=False).reshape(-1)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, row in zip(axes, report.rows, strict=False):
+        places = np.zeros((1, 1)) if row.errors is None else row.errors
+        picture = axis.imshow(np.clip(places, LEAST, MOST), norm=scale, cmap="inferno", interpolation="nearest")
+        signs = f"{row.sign_disagreements:,} of {row.signs:,} signs" if row.signs else "no signs"
+        axis.set_title(f"{row.name}\n{signs}", fontsize=7, color="black" if row.passed else "red")
+    lower.colorbar(picture, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
+    return drawn
+
+
+def _draw_errors(report: VerifyReport, axis: Any) -> None:
+    places = range(len(report.rows))
+    for label, values in (
+        ("largest error", [row.max_error for row in report.rows]),
+        ("typical error", [row.relative_error for row in report.rows]),
+    ):
+        axis.plot(places, np.maximum(values, LEAST), marker="o", markersize=4, linewidth=1, label=label)
+    flipped = [place for place, row in enumerate(report.rows) if row.sign_disagreements]
+    largest = [report.rows[place].max_error for place in flipped]
+    axis.scatter(flipped, largest, s=90, facecolors="none", edgecolors="red", label="signs disagree")
+    axis.axhline(MAX_MEDIAN_ERROR, color="grey", linewidth=1, linestyle="--", label="limit of the typical error")
+    axis.set_yscale("log")
+    axis.set_xticks(places, [row.name for row in report.rows], rotation=90, fontsize=7)
+    axis.set_ylabel("standard deviations")
+    axis.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -451,6 +451,18 @@ def test_verify_on_pictures(model: Path, checkpoint: Path, config: Path, picture
     assert "on 4 inputs" in run("verify", model, checkpoint, "--config", config, *images)[0]
 
 
+def test_verify_draws(
+    model: Path, checkpoint: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'bitvit[evaluate]'")
+    run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "verify.png")
+    with Image.open(tmp_path / "verify.png") as drawn:
+        assert drawn.format == "PNG"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _, stderr = run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "other.png", code=1)
+    assert stderr == "Error: drawing needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'\n"
+
+
 def test_verify_another_checkpoint(packed: Packed, checkpoint: Path, config: Path) -> None:
     _, stderr = run("verify", packed("micro96_binary"), checkpoint, "--config", config, code=1)
     assert stderr.startswith("Error: ")
@@ -477,7 +489,7 @@ def test_version() -> None:
     assert run("--version")[0] == f"bitvit {bitvit.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["convert", "classify", "inspect", "verify", "warmup", "bench"])
+@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"])
 def test_help(verb: str) -> None:
     assert verb in run("--help")[0]
     assert "Usage: " in run(verb, "--help")[0]

@@ -156,6 +156,7 @@ def test_an_error_in_the_first_batch_keeps_nothing(model: Path, data: Path, here
     [
         (("no.safetensors", "DATA"), "Error: no.safetensors: does not exist; expected a packed model"),
         (("MODEL", "nothing"), "Error: nothing: no such folder or file; expected a folder with a folder for each"),
+        (("MODEL", "MODEL"), "is a model; expected the data, which comes last"),
         (("MODEL", "."), "Error: .: holds no folders; expected one for each class"),
         (("MODEL", "DATA", "--subset", "hat"), "Error: subset: 'hat' is no class of the model"),
         (("MODEL", "DATA", "--classes", "no.txt"), "Error: no.txt: cannot be read"),
@@ -166,7 +167,8 @@ def test_mistakes_give_one_line(arguments: tuple[str, ...], message: str, model:
     places = {"MODEL": str(model), "DATA": str(data)}
     stdout, stderr = run(*(places.get(argument, argument) for argument in arguments), code=1)
     assert stdout == ""
-    assert stderr.startswith(message)
+    assert stderr.startswith("Error: ")
+    assert message in stderr
     assert len(stderr.splitlines()) == 1
     assert list(here.iterdir()) == []
 

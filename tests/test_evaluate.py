@@ -327,6 +327,11 @@ def test_the_state_is_saved_now_and_then(
     assert len(set(sizes)) >= 3
 
 
+def test_a_state_that_cannot_be_written(model: Path, noise: Path, tmp_path: Path) -> None:
+    with pytest.raises(BitvitError, match="state: cannot be written; name a place for the state"):
+        evaluate(model, noise, state=tmp_path / "no" / "state")
+
+
 def test_nothing_to_resume(model: Path, noise: Path, tmp_path: Path) -> None:
     assert evaluate(model, noise, state=tmp_path, resume=True).pictures == 40
 

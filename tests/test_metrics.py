@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bitvit import metrics
 from bitvit.errors import BitvitError
+from bitvit.extras import require
 from bitvit.metrics import Metrics, measure
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
@@ -101,5 +102,5 @@ def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_package(package: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BitvitError) as error:
-        metrics.require(package, "this")
+        require(package, "this")
     assert str(error.value) == f"this {remedy}"

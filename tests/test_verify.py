@@ -9,7 +9,7 @@ from golden_data import load_case
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from bitvit.errors import CheckpointError
+from bitvit.errors import BitvitError, CheckpointError
 from bitvit.modelfile import load_model_file, save_model_file
 from bitvit.verify import layer_names, verify
 
@@ -29,6 +29,42 @@ def test_a_converted_model_passes(name: str, packed: Callable[[str], Path]) -> N
     blocks = [row for row in report.rows if ".blocks." in row.name]
     assert all(row.signs > 0 and row.passed and row.max_error > 0 for row in blocks)
     assert max(row.relative_error for row in report.rows) < 1e-6
+
+
+def test_places_of_errors_and_the_drawing_of_them(packed: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "micro96_somefp"
+    report = verify(packed(name), checkpoint_of(packed(name)), config=dict(load_case(name).config), count=2)
+    sides = [row.errors.shape for row in report.rows if row.errors is not None]
+    assert sides == [(24, 24)] * 2 + [(12, 12)] * 2 + [(6, 6)] * 3 + [(3, 3)] * 2
+    assert all(row.errors is not None and row.errors.max() == pytest.approx(row.max_error) for row in report.rows)
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'bitvit[evaluate]'")
+    report.draw(tmp_path / "verify.png")
+    with Image.open(tmp_path / "verify.png") as drawn:
+        assert drawn.width > 1000
+    with pytest.raises(BitvitError, match="cannot be written"):
+        report.draw(tmp_path / "no" / "verify.png")
+
+
+def test_an_error_is_drawn_where_it_is(packed: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "micro96_somefp"
+    file = load_model_file(packed(name))
+    tensors = {key: value.copy() for key, value in file.tensors.items()}
+    position = tensors["stages.2.downsample.position"]
+    position[position.shape[0] // 2 :] += 1  # the lower half of the map, rows first
+    save_model_file(
+        tmp_path / "changed.safetensors",
+        tensors,
+        config=file.config,
+        preprocessing=file.preprocessing,
+        labels=None,
+        source_sha256=file.source_sha256,
+    )
+    config = dict(load_case(name).config)
+    report = verify(tmp_path / "changed.safetensors", checkpoint_of(packed(name)), config=config)
+    errors = next(row.errors for row in report.rows if row.name == "stages.2.downsample")
+    assert errors is not None
+    assert errors[3:].min() > 0.01
+    assert errors[:3].max() < 1e-4
 
 
 def test_pictures_go_through_the_models_preprocessing(packed: Callable[[str], Path], tmp_path: Path) -> None:

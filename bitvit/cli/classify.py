@@ -103,7 +103,7 @@ def _explained(
     classifier: "Classifier", pictures: Iterable[str], top_k: int, folder: Path
 ) -> "Iterator[list[Prediction] | ImageError]":
     """What Classifier.attempt gives; each picture's heat map is saved under its name, numbered if that is taken."""
-    from bitvit.evalfiles import make_folder
+    from bitvit.files import make_folder
 
     make_folder(folder)
     taken: set[str] = set()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -110,8 +111,10 @@ def evaluate(
     from bitvit.evaluate import Comparison
     from bitvit.evaluate import evaluate as run
 
-    place = state or output or Path()
+    place = state or output or (Path() if os.access(".", os.W_OK) else None)
     chosen: Any = models if len(models) > 1 else models[0]
+    if place is None and resume:
+        raise BitvitError("--resume: you may not write to this folder, so nothing is kept here; name a --state")
     with _keeping(resume) as watch, compiling_status(), _progress(stderr_console()) as show:
         result: EvalReport | Comparison = run(
             chosen,

@@ -24,18 +24,26 @@ def verify(
     ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights ('model_ema').")] = False,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Random inputs to compare on, without --images.")] = 1,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the random inputs.")] = 0,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw where the two differ, block by block, as a PNG.")
+    ] = None,
 ) -> None:
     """Compare a packed model with its checkpoint, computed by the plain NumPy reference in float64, block by block.
 
     Errors are in units of the standard deviation of a block's output. The exit code is 0 if they agree, else 1.
     """
+    from bitvit.extras import require
     from bitvit.verify import verify as verify_model
 
+    if draw is not None:
+        require("matplotlib", "drawing")  # now, not after the work
     with compiling_status():
         report = verify_model(
             model, checkpoint, images=_expanded(images), config=config, ema=ema, count=count, seed=seed
         )
     _print_report(report)
+    if draw is not None:
+        report.draw(draw)
     if not report.passed:
         raise typer.Exit(1)
 

@@ -1,0 +1,24 @@
+"""Packages that only some functions need: imported when they are used, with a word on how to install them."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from bitvit.errors import BitvitError
+
+__all__ = ["figure", "require"]
+
+
+def require(package: str, purpose: str) -> ModuleType:
+    """Import an optional package. Raises BitvitError, with the command that installs it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        name = {"sklearn": "scikit-learn", "scipy": "scikit-learn"}.get(package.split(".")[0], package.split(".")[0])
+        remedy = "pip install pyarrow" if name == "pyarrow" else "pip install 'bitvit[evaluate]'"
+        raise BitvitError(f"{purpose} needs {name}, which is not installed: {remedy}") from None
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, in inches; not one of pyplot's, which would look for a screen."""
+    return require("matplotlib.figure", "drawing").Figure(figsize=(width, height), layout="constrained")
