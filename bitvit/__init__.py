@@ -3,9 +3,11 @@
 bitvit.convert("checkpoint.pth", "model.safetensors")
 model = bitvit.load("model.safetensors")      # model(pixels) -> logits
 clf = bitvit.Classifier("model.safetensors")  # clf("photo.jpg") -> [{"label", "index", "score"}]
+report = bitvit.bench.measure("model.safetensors")
 bitvit.evaluate("model.safetensors", "pictures").top1
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -17,6 +19,7 @@ from bitvit.evaluate import Comparison, EvalReport, evaluate
 from bitvit.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    from bitvit import bench as bench
     from bitvit.classify import Classifier
     from bitvit.model import BHViT, load
 
@@ -49,4 +52,6 @@ def __getattr__(name: str) -> Any:
         from bitvit.classify import Classifier
 
         return Classifier
+    if name == "bench":
+        return importlib.import_module("bitvit.bench")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

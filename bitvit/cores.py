@@ -14,7 +14,7 @@ def available_threads() -> int:
         limits = [len(os.sched_getaffinity(0))]
     except AttributeError:  # not Linux
         limits = [os.cpu_count() or 1]
-    quota = _cgroup_quota()
+    quota = cgroup_quota()
     if quota is not None:
         limits.append(max(1, math.ceil(quota)))
     for name in ("OMP_NUM_THREADS", "BITVIT_NUM_THREADS"):
@@ -24,7 +24,7 @@ def available_threads() -> int:
     return min(limits)
 
 
-def _cgroup_quota() -> float | None:
+def cgroup_quota() -> float | None:
     """CPUs granted by the control group (v2, then v1), None if unlimited."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = (_CGROUP / "cpu.max").read_text().split()

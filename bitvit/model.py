@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitvit.config import Config
+from bitvit.kernels.catalog import SCHEDULING, Function
 from bitvit.layers import (
     MLP,
     Attention,
@@ -134,3 +135,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> BHViT:
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}, expected at least 1, or None for all available cores")
     return BHViT(load_model_file(path), threads=threads)
+
+
+def functions_of(path: str | os.PathLike[str]) -> list[Function]:
+    """What running a packed model needs of the catalog. Raises ModelFileError."""
+    file = load_model_file(path)
+    steps = Network.read(file.config, file.tensors).program().steps
+    return [*dict.fromkeys(step.kernel for step in steps), *SCHEDULING]

@@ -208,8 +208,8 @@ def _new_cells(lines: int) -> NDArray[np.int64]:
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * 4)
 
 
-def _c_function(function: catalog.Scheduling) -> CFunction:
-    """A scheduling function, to be called with addresses and counts."""
+def c_function(function: catalog.Scheduling) -> CFunction:
+    """A scheduling or measuring function, to be called with addresses and counts."""
     arguments = [ctypes.c_int64] * function.arguments
     return ctypes.CFUNCTYPE(ctypes.c_int64 if function.returns else None, *arguments)(*loader.addresses([function]))
 
@@ -239,7 +239,7 @@ class Runner:
             np.int64,
         )
         self._run_steps, self._open_image, self._lead_image, self._help_image, self._lead_batch, self._help_batch = map(
-            _c_function, catalog.SCHEDULING
+            c_function, catalog.SCHEDULING
         )
         self._team = Team(self.threads)
         self._image: _Image | None = None  # made when first needed
@@ -319,6 +319,14 @@ class Runner:
         """
         table = self._table[first:last]
         Call(self._run_steps, table, len(table), self.program.const, workspace.state, workspace.scratch)()
+
+    def timed_steps(self, workspace: Workspace, ticks: NDArray[np.int64]) -> Call:
+        """A call that computes all steps on this thread, for profiling.
+
+        ticks: int64 [steps + 1], gets the processor's clock before the first step and after each.
+        """
+        function = c_function(catalog.time_steps)
+        return self._call(function, workspace.state, workspace.scratch, ticks)
 
     def run_piece(self, workspace: Workspace, step: int, piece: int) -> None:
         """Compute one piece of one step on this thread; its working memory is left in workspace.scratch."""

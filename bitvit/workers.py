@@ -28,7 +28,7 @@ def compile_apart(functions: Sequence[Function]) -> Iterator[tuple[Function, byt
 
     None at all for a single function, on a single core, or without a cache.
     """
-    if len(functions) < 2 or available_threads() < 2 or not _can_start_python() or cache.folder() is None:
+    if len(functions) < 2 or available_threads() < 2 or not can_start_python() or cache.folder() is None:
         return
     names = [f.name for f in functions]
     with contextlib.ExitStack() as stack:
@@ -50,7 +50,7 @@ def compile_apart(functions: Sequence[Function]) -> Iterator[tuple[Function, byt
             time.sleep(POLL)
 
 
-def _can_start_python() -> bool:
+def can_start_python() -> bool:
     """Whether sys.executable is an interpreter, not a program that has Python in it."""
     return not getattr(sys, "frozen", False) and Path(sys.executable or "").stem.startswith("python")
 

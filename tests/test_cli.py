@@ -489,7 +489,7 @@ def test_version() -> None:
     assert run("--version")[0] == f"bitvit {bitvit.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify"])
+@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"])
 def test_help(verb: str) -> None:
     assert verb in run("--help")[0]
     assert "Usage: " in run(verb, "--help")[0]

@@ -23,7 +23,7 @@ def test_environment_limits_threads(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("text", "quota"), [("150000 100000", 1.5), ("max 100000", None), ("nonsense", None)])
-def test_cgroup_quota(text: str, quota: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def testcgroup_quota(text: str, quota: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpu.max").write_text(text)
     monkeypatch.setattr(cores, "_CGROUP", tmp_path)
-    assert cores._cgroup_quota() == quota
+    assert cores.cgroup_quota() == quota

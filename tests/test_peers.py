@@ -6,7 +6,6 @@ Without the optional packages of `pip install 'bitvit[bench]'` only the report, 
 import importlib.util
 import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 SCRIPT = TOOLS / "compare_peers.py"
 sys.path.append(str(TOOLS))
 
-from peers import bhvit, classic, contenders, eager, int8, machine, packages, report, timing  # noqa: E402
+from peers import bhvit, classic, contenders, eager, int8, packages, report, timing  # noqa: E402
 
 MICRO = [name for name in case_names() if name.startswith(("micro96", "micro160", "edge"))]
 LARGE = [name for name in case_names() if name in ("tiny_somefp", "small_somefp", "small_binary")]
@@ -231,14 +230,6 @@ def test_spread_of_medians() -> None:
     assert timing.spread([2.0] * 10) == 0
     assert timing.spread([1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0]) == 1.0
     assert timing.spread([2.0, 3.0]) == pytest.approx(1 / 2.5)
-
-
-def test_share_of_others() -> None:
-    before, after = machine.Load(100.0, 10.0, 0.0), machine.Load(106.0, 12.0, 4.0)
-    cores = os.cpu_count() or 1
-    assert machine.share_of_others(before, after) == pytest.approx(4 / 4 / cores)
-    assert machine.share_of_others(None, after) is None
-    assert machine.share_of_others(before, before) is None
 
 
 # -------------------------------------------------------------------------------------------------------- the report

@@ -344,6 +344,20 @@ def test_popcount_bytes_counts_each_byte_in_its_place() -> None:
     np.testing.assert_array_equal(unary(simd.popcount_bytes)(x), expected)
 
 
+def test_count_differences_bytes_adds_to_each_byte() -> None:
+    @compiled
+    def count(start: Array, weights: Array, bits: Array, out: Array) -> None:
+        tile = simd.load_rows(start, 0, LANES, 3)
+        simd.store_rows(out, 0, LANES, simd.count_differences_bytes(tile, simd.load(weights, 0), bits, 1, 2))
+
+    start, weights, bits = words(3 * LANES) >> np.uint32(8) & np.uint32(0x070707), words(LANES), words(6)
+    out = np.zeros_like(start)
+    count(start, weights, bits, out)
+    differing = (weights ^ bits[1::2, None]).reshape(-1)
+    in_bytes = np.unpackbits(differing.view(np.uint8).reshape(-1, 1), axis=1).sum(axis=1, dtype=np.uint8)
+    np.testing.assert_array_equal(out.view(np.uint8), start.view(np.uint8) + in_bytes)
+
+
 def test_count_bits() -> None:
     @compiled
     def count(x: Array, out: Array) -> None:

@@ -2,7 +2,7 @@
 
     python tools/bench_kernels.py [MODEL.safetensors] [--repeats 50] [--json FILE] [--readme FILE]
 
-The limit is what one core reaches in xor + popcount + add on registers alone, in binary multiply-adds a second. The
+The limit is what one core reaches in xor + popcount + add on registers alone (bitvit.bench.limits). The
 first table is the binary matrix product (int32 counts out), the second the same over widths that are not multiples of
 a vector or a word: padding costs something, but no width may fall off a cliff. With a model, a third table gives each
 of its kernels, on one thread. --readme writes them between the lines <!-- kernels:start --> and <!-- kernels:end --> of
@@ -20,14 +20,16 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit
-from peers.machine import cpu_name
 from peers.packages import PeersError
 from peers.report import read_readme, replace_section, write
-from speed import layer_times, time_calls, time_model
 
 import bitvit
-from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots, ones
-from bitvit.kernels.simd import load, load_rows, splat_rows, store_rows
+from bitvit.bench.limits import popcount_rate
+from bitvit.bench.machine import cpu_name
+from bitvit.bench.measuring import Amount, timed
+from bitvit.bench.profile import profile
+from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots
+from bitvit.kernels.simd import store_rows
 from bitvit.kernels.step import OPTIONS
 from bitvit.kernels.target import CPU, LANES, ROWS
 from bitvit.program import aligned_zeros, padded
@@ -37,20 +39,7 @@ SHAPES = [
     (3136, 64, 512), (3136, 512, 64), (784, 128, 1024), (784, 1024, 128), (196, 256, 1024), (196, 1024, 256),
     (196, 256, 256), (49, 512, 2048), (49, 2048, 512), (49, 512, 512),
 ]  # fmt: skip
-TABLE = 32  # steps until the same words come again: they stay in the first-level cache
 WIDTHS = [64, 72, 80, 96, 112, 120, 128, 144, 160, 176, 192, 224, 256, 288, 320, 352, 384, 448, 512]
-
-
-@njit(**OPTIONS)
-def _limit(words, steps):  # type: ignore[no-untyped-def]
-    """xor + popcount + add of two tiles in registers; only one vector a step is loaded, by a port that is idle else."""
-    a, b = splat_rows(np.uint32(0), ROWS), splat_rows(np.uint32(0), ROWS)
-    rows = load_rows(words, 0, LANES, ROWS)
-    for step in range(steps):
-        at = (step % TABLE) * 2 * LANES
-        a += ones(rows ^ load(words, at))
-        b += ones(rows ^ load(words, at + LANES))
-    store_rows(words, 0, LANES, a + b)
 
 
 @njit(**OPTIONS)
@@ -62,14 +51,8 @@ def _count_matmul(bits, rows, words, panels, width, out):  # type: ignore[no-unt
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
     """Median of a call after warm-up."""
-    return statistics.median(time_calls(call, repeats))
-
-
-def machine_limit(repeats: int) -> float:
-    """Binary multiply-adds a second of one core."""
-    words, steps = aligned_zeros(2 * TABLE * LANES), 20_000
-    words[:] = np.random.default_rng(0).integers(0, 2**32, len(words), dtype=np.uint32)
-    return steps * 2 * ROWS * LANES * 32 / median_seconds(lambda: _limit(words, steps), repeats)
+    timed(call, Amount(repeats // 5 + 1, 0.0))
+    return statistics.median(timed(call, Amount(repeats, 0.0)))
 
 
 def matmul_rate(m: int, k: int, n: int, repeats: int) -> float:
@@ -87,20 +70,31 @@ def share_of_limit(m: int, k: int, n: int, repeats: int) -> float:
     """Rate of a product over the limit measured before and after it: the median of five such ratios."""
     ratios = []
     for _ in range(5):
-        before = machine_limit(repeats)
+        before = popcount_rate()
         rate = matmul_rate(m, k, n, repeats)
-        ratios.append(2 * rate / (before + machine_limit(repeats)))
+        ratios.append(2 * rate / (before + popcount_rate()))
     return statistics.median(ratios)
 
 
-def model_rows(path: Path, repeats: int) -> list[dict[str, Any]]:
-    """Median microseconds of each kernel of a model, one thread, summed over the steps of a stage."""
-    return [{"kernel": name, "us": 1e6 * seconds} for name, seconds in layer_times(path, repeats).items()]
+def model_results(path: Path) -> dict[str, Any]:
+    """Microseconds of each kernel of a model on one thread, summed over the steps of a stage, and of a call."""
+    summary = summarize(path)
+    found = profile(bitvit.load(path, threads=1), summary.rows)
+    kernels: dict[str, float] = {}
+    for part in found.parts:
+        name = f"{part.layer.split('.blocks')[0]} {part.kernel}"
+        kernels[name] = kernels.get(name, 0.0) + 1e6 * part.seconds
+    return {
+        "model": path.stem,
+        "kernels": [{"kernel": name, "us": us} for name, us in kernels.items()],
+        "binary MACs": summary.binary_macs,
+        "end to end": found.end_to_end_seconds,
+    }
 
 
 def measure(model: Path | None, repeats: int) -> dict[str, Any]:
     """All tables, as the JSON file holds them."""
-    limit = machine_limit(repeats)
+    limit = popcount_rate()
     result: dict[str, Any] = {
         "cpu": cpu_name(),
         "target": CPU,
@@ -118,9 +112,8 @@ def measure(model: Path | None, repeats: int) -> dict[str, Any]:
         before = result["widths"][-1]["share"] if result["widths"] else share
         result["widths"].append({"width": width, "share": share, "against the width before": before / share})
     if model is not None:
-        end_to_end, macs = time_model(model, 1, 1, repeats).median, summarize(model).binary_macs
-        result |= {"model": model.stem, "kernels": model_rows(model, repeats), "binary MACs": macs}
-        result |= {"end to end": end_to_end, "over the limit": end_to_end * limit / macs}
+        result |= model_results(model)
+        result["over the limit"] = result["end to end"] * limit / result["binary MACs"]
     return result
 
 

@@ -49,6 +49,7 @@ from peers.report import (
 from rich.console import Console
 
 from bitvit import BitvitError, Config, convert
+from bitvit.bench.machine import Load, share_of_others
 from bitvit.checkpoint import Checkpoint, read_checkpoint
 from bitvit.config import check_state, infer_config
 from bitvit.convert import read_config
@@ -123,9 +124,9 @@ class Comparison:
         calls = {key: bind(run, self.pixels(key, cell)) for key, run in self.make(cell).items()}
         trials = self.run_prototype(cell)
         say(f"{heading(cell)}: timing {len(calls)} contenders")
-        before = machine.Load.now()
+        before = Load.now()
         samples = timing.alternate(calls, rounds=self.rounds, seconds=self.seconds)
-        others = machine.share_of_others(before, machine.Load.now())
+        others = share_of_others(before, Load.now())
         trials += self.run_prototype(cell)
         self.results += [Result.of(self.names(c), cell, samples[c.key]) for c in self.contenders]
         if trials:

@@ -1,9 +1,9 @@
-"""Time packed models: median of many calls after warm-up, and where the time goes.
+"""Time packed models with bitvit.bench, for the README; and under conditions that a benchmark avoids.
 
-    python tools/speed.py MODEL.safetensors ... [--threads 1 2] [--batch 1 8] [--repeats 200] [--layers] [--conditions]
+    python tools/speed.py MODEL.safetensors ... [--threads 1 2] [--batch 1 8] [--seconds 3] [--conditions]
 
---layers shows where the time goes; --conditions times single images also after a pause and beside a process that keeps
-one core busy. --readme FILE writes the table between <!-- speed:start --> and <!-- speed:end --> of a Markdown file.
+--conditions times single images also after a pause and beside a process that keeps one core busy. --readme FILE writes
+the table between <!-- speed:start --> and <!-- speed:end --> of a Markdown file. For everything else: bitvit bench.
 """
 
 import argparse
@@ -12,97 +12,42 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import numba
 import numpy as np
-from peers.machine import cpu_name
 from peers.packages import PeersError
 from peers.report import read_readme, replace_section, write
 
 import bitvit
-from bitvit.runtime import Workspace
+from bitvit.bench import BenchReport, measure
+from bitvit.bench.forms import Grid, digits, grid_markdown, machine_facts
+from bitvit.bench.measuring import Amount, timed
+
+COLUMNS = ("model", "threads", "batch", "median of a call", "least", "p90", "images/s")
 
 
-class Timing(NamedTuple):
-    """Seconds of a call."""
-
-    model: str
-    threads: int
-    batch: int
-    median: float
-    least: float
-    p90: float
-
-    def row(self) -> str:
-        cells = (f"{self.median * 1e3:.2f} ms", f"{self.least * 1e3:.2f}", f"{self.p90 * 1e3:.2f}")
-        return (
-            f"| {self.model} | {self.threads} | {self.batch} | {' | '.join(cells)} | {self.batch / self.median:.0f} |"
+def table(reports: list[BenchReport]) -> str:
+    """The README's table, with machine and software below."""
+    rows = [
+        (
+            *(report.model.name, str(r.threads), str(r.infer_batch_size), f"{digits(r.p50_ms)} ms", digits(r.min_ms)),
+            *("–" if r.p90_ms is None else digits(r.p90_ms), f"{r.infer_samples_per_sec:.0f}"),
         )
+        for report in reports
+        for r in report.results
+    ]
+    facts = [line.partition(": ")[2] for line in machine_facts(reports[-1])]
+    warnings = [f"{report.model.name}: {warning}" for report in reports for warning in report.warnings]
+    return f"{grid_markdown(Grid('', COLUMNS, rows, 1))}\n{'. '.join([*facts, *warnings])}."
 
 
-HEADER = (
-    "| model | threads | batch | median of a call | least | p90 | images/s |\n"
-    "|---|--:|--:|--:|--:|--:|--:|"
-)  # fmt: skip
+def median_seconds(model: bitvit.BHViT, image: np.ndarray, repeats: int) -> float:
+    """Median of a call after a fifth as many for warm-up."""
+    timed(lambda: model(image), Amount(repeats // 5 + 1, 0.0))
+    return statistics.median(timed(lambda: model(image), Amount(repeats, 0.0)))
 
 
-def time_calls(call: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls, sorted, after a fifth as many for warm-up."""
-    times = []
-    for i in range(repeats + repeats // 5):
-        start = time.perf_counter()
-        call()
-        if i >= repeats // 5:
-            times.append(time.perf_counter() - start)
-    return sorted(times)
-
-
-def time_model(path: Path, threads: int, batch: int, repeats: int) -> Timing:
-    """Time one model on standard normal noise."""
-    model = bitvit.load(path, threads=threads)
-    size = model.config.image_size
-    pixels = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
-    times = time_calls(lambda: model(pixels), repeats)
-    return Timing(path.stem, model.threads, batch, statistics.median(times), times[0], times[int(0.9 * len(times))])
-
-
-def layer_times(path: Path, repeats: int) -> dict[str, float]:
-    """Median seconds of each kernel of a model on one thread, summed over the steps that run it in a stage.
-
-    The steps run in their order, so their caches are as cold as in a call; what it takes to call none is subtracted.
-    """
-    model = bitvit.load(path, threads=1)
-    size = model.config.image_size
-    image = np.random.default_rng(0).standard_normal((3, size, size)).astype(np.float32)
-    program, workspace = model.runner.program, Workspace(model.runner.program)
-    workspace.set_image(image)
-    nothing = statistics.median(time_calls(lambda: model.runner.run_steps(workspace, 0, 0), 200))
-    samples: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        totals: dict[str, float] = {}
-        for i, step in enumerate(program.steps):
-            start = time.perf_counter()
-            model.runner.run_steps(workspace, i, i + 1)
-            name = f"{step.layer.split('.blocks')[0]} {step.kernel.name}"
-            totals[name] = totals.get(name, 0.0) + time.perf_counter() - start - nothing
-        for name, seconds in totals.items():
-            samples.setdefault(name, []).append(seconds)
-    return {name: statistics.median(seconds) for name, seconds in samples.items()}
-
-
-def print_layers(path: Path, repeats: int) -> None:
-    """Print `layer_times` of a model."""
-    times = layer_times(path, repeats)
-    print(f"\n{path.stem}, one thread, us")
-    for name, seconds in times.items():
-        print(f"  {name:32s} {seconds * 1e6:8.1f}")
-    print(f"  {'sum':32s} {sum(times.values()) * 1e6:8.1f}")
-
-
-def conditions(path: Path, repeats: int) -> dict[str, float]:
+def conditions(path: Path, repeats: int = 200) -> dict[str, float]:
     """Median seconds of a call on one image: steady, after 50 ms of idleness, and beside a busy process."""
     alone, team = bitvit.load(path, threads=1), bitvit.load(path)
     size = team.config.image_size
@@ -116,23 +61,23 @@ def conditions(path: Path, repeats: int) -> dict[str, float]:
 
     steady = f"{team.threads} threads"
     found = {
-        "1 thread": statistics.median(time_calls(lambda: alone(image), repeats)),
-        steady: statistics.median(time_calls(lambda: team(image), repeats)),
+        "1 thread": median_seconds(alone, image, repeats),
+        steady: median_seconds(team, image, repeats),
         f"{steady}, 50 ms after the call before": statistics.median(after_a_pause() for _ in range(repeats)),
     }
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         os.sched_setaffinity(busy.pid, {max(os.sched_getaffinity(0))})
-        times = time_calls(lambda: team(image), repeats)
+        seconds = median_seconds(team, image, repeats)
     finally:
         busy.kill()
         busy.wait()
-    return found | {f"{steady}, one core busy with another process": statistics.median(times)}
+    return found | {f"{steady}, one core busy with another process": seconds}
 
 
-def print_conditions(path: Path, repeats: int) -> None:
+def print_conditions(path: Path) -> None:
     """Print `conditions` of a model."""
-    found = conditions(path, repeats)
+    found = conditions(path)
     print(f"\n{path.stem}, one image a call")
     one, steady = list(found.values())[:2]
     for name, seconds in found.items():
@@ -140,42 +85,27 @@ def print_conditions(path: Path, repeats: int) -> None:
         print(f"  {name:46s} {seconds * 1e3:8.2f} ms, {against}")
 
 
-def machine() -> str:
-    """The processor and the versions that were measured."""
-    return f"{cpu_name()}, {os.cpu_count()} cores; bitvit {bitvit.__version__}, Numba {numba.__version__}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--layers", action="store_true", help="also time each kernel on one thread")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each row")
     parser.add_argument("--conditions", action="store_true", help="also after a pause, and beside a busy process")
     parser.add_argument("--readme", type=Path)
     options = parser.parse_args()
-    print(machine())
-    print(HEADER)
-    timings = []
+    amounts = {"batch_sizes": options.batch, "threads": options.threads, "seconds": options.seconds}
     try:
         page = read_readme(options.readme, "speed") if options.readme is not None else ""
-        for path in options.models:
-            for threads in options.threads:
-                for batch in options.batch:
-                    timings.append(time_model(path, threads, batch, options.repeats))
-                    print(timings[-1].row(), flush=True)
+        text = table([measure(path, startup=False, **amounts) for path in options.models])
+        print(text)
         if options.readme is not None:
-            table = "\n".join([HEADER, *(timing.row() for timing in timings)])
-            write(options.readme, replace_section(page, f"{table}\n\n{machine()}.", "speed"))
+            write(options.readme, replace_section(page, text, "speed"))
     except (bitvit.BitvitError, PeersError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for path in options.models:
-        if options.layers:
-            print_layers(path, options.repeats)
-        if options.conditions:
-            print_conditions(path, options.repeats)
+    for path in options.models if options.conditions else ():
+        print_conditions(path)
     return 0
 
 

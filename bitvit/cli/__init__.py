@@ -1,4 +1,4 @@
-"""The command line: bitvit convert | classify | evaluate | inspect | verify | warmup.
+"""The command line: bitvit convert | classify | evaluate | inspect | verify | warmup | bench.
 
 Each verb has a file: it parses, calls one public function and prints. What the verbs need beyond typer is imported when
 they run, so that --help answers at once.
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bitvit.cli.bench import bench
 from bitvit.cli.classify import classify
 from bitvit.cli.console import print_error
 from bitvit.cli.convert import convert
@@ -66,7 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (convert, classify, evaluate, inspect, verify, warmup):
+for verb in (convert, classify, evaluate, inspect, verify, warmup, bench):
     app.command()(verb)
 
 

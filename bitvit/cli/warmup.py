@@ -1,14 +1,11 @@
 """bitvit warmup: compile the kernels for this CPU before the first picture needs them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bitvit.cli.console import stderr_console
-
-if TYPE_CHECKING:
-    from bitvit.kernels.catalog import Kernel
 
 
 def warmup(
@@ -24,9 +21,10 @@ def warmup(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from bitvit import cache, loader
-    from bitvit.kernels.catalog import KERNELS, SCHEDULING
+    from bitvit.kernels.catalog import FUNCTIONS
+    from bitvit.model import functions_of
 
-    functions = [*(_kernels_of(models) if models else KERNELS), *SCHEDULING]
+    functions = list(dict.fromkeys(f for path in models for f in functions_of(path))) if models else list(FUNCTIONS)
     missing = loader.missing_of(functions)
     columns = TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=stderr_console()) as progress:
@@ -36,12 +34,3 @@ def warmup(
     folder = cache.folder()
     print(f"{len(missing)} functions compiled, {len(functions) - len(missing)} were ready")
     print(f"cache: {folder}" if folder else "no private, writable place for a cache: they will be compiled again")
-
-
-def _kernels_of(models: list[Path]) -> "list[Kernel]":
-    from bitvit.model import Network
-    from bitvit.modelfile import load_model_file
-
-    files = [load_model_file(path) for path in models]
-    steps = [step for file in files for step in Network.read(file.config, file.tensors).program().steps]
-    return list({step.kernel.name: step.kernel for step in steps}.values())

@@ -36,7 +36,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Scheduling:
-    """A function that runs steps; its arguments are int64."""
+    """A function that runs or measures steps; its arguments are int64."""
 
     name: str
     arguments: int
@@ -121,7 +121,7 @@ mixer_ln = Kernel("mixer", "mixer_ln", MIXER)
 PROJECT = fields(
     "rows piece_rows side window channels width stride words start plane"  # plane: tokens of a word plane of signs
     " source signs shortcut"  # state; signs: [query, key, value][words][plane], shortcut: [tokens][stride]
-    " pixels norm mix token_norm thresholds panels affine prescale valid"  # const
+    " pixels norm token_norm thresholds panels affine prescale valid"  # const
     " tokens bits z"  # scratch
 )
 
@@ -202,4 +202,15 @@ lead_batch = Scheduling("lead_batch", 7)
 help_batch = Scheduling("help_batch", 7)
 
 SCHEDULING = (run_steps, open_image, lead_image, help_image, lead_batch, help_batch)
-FUNCTIONS: tuple[Function, ...] = (*KERNELS, *SCHEDULING)
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+LIMIT_TABLE = 32  # steps until a limit's loop meets the same words again: they stay in the first-level cache
+
+time_steps = Scheduling("time_steps", 6)
+popcount_limit = Scheduling("popcount_limit", 2, module="limits")
+fma_limit = Scheduling("fma_limit", 2, module="limits")
+read_limit = Scheduling("read_limit", 2, module="limits")
+
+MEASURING = (time_steps, popcount_limit, fma_limit, read_limit)  # needed by bitvit.bench alone
+FUNCTIONS: tuple[Function, ...] = (*KERNELS, *SCHEDULING, *MEASURING)

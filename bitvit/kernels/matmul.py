@@ -13,6 +13,7 @@ import numpy as np
 
 from bitvit.kernels.simd import (
     broadcast_rows,
+    count_differences_bytes,
     fma,
     load,
     load_rows,
@@ -36,15 +37,13 @@ BLOCK = 1 << 30 if LANE_POPCOUNT else 31
 
 @inline
 def ones(x):
-    """1 bits of every counter of a tile: to be summed over at most BLOCK words."""
+    """1 bits of every counter of a tile."""
     return popcount(x) if LANE_POPCOUNT else popcount_bytes(x)
 
 
 @inline
 def total_ones(count, words):
-    """What a sum of `ones` over at most so many words says of each 32-bit lane."""
-    if LANE_POPCOUNT:
-        return count
+    """What 1 bits counted over at most so many words, BLOCK or fewer, say of each 32-bit lane."""
     if words < 8:  # at most 7·32 in all: the product's highest byte is the sum of the four
         return shift_right(count * splat(np.uint32(0x01010101)), 24)
     pairs = (count & splat(np.uint32(0x00FF00FF))) + (shift_right(count, 8) & splat(np.uint32(0x00FF00FF)))
@@ -66,7 +65,7 @@ def half_dots(bits, first, words, panels, panel, start):
     for block in range(0, words, BLOCK):
         count = splat_rows(np.uint32(0), ROWS)
         for k in range(block, min(words, block + BLOCK)):
-            count += ones(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, ROWS))
+            count = count_differences_bytes(count, load(panels, panel + k * LANES), bits, first + k, words)
         acc += total_ones(count, words)
     return acc
 

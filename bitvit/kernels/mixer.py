@@ -18,11 +18,12 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import BORDER, GROUPS, MIXER, MIXER_SIGNS
-from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, ones, total_ones
+from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
     at,
     broadcast_rows,
+    count_differences_bytes,
     floats_at,
     fma,
     ints_at,
@@ -117,7 +118,7 @@ def convolve_tile(y, x, g, chunk, a, words, base, const):
                 count = splat_rows(np.uint32(0), ROWS)
                 for j in range(block, min(n, block + BLOCK)):
                     word = base + np.int64(at(offsets, (g * 3 + d) * n + j)) + x
-                    count += ones(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, word, 1, ROWS))
+                    count = count_differences_bytes(count, load(panels, (part * n + j) * LANES), words, word, 1)
                 acc += total_ones(count, n)
         # classes hold LANES·(1 if the first tap is missing, + 2 if the last is); y counts fourfold
         missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])

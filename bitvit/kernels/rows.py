@@ -10,33 +10,25 @@ EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
 
 
 @inline
-def row_statistics(x, at, spread, width, features, valid):
-    """Layer norm's mean and 1/√(variance + eps) of one row of `width` lanes, float32; channel c is x[at + c·spread].
+def normalize_row(x, at, spread, width, features, valid):
+    """x[at + c·spread] <- (x[at + c·spread] - mean)/√(variance + eps) for the channels c of one row, in place.
 
-    They run over the first `features` lanes; valid: float32 [width], 1 or 0. The (biased) variance is summed around the
-    mean: no cancellation, whatever the offset.
+    Statistics run over the first `features` of `width` lanes; valid: float32 [width], 1 or 0. The (biased) variance is
+    summed around the mean: no cancellation, whatever the offset. Padding becomes 0: were it left to grow, image after
+    image, it would reach infinity.
     """
     total = splat(np.float32(0))
     for c in range(0, width, LANES):
         total = fma(load(x, at + c * spread), load(valid, c), total)
-    mean = lane_sum(total) / np.float32(features)
+    mean = splat(lane_sum(total) / np.float32(features))
     total = splat(np.float32(0))
     for c in range(0, width, LANES):
-        centred = (load(x, at + c * spread) - splat(mean)) * load(valid, c)
+        centred = (load(x, at + c * spread) - mean) * load(valid, c)
         total = fma(centred, centred, total)
-    return mean, np.float32(1) / np.sqrt(lane_sum(total) / np.float32(features) + EPS)
-
-
-@inline
-def normalize_row(x, at, spread, width, features, valid):
-    """A row, as `row_statistics` finds it, <- (row - mean)/√(variance + eps), in place; padding becomes 0.
-
-    Were padding left to grow, image after image, in rows that are normalised in place, it would reach infinity.
-    """
-    mean, scale = row_statistics(x, at, spread, width, features, valid)
+    scale = splat(np.float32(1) / np.sqrt(lane_sum(total) / np.float32(features) + EPS))
     for c in range(0, width, LANES):
         o = at + c * spread
-        store(x, o, (load(x, o) - splat(mean)) * splat(scale) * load(valid, c))
+        store(x, o, (load(x, o) - mean) * scale * load(valid, c))
 
 
 @inline

@@ -110,6 +110,22 @@ def offer_core(typingctx):
 
 
 @intrinsic
+def clock(typingctx):
+    """The processor's counter of time, in ticks of a length that does not change; 0 where there is none to be read."""
+
+    def codegen(context, builder, sig, args):
+        triple = builder.module.triple
+        if triple.startswith(("x86_64", "i686")):
+            fn = ir.FunctionType(I64, [])
+            return builder.call(cgutils.get_or_insert_function(builder.module, fn, "llvm.readcyclecounter"), [])
+        if triple.startswith(("aarch64", "arm64")):  # readcyclecounter would read a register closed to programs
+            return builder.asm(ir.FunctionType(I64, []), "mrs $0, cntvct_el0", "=r", [], True)
+        return ir.Constant(I64, 0)
+
+    return types.int64(), codegen
+
+
+@intrinsic
 def call_step(typingctx, function, piece, arguments, const, state, scratch):
     """Call a step function by its address; the last four are addresses too."""
 
@@ -153,6 +169,15 @@ def run_steps(table, steps, const, state, scratch):
 
 
 _run_alone = inline(run_steps)
+
+
+def time_steps(table, steps, const, state, scratch, ticks):
+    """`run_steps` with the clock read before the first step and after each: ticks is int64 [steps + 1]."""
+    store_at_address(ticks, clock())
+    for s in range(steps):
+        for piece in range(_pieces(table, s)):
+            _run_piece(table, s, piece, const, state, scratch)
+        store_at_address(ticks + 8 * (s + 1), clock())
 
 
 @inline

@@ -343,7 +343,17 @@ def floats_at(typingctx, arena, offset):
 @intrinsic
 def floats_at_address(typingctx, address):
     """The float32 array at a memory address."""
-    array_type = types.Array(types.float32, 1, "C")
+    return _array_at_address(types.float32)
+
+
+@intrinsic
+def words_at_address(typingctx, address):
+    """The uint32 array at a memory address."""
+    return _array_at_address(types.uint32)
+
+
+def _array_at_address(elem: Any) -> Any:
+    array_type = types.Array(elem, 1, "C")
 
     def codegen(context, builder, sig, args):
         return _raw_array(context, builder, array_type, builder.inttoptr(args[0], I8.as_pointer()))
@@ -477,8 +487,10 @@ def _polynomial(b: Any, x: Any, coefficients: Sequence[float]) -> Any:
     return p
 
 
-def _as_bytes(b: Any, x: Any) -> Any:
-    return b.bitcast(x, ir.VectorType(I8, 4 * x.type.count))
+def _count_bytes(b: Any, x: Any) -> Any:
+    """1 bits of each byte."""
+    vt = ir.VectorType(I8, 4 * x.type.count)
+    return b.bitcast(_call(b, "ctpop", vt, b.bitcast(x, vt)), x.type)
 
 
 def _prelu_row(b: Any, x: Any, slope_minus_1: Any) -> Any:
@@ -511,7 +523,7 @@ def _exp2_row(b: Any, x: Any, low: Any) -> Any:
 popcount_bytes = _elementwise(
     "popcount_bytes",
     "Number of 1 bits of each of the four bytes of a 32-bit lane, in place.",
-    lambda b, x: b.bitcast(_call(b, "ctpop", ir.VectorType(I8, 4 * x.type.count), _as_bytes(b, x)), x.type),
+    _count_bytes,
     1,
 )
 popcount = _elementwise("popcount", "Number of 1 bits.", lambda b, x: _call(b, "ctpop", x.type, x), 1)
@@ -549,6 +561,26 @@ def _shift(name: str, doc: str, op: Callable[..., Any]) -> Any:
 
 shift_left = _shift("shift_left", "Every lane shifted left by a count below 32.", ir.IRBuilder.shl)
 shift_right = _shift("shift_right", "Every lane shifted right, zeros coming in.", ir.IRBuilder.lshr)
+
+
+@intrinsic
+def count_differences_bytes(typingctx, count, weights, words, index, stride):
+    """count + 1 bits of words[index + i*stride] xor weights in row i, each byte of a lane a count of its own.
+
+    Made row by row: a tile's counts fill half of sixteen registers, and seven rows in the making would spill them.
+    """
+
+    def codegen(context, builder, sig, args):
+        count, weights, words, index, stride = args
+        out = []
+        rows = _rows(builder, sig.args[0], count)
+        for row, i in zip(rows, _steps(builder, index, stride, len(rows)), strict=True):
+            word = builder.load(_address(context, builder, sig.args[2], words, i))
+            differing = builder.xor(_splat(builder, word, sig.args[0].lanes), weights)
+            out.append(builder.add(row, _count_bytes(builder, differing)))
+        return _join(builder, out)
+
+    return count(count, weights, words, types.intp, types.intp), codegen
 
 
 @intrinsic

@@ -3,10 +3,10 @@
 import gc
 import os
 import random
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from bitvit.bench.measuring import spread as spread_of
 from peers.packages import PeersError
 
 # Seconds. Measured on two Zen 4 cores: after a call OpenVINO's idle threads burn 1 ms of processor time, PyTorch's (GNU
@@ -88,10 +88,6 @@ def quantile(times: Sequence[float], share: float) -> float:
 
 
 def spread(times: Sequence[float], parts: int = 5) -> float:
-    """How far the medians of consecutive parts of a series lie apart, relative to the median of all.
-
-    On a quiet machine it is a few percent; a difference between contenders below it means nothing.
-    """
+    """bitvit.bench's spread of consecutive parts of a series."""
     size = max(1, len(times) // parts)
-    medians = [statistics.median(times[i : i + size]) for i in range(0, len(times) - size + 1, size)]
-    return (max(medians) - min(medians)) / statistics.median(times)
+    return spread_of([times[i : i + size] for i in range(0, len(times) - size + 1, size)])

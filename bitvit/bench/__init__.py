@@ -1,0 +1,41 @@
+"""Measuring packed models: latency and throughput, start-up, memory, and where the time goes.
+
+    from bitvit import bench
+
+    report = bench.measure("model.safetensors", batch_sizes=[1, 8], threads=[1, 2], profile=True)
+    print(bench.markdown(report))
+    comparison = bench.compare(bench.BenchReport.read("before.json"), report)
+
+measuring   calls of a model, timed; the report
+report      what was found, as objects and JSON: its schema
+limits      what the machine can do at best
+profile     the steps of one picture against these limits
+startup     fresh processes: import, loading, first picture, compiling, memory
+machine     processor, versions, load
+forms       a report as tables, Markdown and CSV
+comparison  two reports
+plot        a profile as a picture
+"""
+
+from bitvit.bench.comparison import Comparison, compare
+from bitvit.bench.forms import comparison_markdown, markdown, write_csv
+from bitvit.bench.machine import Environment
+from bitvit.bench.measuring import measure
+from bitvit.bench.report import BenchReport, ModelFacts, Part, PreprocessingTimes, Profile, Result, Startup
+
+__all__ = [
+    "BenchReport",
+    "Comparison",
+    "Environment",
+    "ModelFacts",
+    "Part",
+    "PreprocessingTimes",
+    "Profile",
+    "Result",
+    "Startup",
+    "compare",
+    "comparison_markdown",
+    "markdown",
+    "measure",
+    "write_csv",
+]

@@ -1,0 +1,163 @@
+"""Where the time of one picture goes: each step of the program with its work, its bytes and its limit."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.bench.limits import Limits, measure_limits
+from bitvit.bench.report import Part, Profile
+from bitvit.errors import BenchError
+from bitvit.kernels.catalog import COLUMNS, GROUPS, WORD
+from bitvit.model import BHViT
+from bitvit.program import Step
+from bitvit.runtime import Workspace
+from bitvit.summary import Row
+
+KINDS = ("embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head")
+LEAST_RUNS = 10
+TURN_CALLS, TURN_SECONDS = 5, 0.02  # at least so much of one before the other has its turn
+# Which kernel of an attention layer does the work of a row of the summary, and has its weights.
+_ATTENTION = {"query": "project", "key": "project", "value": "project", "": "project", "output": "output"}
+
+
+def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: Limits | None = None) -> Profile:
+    """Profile a model on one thread, for about so many seconds; see `Profile`.
+
+    rows: of `summarize`, for the work of each layer. limits: measured now if not given.
+    """
+    limits = limits or measure_limits()
+    steps = model.runner.program.steps
+    times, calls, calling = _times(model, seconds)
+    work = _work(steps, rows)
+    parts = []
+    for step, spent, (binary, real, weights) in zip(steps, np.median(times, axis=0), work, strict=True):
+        moved = 4 * activations(step)
+        least, bound = limits.seconds(binary, real, weights + moved)
+        name = step.kernel.name
+        parts.append(Part(step.layer, name, kind_of(step), float(spent), binary, real, weights, moved, least, bound))
+    kinds = [_sum([part for part in parts if part.kind == kind]) for kind in KINDS]
+    return Profile(
+        parts=parts,
+        kinds=kinds,
+        seconds=sum(part.seconds for part in parts),
+        calling_seconds=calling,
+        end_to_end_seconds=float(np.median(calls)),
+        runs=len(times),
+        limits=limits,
+    )
+
+
+def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[float], float]:
+    """Seconds [runs, steps] of each step, and [calls] of about as many ordinary calls; median of one with no picture.
+
+    They take turns: each finds its own memory in the caches, and both meet the same neighbours.
+    """
+    runner, size = model.runner, model.config.image_size
+    pixels = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
+    workspace, ticks = Workspace(runner.program), np.zeros(len(runner.program.steps) + 1, np.int64)
+    workspace.set_image(pixels[0])
+    run, runs = runner.timed_steps(workspace, ticks), list[NDArray[np.float64]]()
+    walls, calls = list[float](), list[float]()
+    end = time.perf_counter() + seconds
+    while len(runs) < LEAST_RUNS or time.perf_counter() < end:
+        for wall in _turn(run):
+            walls.append(wall)
+            runs.append(np.diff(ticks).astype(np.float64))
+        calls += _turn(lambda: model(pixels))
+    found = np.array(runs)
+    if not found.any():
+        raise BenchError("the clock of this kind of processor cannot be read between steps; measure without a profile")
+    tick = float(np.median(np.array(walls) / found.sum(axis=1)))  # calling takes some 1e-6 s, of 1e-3 and more
+    return found * tick, calls, float(np.median(list(_turn(lambda: model(pixels[:0])))))
+
+
+def _turn(call: Callable[[], object]) -> Iterator[float]:
+    """Seconds of each call of a turn, but the first."""
+    call()
+    end, done = time.perf_counter() + TURN_SECONDS, 0
+    while done < TURN_CALLS or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        yield time.perf_counter() - start
+        done += 1
+
+
+def _sum(parts: list[Part]) -> Part:
+    """Parts of one kind together."""
+    least = {bound: sum(p.limit_seconds for p in parts if p.bound == bound) for bound in ("popcount", "fma", "bytes")}
+    return Part(
+        layer="",
+        kernel="",
+        kind=parts[0].kind,
+        seconds=sum(p.seconds for p in parts),
+        binary_macs=sum(p.binary_macs for p in parts),
+        float_macs=sum(p.float_macs for p in parts),
+        weight_bytes=sum(p.weight_bytes for p in parts),
+        activation_bytes=sum(p.activation_bytes for p in parts),
+        limit_seconds=sum(least.values()),
+        bound=max(least, key=lambda bound: least[bound]),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ work of a step
+def kind_of(step: Step) -> str:
+    """One of KINDS. The norm in front of an attention belongs to its projections."""
+    part = step.layer.rpartition(".")[2]
+    if part == "attention":
+        return "attention" if step.kernel.name.startswith(("attend", "coarsen")) else "projections"
+    return {"stem": "embedding", "mlp": "MLP", "downsample": "downsampling"}.get(part, part)
+
+
+def _work(steps: list[Step], rows: Iterable[Row]) -> list[tuple[int, int, int]]:
+    """Binary MACs, float MACs and bytes of weights of each step."""
+    work = [[0, 0, 0] for _ in steps]
+    for row in rows:
+        i = _step_of(row.name, steps)
+        if i is not None:
+            for k, amount in enumerate((row.binary_macs, row.float_macs, row.bytes)):
+                work[i][k] += amount
+    return [(binary, real, weights) for binary, real, weights in work]
+
+
+def _step_of(row: str, steps: list[Step]) -> int | None:
+    """The step that does the work of a row; None for what is not a layer, such as the file's header.
+
+    In an attention _ATTENTION tells, elsewhere the last step of a layer does it all.
+    """
+    layers = [i for i, step in enumerate(steps) if row == step.layer or row.startswith(f"{step.layer}.")]
+    if layers and steps[layers[0]].layer.endswith(".attention"):
+        kernel = _ATTENTION.get(row[len(steps[layers[0]].layer) + 1 :], "attend")
+        layers = [i for i in layers if steps[i].kernel.name.startswith(kernel)]
+    return layers[-1] if layers else None
+
+
+def activations(step: Step) -> int:
+    """4-byte units of the state that a step reads and writes: maps of floats, planes of signs, pixels."""
+    a = {name: int(step.arguments[name]) for name in step.kernel.arguments.names or ()}
+    name = step.kernel.name.removesuffix("_ln")
+    if name == "stem":
+        return 3 * a["image_side"] ** 2 + a["rows"] * a["channels"]
+    if name in ("float_down", "binary_down"):
+        return int(a["side"] ** 2 * a["in_width"] + a["rows"] * a["channels"])
+    if name in ("mixer_signs", "mixer"):
+        signs = GROUPS * -(-a["group"] // WORD)
+        return int(a["side"] ** 2 * (signs + GROUPS * a["group"] * (1 if name == "mixer_signs" else 2)))
+    if name == "project":  # signs of three, the norm's values as the shortcut
+        return int((a["side"] ** 2 + a["rows"]) * a["channels"] + 3 * a["words"] * a["rows"])
+    if name.startswith("attend"):
+        tokens, channels = a["windows"] * a["window_tokens"], a["heads"] * a["head_dim"]
+        signs = 3 * a["row_words"] * (tokens + a["merged"])
+        return signs + (tokens + a["windows"] * a["merged"]) * channels
+    if name == "coarsen":  # each merged token of every window's context and of the shortcut
+        return (a["windows"] + 2) * a["merged"] * a["channels"]
+    if name == "output":  # stream, context, shortcut, stream
+        return 4 * a["rows"] * a["channels"]
+    if name == "mlp":  # a layer norm's values and the residual are two maps
+        return (3 if step.kernel.name == "mlp_ln" else 2) * a["rows"] * a["channels"]
+    if name == "layer_norm":
+        return 2 * a["rows"] * a["channels"]
+    if name == "pool":
+        return (a["rows"] + 1) * a["width"]
+    return a["depth"] + step.pieces * COLUMNS  # classify

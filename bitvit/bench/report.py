@@ -1,0 +1,276 @@
+"""BenchReport: what `measure` found, as Python objects and as JSON.
+
+The JSON file of `bitvit bench --format json` is the report itself: `schema` ("bitvit-bench/1"), then the fields of
+BenchReport, whose objects have the fields of the classes below, and `warnings`. Fields may be added under the same
+schema; none changes its meaning. Where a field means what timm's benchmark.py means by it, it has timm's name
+(infer_samples_per_sec, infer_step_time, infer_batch_size, infer_img_size, param_count).
+"""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from bitvit.bench.limits import Limits
+from bitvit.bench.machine import Environment
+from bitvit.errors import BenchError
+
+SCHEMA = "bitvit-bench/1"
+BUSY = 0.05  # share of the machine's processors that others used, above which times are not to be trusted
+UNSTEADY = 0.10  # spread above which they are not either
+COVERS = 0.10  # by which a profile's sum may differ from the calls beside it
+Mode = Literal["latency", "throughput"]
+MODES: tuple[Mode, ...] = ("latency", "throughput")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What was measured. Multiply-adds (MACs) are those of one picture, counted as `bitvit inspect` does."""
+
+    name: str
+    path: str
+    sha256: str  # of the model file
+    file_bytes: int
+    weight_bytes: int  # of the weights as they lie in memory, shared by all threads
+    workspace_bytes: int  # of activations and working memory, for each thread
+    infer_img_size: int
+    num_classes: int
+    param_count: float  # millions, binary and float
+    binary_macs: int
+    float_macs: int
+
+
+@dataclass(frozen=True)
+class Startup:
+    """A fresh process: medians of a few, each of which imports bitvit, loads the model and runs it.
+
+    compile_seconds: of the model's kernels, which happens once a machine; None: they were in the cache, so it was not
+    measured (`cold=True`, `--cold` does so beside the cache).
+    """
+
+    import_seconds: float
+    load_seconds: float  # file, rearranged weights, kernels from the cache
+    first_inference_seconds: float  # one picture
+    compile_seconds: float | None
+    compiled_functions: int
+    import_rss_bytes: int | None  # most memory so far, after the import
+    peak_rss_bytes: int | None  # at the end
+    threads: int
+    infer_batch_size: int  # of the calls before the end
+
+
+@dataclass(frozen=True)
+class PreprocessingTimes:
+    """Medians for one picture on one thread; no part of the results, which begin with float32 pixels."""
+
+    picture: str
+    decode_ms: float
+    resize_ms: float  # and crop
+    normalise_ms: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """Times of one mode, number of threads and batch size.
+
+    latency: calls one after the other, each with all threads. throughput: as many callers at once as there are
+    threads, each calling with one thread. Times are those of a call, in milliseconds. A percentile is null if fewer
+    than one call lies beyond it.
+    """
+
+    mode: Mode
+    threads: int
+    infer_batch_size: int  # pictures a call
+    infer_samples_per_sec: float  # pictures in all over the time in all
+    infer_step_time: float  # the mean, ms
+    std_ms: float  # of the population
+    min_ms: float
+    p50_ms: float
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    max_ms: float
+    iterations: int  # calls timed
+    seconds: float  # time in all
+    binary_gmacs_per_sec: float
+    limit_gmacs_per_sec: float  # what as many threads reached in the same run with xor, popcount and add alone
+    share_of_limit: float  # the quotient of the two
+    spread: float  # of the medians of five parts of the run: (most - least) / median of all
+    others: float | None  # share of the machine's processors that others used meanwhile; null: not known
+
+
+@dataclass(frozen=True)
+class Part:
+    """A step of the network, or several: time, work, and what the limits say it must take at least.
+
+    Bytes are those of the weights in the model file and of the activations that the step reads and writes; working
+    memory of its own does not count. Limits are those of one core; see `Limits.seconds`.
+    """
+
+    layer: str  # attribute path in the model; "" for a whole kind
+    kernel: str  # likewise
+    kind: str
+    seconds: float
+    binary_macs: int
+    float_macs: int
+    weight_bytes: int
+    activation_bytes: int
+    limit_seconds: float
+    bound: str  # what most of limit_seconds is: popcount, fma or bytes
+
+    @property
+    def macs(self) -> int:
+        return self.binary_macs + self.float_macs
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes
+
+    @property
+    def share_of_limit(self) -> float:
+        """limit_seconds over seconds."""
+        return self.limit_seconds / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of one picture on one thread goes.
+
+    All steps run in one call of a C function that reads the processor's clock between them; a step's time is the
+    median over the runs. end_to_end_seconds is the median of ordinary calls of the model in between, calling_seconds
+    that of calls with no picture: on a quiet machine steps and calling add up to the former. Others that interrupt make
+    calls longer, but hardly the medians of short steps.
+    """
+
+    parts: list[Part]  # one a step, in order
+    kinds: list[Part]  # their sums, in the order of KINDS
+    seconds: float  # sum of the parts
+    calling_seconds: float
+    end_to_end_seconds: float
+    runs: int
+    limits: Limits
+
+    @property
+    def covered(self) -> float:
+        """Steps and calling over ordinary calls."""
+        return (self.seconds + self.calling_seconds) / self.end_to_end_seconds
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All that was measured, and what a reader must know of it."""
+
+    model: ModelFacts
+    environment: Environment
+    startup: Startup | None  # None: Python cannot be started from here
+    preprocessing: PreprocessingTimes | None
+    results: list[Result]
+    profile: Profile | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why not to trust some of the times."""
+        found = []
+        busy = [r.others for r in self.results if r.others is not None and r.others > BUSY]
+        if busy:
+            found.append(
+                f"the machine was busy: others used up to {max(busy):.0%} of its processors in {len(busy)} of"
+                f" {len(self.results)} results; measure again when it is quiet"
+            )
+        unsteady = [r for r in self.results if r.spread > UNSTEADY]
+        if unsteady:
+            worst = max(unsteady, key=lambda r: r.spread)
+            found.append(
+                f"unsteady: medians of five parts of a run lie up to {worst.spread:.0%} apart ({cell_name(worst)}) in"
+                f" {len(unsteady)} of {len(self.results)} results"
+            )
+        p = self.profile
+        if p is not None and abs(p.covered - 1) > COVERS:
+            found.append(
+                f"the profile adds up to {p.covered:.0%} of the calls beside it, expected 90 to 110%, as calls were"
+                " interrupted; measure again when the machine is quiet"
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self), "warnings": self.warnings}
+
+    def to_json(self) -> str:
+        """The JSON file."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, content: Any, where: str = "report") -> "BenchReport":
+        """The inverse of to_dict. BenchError, which begins with `where`, for anything else."""
+        if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, Mapping) else None
+            raise BenchError(
+                f"{where}: not a report of bitvit bench (schema {found!r}, expected {SCHEMA!r}); write one with bitvit"
+                " bench MODEL --format json -o FILE"
+            )
+        return _object(cls, content, where)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "BenchReport":
+        """Read a JSON file. BenchError if it cannot be read or is something else."""
+        where = os.fspath(path)
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as problem:
+            raise BenchError(f"{where}: cannot be read: {problem.strerror}; check the path") from None
+        except (ValueError, RecursionError) as problem:
+            raise BenchError(
+                f"{where}: not JSON ({problem}); expected a report of bitvit bench --format json"
+            ) from None
+        return cls.from_dict(content, where)
+
+
+def cell_name(result: Result) -> str:
+    """`describe` of a result."""
+    return describe(result.mode, result.threads, result.infer_batch_size)
+
+
+def describe(mode: Mode, threads: int, batch: int) -> str:
+    """'latency, 2 threads, batch 8'."""
+    return f"{mode}, {threads} thread{'s' * (threads > 1)}, batch {batch}"
+
+
+# --------------------------------------------------------------------------------------------- JSON to dataclasses
+T = TypeVar("T")
+
+
+def _object(kind: type[T], content: Any, where: str) -> T:
+    """A dataclass out of a JSON object; fields that it does not know are left out."""
+    if not isinstance(content, Mapping):
+        raise BenchError(f"{where}: {content!r:.40}, expected an object; the report is damaged")
+    hints = typing.get_type_hints(kind)
+    missing = hints.keys() - content.keys()
+    if missing:
+        raise BenchError(f"{where}: without {sorted(missing)}; the report is damaged")
+    return kind(**{name: _value(hint, content[name], f"{where}: {name}") for name, hint in hints.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _value(arguments[0], value, where)
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(name): _value(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+    if origin is Literal and value in arguments:
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _object(hint, value, where)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint in (int, str) and type(value) is hint:
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise BenchError(f"{where} is {value!r:.40}, expected {expected}; the report is damaged")

@@ -1,0 +1,240 @@
+"""bitvit bench: how fast a packed model is on this machine, and where the time goes."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from bitvit.cli.console import output, print_warning, printable, stderr_console
+from bitvit.errors import BenchError
+
+if TYPE_CHECKING:
+    from bitvit.bench import BenchReport, Comparison
+    from bitvit.bench.forms import Grid
+
+
+PROGRESS_WIDTH = 60  # columns
+
+
+class Format(str, Enum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
+
+class Mode(str, Enum):
+    latency = "latency"
+    throughput = "throughput"
+    both = "both"
+
+
+def bench(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.", show_default=False),
+    ] = None,
+    batch_size: Annotated[
+        list[str],
+        typer.Option("--batch-size", "-b", metavar="N,...", help="Pictures a call; several are measured each."),
+    ] = ["1"],  # noqa: B006
+    threads: Annotated[
+        list[str] | None,
+        typer.Option("--threads", "-t", metavar="N,...", help="Threads; default: all CPUs of the process."),
+    ] = None,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="latency: calls one after the other, each with all threads; throughput: as many callers at once as"
+            " there are threads, each with one."
+        ),
+    ] = Mode.latency,
+    warmup: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Calls before measuring; default: 0.3 s of them.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", "-n", min=1, metavar="N", help="Calls to measure, 5 at least.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", "-s", min=0.01, metavar="S", help="Seconds to measure for instead; default 3."),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Picture whose preparation is timed; default: a synthetic JPEG."),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also time every step of the network, on one thread.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the profile: where the time goes, and a roofline.")
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Also time compiling the kernels, in a process with an empty cache.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two reports in JSON; nothing is measured."),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file in place of stdout.")
+    ] = None,
+) -> None:
+    """Measure how fast a packed model is here, and compare such reports.
+
+    Times are milliseconds of a call with float32 pixels; decoding, resizing and normalising are timed apart.
+
+    of limit: share of what the same threads reach in this run with xor, popcount and add alone.
+
+    spread: how far the medians of five parts of the run lie apart; differences below it mean nothing.
+
+    others: how much of the machine's processors other processes used meanwhile.
+
+    json has everything, csv a row a result; what timm's benchmark.py has too is called as there.
+    """
+    if compare is not None:
+        if model is not None:
+            raise typer.BadParameter("takes two reports and no MODEL", param_hint="--compare")
+        _compare(*compare, form, out)
+        return
+    if model is None:
+        raise typer.BadParameter("name a packed model, or two reports with --compare", param_hint="MODEL")
+    if iterations is not None and seconds is not None:
+        raise typer.BadParameter("give --iterations or --seconds, not both", param_hint="--iterations")
+    batches = _numbers(batch_size, "--batch-size")
+    counts = None if not threads else _numbers(threads, "--threads")
+    if plot is not None:
+        _check_plot(plot)  # before minutes of measuring
+    from bitvit.bench import measure
+    from bitvit.bench.report import MODES
+
+    with output(out) as stream:
+        with _progress() as say:
+            report = measure(
+                model,
+                batch_sizes=batches,
+                threads=counts,
+                modes=MODES if mode is Mode.both else (mode.value,),
+                warmup=warmup,
+                iterations=iterations,
+                seconds=seconds,
+                image=image,
+                profile=profile or plot is not None,
+                cold=cold,
+                progress=say,
+            )
+            if plot is not None:
+                from bitvit.bench.plot import plot as draw
+
+                draw(report, plot)
+        _write(report, form, stream)
+    for warning in report.warnings:
+        print_warning(warning)
+
+
+def _numbers(texts: list[str], option: str) -> list[int]:
+    """'1,8' and repeated options -> numbers."""
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(
+            f"{','.join(texts)!r}, expected whole numbers of at least 1, such as 1,8", param_hint=option
+        )
+    return [int(part) for part in parts]
+
+
+def _check_plot(path: Path) -> None:
+    """BenchError if it is plain that the picture cannot be drawn or written."""
+    from bitvit.bench.plot import require_matplotlib
+
+    require_matplotlib()
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise BenchError(f"{path}: cannot be written: name a .png file in an existing folder")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None] | None]:
+    """Tell a person on the terminal what is being measured; the line is not animated, which would take time."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield None
+        return
+
+    def show(text: str) -> None:
+        console.file.write(f"\r{text:{PROGRESS_WIDTH}}\r")
+        console.file.flush()
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+def _write(report: "BenchReport", form: Format, stream: TextIO) -> None:
+    from bitvit.bench import forms
+
+    if form is Format.json:
+        stream.write(report.to_json())
+    elif form is Format.csv:
+        forms.write_csv(report, stream)
+    elif form is Format.markdown:
+        stream.write(forms.markdown(report))
+    else:
+        _print_grid(forms.results_grid(report), stream)
+        _print_lines(forms.facts(report), stream)
+        if report.profile is not None:
+            print(file=stream)
+            _print_grid(forms.kinds_grid(report.profile), stream)
+            _print_lines(forms.profile_facts(report.profile), stream)
+            print(file=stream)
+            _print_grid(forms.layers_grid(report.profile), stream)
+
+
+def _compare(first: Path, second: Path, form: Format, out: Path | None) -> None:
+    from bitvit.bench import BenchReport, compare
+
+    comparison = compare(BenchReport.read(first), BenchReport.read(second))
+    if not comparison.pairs:
+        raise BenchError(f"{first} and {second} have no mode, threads and batch size in common; measure the same ones")
+    with output(out) as stream:
+        _write_comparison(comparison, form, stream)
+    for warning in comparison.warnings:
+        print_warning(warning)
+
+
+def _write_comparison(comparison: "Comparison", form: Format, stream: TextIO) -> None:
+    from bitvit.bench import forms
+
+    if form is Format.json:
+        stream.write(comparison.to_json())
+    elif form is Format.csv:
+        forms.write_comparison_csv(comparison, stream)
+    elif form is Format.markdown:
+        stream.write(forms.comparison_markdown(comparison))
+    else:
+        _print_grid(forms.comparison_grid(comparison), stream)
+        _print_lines([*comparison.differences, *comparison.alone], stream)
+
+
+def _print_grid(grid: "Grid", stream: TextIO) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from bitvit.cli.console import TABLE_WIDTH
+
+    table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(grid.columns):
+        table.add_column(column, no_wrap=True, justify="left" if i < grid.words else "right")
+    for row in grid.rows:
+        table.add_row(*row)
+    Console(file=stream, highlight=False, width=TABLE_WIDTH).print(table)
+
+
+def _print_lines(lines: list[str], stream: TextIO) -> None:
+    for line in lines:
+        print(printable(line), file=stream)

@@ -1,0 +1,33 @@
+"""The trained models of weights/: their sums are those of the cards, the digits model is as good as its card says."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitvit import Classifier
+
+TESTS = Path(__file__).resolve().parent
+WEIGHTS = TESTS.parent / "weights"
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_the_readme_names_every_file_and_its_sum(path: Path) -> None:
+    text = (WEIGHTS / "README.md").read_text(encoding="utf-8")
+    assert f"`{path.name}`" in text
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+
+
+def test_digits_on_the_held_out_third() -> None:
+    with np.load(TESTS / "digits" / "held_out.npz") as archive:
+        pictures, labels = archive["pictures"], archive["labels"]
+    logits = Classifier(WEIGHTS / "bhvit-digits.safetensors").logits(list(pictures))
+    accuracy = 100 * float((logits.argmax(axis=1) == labels).mean())
+    card = re.search(r"bhvit-digits.*?\| (\d+\.\d+) % \| (\d+\.\d+) % \|", (WEIGHTS / "README.md").read_text("utf-8"))
+    assert card is not None
+    assert len(labels) == 599
+    assert accuracy >= 98
+    # One picture of 599 is 0.17 points: another CPU's floats may decide one sign otherwise (golden/TOLERANCE.md).
+    assert accuracy == pytest.approx(float(card[2]), abs=0.2)

@@ -1,0 +1,17 @@
+"""Training BHViT: from images to a checkpoint that `bitvit convert` packs. See README.md beside this file.
+
+__main__.py     the command line
+settings.py     what a run is: network, data, schedule; read from a JSON file
+data.py         labelled image sets as uint8 arrays
+augment.py      random crops, flips, turns and holes, drawn ahead for a whole epoch
+estimators.py   signs and levels with straight-through gradients
+network.py      BHViT in PyTorch
+teacher.py      a small float network to distil from
+losses.py       task, distillation, oscillation regulariser
+oscillation.py  counts the weights whose signs flip
+schedule.py     learning rate and regulariser by step
+loop.py         the training itself, resumable after any step
+checkpoint.py   its state on disk
+export.py       state dict -> checkpoint for bitvit, model card
+report.py       log, curves
+"""

@@ -1,0 +1,92 @@
+"""What each part contributes: the same training without it, on the same data, seeds and budget.
+
+    python -m tools.train.ablation --data cifar10 --data-folder DATA --teacher TEACHER.safetensors --out runs/ablation
+
+Resumable like a single run. Ends with a table on standard output and in OUT/table.md.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from bitvit.errors import BitvitError
+
+from . import data
+from .checkpoint import write_bytes
+from .loop import Run
+from .machine import FixedThreads, ThreadChooser, keep_memory
+from .report import say
+from .settings import Settings, read_settings
+from .teacher import load_teacher
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changed settings, changed network
+    "everything": ({}, {}),
+    "without shift residuals": ({}, {"shift3": False, "shift5": False}),
+    "without the oscillation regulariser": ({"regulariser": 0.0}, {}),
+    "with single-level attention": ({}, {"attention_levels": 1}),
+    "without distillation": ({"distillation": 0.0, "views": 0}, {}),
+}
+
+
+def variant(base: Settings, name: str, seed: int) -> Settings:
+    """The settings of one row of the table."""
+    changes, network = VARIANTS[name]
+    return dataclasses.replace(base, seed=seed, network=dataclasses.replace(base.network, **network), **changes)
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: top-1 of each seed, their mean, and the share of weights that still flip at the end."""
+    seeds = len(next(iter(results.values())))
+    lines = [f"| variant | {' | '.join(f'seed {k}' for k in range(seeds))} | mean top-1 | flips at the end |"]
+    lines.append("|---|" + "--:|" * (seeds + 2))
+    for name, rows in results.items():
+        each = " | ".join(f"{row['top1']:.2f}" for row in rows)
+        flips = 100 * mean(row["flips"] for row in rows)
+        lines.append(f"| {name} | {each} | {mean(row['top1'] for row in rows):.2f} % | {flips:.2f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cifar10", choices=data.NAMES)
+    parser.add_argument("--data-folder", type=Path)
+    parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "ablation.json")
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    keep_memory()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    threads = FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads())
+    try:
+        base = read_settings(options.config)
+        pictures = data.load(options.data, options.data_folder, base.network.image_size)
+        teacher = load_teacher(options.teacher, len(pictures.labels))
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+        for seed in range(options.seeds):
+            for name, rows in results.items():
+                say(f"{name}, seed {seed}")
+                settings = variant(base, name, seed)
+                folder = options.out / f"{name.replace(' ', '-')}-{seed}"
+                taught = teacher if settings.distillation else None
+                run = Run(settings, pictures, folder, teacher=taught, threads=threads, say=say)
+                run.train()
+                rows.append(run.log[-1])
+        text = table(results)
+        write_bytes(options.out / "table.md", text.encode())
+    except (BitvitError, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

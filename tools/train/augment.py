@@ -1,0 +1,92 @@
+"""Training pictures that differ a little each time: shifts, flips, turns, zoom and blanked squares.
+
+All of an epoch's random numbers are drawn at once from a seed, one row a picture, so a picture's variant depends on
+nothing but seed, epoch and its place in the set: neither on the order of the batches nor on where a run was resumed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .settings import Augment
+
+__all__ = ["Variants", "generator", "normalise"]
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A random generator that depends on all of these numbers."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % (1 << 63)
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Variants:
+    """One variant of every picture of a set of `count`."""
+
+    settings: Augment
+    numbers: Tensor  # [count, 7], uniform in [0, 1)
+
+    @classmethod
+    def draw(cls, settings: Augment, count: int, *seeds: int) -> "Variants":
+        return cls(settings, torch.rand(count, 7, generator=generator(*seeds)))
+
+    def __call__(self, pixels: Tensor, index: Tensor) -> Tensor:
+        """Pictures number `index` [B] of pixels uint8 [N, S, S, 3] -> uint8 [B, S, S, 3]."""
+        way, numbers = self.settings, self.numbers[index]
+        side = pixels.shape[1]
+        span = 2 * way.shift + 1
+        down, across = ((numbers[:, k] * span).long() - way.shift for k in (0, 1))
+        mirrored = numbers[:, 2] < 0.5 if way.flip else torch.zeros(len(index), dtype=torch.bool)
+        if way.rotate or way.zoom:
+            batch = self._turned(pixels[index], numbers, down, across, mirrored)
+        else:
+            batch = _cropped(pixels, index, down, across, mirrored)
+        if way.cutout:
+            corner = (numbers[:, 5:7] * (side + way.cutout)).long() - way.cutout
+            axis = torch.arange(side)
+            inside = [(axis >= corner[:, k, None]) & (axis < corner[:, k, None] + way.cutout) for k in (0, 1)]
+            hole = inside[0][:, :, None] & inside[1][:, None, :]
+            batch = batch.masked_fill(hole[..., None], 128)
+        return batch
+
+    def _turned(self, batch: Tensor, numbers: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
+        """Rotation, zoom and shift in one bilinear resampling; edges are continued."""
+        side = batch.shape[1]
+        angle = (2 * numbers[:, 3] - 1) * math.radians(self.settings.rotate)
+        zoom = 1 + (2 * numbers[:, 4] - 1) * self.settings.zoom
+        cosine, sine = angle.cos() / zoom, angle.sin() / zoom
+        mirror = torch.where(mirrored, -1.0, 1.0)
+        rows = [
+            torch.stack([mirror * cosine, -sine, 2 * across / side], 1),
+            torch.stack([mirror * sine, cosine, 2 * down / side], 1),
+        ]
+        planes = batch.permute(0, 3, 1, 2).float()
+        grid = functional.affine_grid(torch.stack(rows, 1), list(planes.shape), align_corners=False)
+        turned = functional.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+        return turned.permute(0, 2, 3, 1).round().to(torch.uint8)
+
+
+def _cropped(pixels: Tensor, index: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
+    """Whole-pixel shifts and flips, by indexing; what lies beyond an edge is its mirror image."""
+    side = pixels.shape[1]
+    axis = torch.arange(side)
+    rows = _reflected(axis + down[:, None], side)
+    columns = _reflected(torch.where(mirrored[:, None], side - 1 - axis, axis) + across[:, None], side)
+    return pixels[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _reflected(place: Tensor, side: int) -> Tensor:
+    place = place.abs()
+    return torch.where(place >= side, 2 * (side - 1) - place, place)
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] as the engine's preprocessing does it, channels last in memory."""
+    x = pixels.float() / 255
+    x = (x - x.new_tensor(mean)) / x.new_tensor(std)
+    return x.permute(0, 3, 1, 2)

@@ -1,0 +1,53 @@
+"""Files that are whole or not there: written beside their place, then renamed; and the state of a run as one."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .settings import TrainingError
+
+__all__ = ["load_state", "save_state", "write_bytes", "write_whole"]
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path` and rename it to `path` when it is complete and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """write_whole for content that is at hand."""
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Save tensors, numbers and containers of them."""
+    write_whole(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path, digest: str) -> dict[str, Any] | None:
+    """The state saved at `path`, None if there is none. TrainingError if it belongs to a run with other settings."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["digest"]
+    except Exception as problem:  # a damaged archive raises nearly anything
+        raise TrainingError(f"{path}: cannot be read ({problem}); delete it to begin again") from None
+    if found != digest:
+        raise TrainingError(f"{path}: from a run with other settings or data; choose another --out, or delete it")
+    return state

@@ -1,0 +1,481 @@
+"""BHViT in PyTorch, for training: SPEC section 7 with the parameter names and shapes of section 3.
+
+    pixels -> stem -> GC blocks, down, GC blocks, down, ViT blocks, down, ViT blocks -> head -> logits
+
+    GC block    x' = x + GC(norm(x))                     y = x' + MLP(norm(x')) + SHIFT(norm(x'))
+    ViT block   x' = x + OUT(ATT(norm(x)))               y = x' + MLP(norm(x')) + SHIFT(norm(x'))
+
+Maps are [B, S, S, C] and tokens [B, N, C], channels last throughout; a convolution sees the same memory as a
+channels-last NCHW tensor. Works in float32, float64 and under autocast, on any device.
+
+One thing differs from the authors' code, in training only: an image's merged tokens are projected to query, key and
+value once, not once for each window, so those three norms count them once in their statistics. In evaluation the two
+are the same (SPEC 9.10), and with single-pixel windows it saves most of the attention's work.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitvit.config import Config
+
+from .estimators import binary_weight, gsb, levels, sign
+
+__all__ = ["BHViT", "Options", "binary_weights"]
+
+EPS = 1e-5  # of every norm (SPEC 7.0)
+DILATIONS = (1, 3, 5)
+GROUPS = 4
+SHIFT_SCALE = 0.1  # a shift residual's first weight
+
+
+@dataclass(frozen=True)
+class Options:
+    """What matters in training beside the shape of the network."""
+
+    recu: bool = False
+    attention_levels: int = 3
+    """The highest level of the default quantizer. Only 3 can be converted; 1 is for comparison."""
+
+
+class BHViT(nn.Module):
+    """The network of a Config: pixels [B, 3, S, S], normalised, -> logits [B, classes]."""
+
+    def __init__(self, config: Config, options: Options | None = None) -> None:
+        super().__init__()
+        if not config.num_classes:
+            raise ValueError("num_classes is 0, expected at least 1: there is nothing to train")
+        self.config = config
+        options = options or Options()
+        self.vit = nn.Module()
+        self.vit.embeddings = Stem(config)
+        self.vit.encoder = Encoder(config, options)
+        self.vit.layernorm = _norm(config, config.hidden_sizes[3])
+        self.classifier = nn.Linear(config.hidden_sizes[3], config.num_classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.vit.encoder(self.vit.embeddings(pixels))
+        return self.classifier(self.vit.layernorm(x).mean((1, 2)))
+
+    @torch.no_grad()
+    def initialise(self, pixels: Tensor) -> None:
+        """Set the attention quantizers' first steps from a batch; to be called once, before training."""
+        quantizers = [module for module in self.modules() if isinstance(module, LevelQuantizer)]
+        training = self.training
+        self.train()
+        kept = {name: value.clone() for name, value in self.named_buffers() if "running" in name or "num_" in name}
+        for quantizer in quantizers:
+            quantizer.measuring = True
+        self(pixels)
+        for quantizer in quantizers:
+            quantizer.measuring = False
+        for name, value in self.named_buffers():
+            if name in kept:
+                value.copy_(kept[name])
+        self.train(training)
+
+
+def binary_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The latent weights that are binarised, by name; without the downsampling layers', as the regulariser wants."""
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryLinear | BinaryConvolution):
+            yield f"{name}.weight", module.weight
+
+
+# ------------------------------------------------------------------------------------------------- stem and encoder
+
+
+class Stem(nn.Module):
+    """Pixels [B, 3, S, S] -> [B, S0, S0, C0]: convolution, norm, GELU, positions (SPEC 7.1)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width, side = config.hidden_sizes[0], config.map_sides[0]
+        self.position_embeddings = nn.Parameter(0.02 * torch.randn(1, width, side, side))
+        self.patch_embeddings = nn.Module()
+        self.patch_embeddings.proj = nn.Conv2d(3, width, 4, stride=4)
+        self.patch_embeddings.norm = _norm(config, width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.patch_embeddings.proj(pixels).permute(0, 2, 3, 1)
+        return functional.gelu(self.patch_embeddings.norm(x)) + self.position_embeddings.permute(0, 2, 3, 1)
+
+
+class Encoder(nn.Module):
+    """All blocks and the downsampling layers between stages (SPEC 7.2)."""
+
+    def __init__(self, config: Config, options: Options) -> None:
+        super().__init__()
+        self.depths = config.depths
+        first, second, third, fourth = config.depths
+        self.layerA = nn.ModuleList(GCBlock(config, s, options) for s in [0] * first + [1] * second)
+        self.layerB = nn.ModuleList(ViTBlock(config, s, options) for s in [2] * third + [3] * fourth)
+        down = BinaryDownsampling if config.downsampling == "binary" else FloatDownsampling
+        self.patch_embed1, self.patch_embed2, self.patch_embed3 = (down(config, k) for k in (1, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.layerA):
+            x = block(self.patch_embed1(x) if i == self.depths[0] else x)
+        x = self.patch_embed2(x)
+        for i, block in enumerate(self.layerB):
+            x = block(self.patch_embed3(x) if i == self.depths[2] else x)
+        return x
+
+
+class _Block(nn.Module):
+    """What both kinds of block share: the second half, MLP(norm(x)) + SHIFT(norm(x))."""
+
+    def __init__(self, config: Config, stage: int, options: Options) -> None:
+        super().__init__()
+        width, hidden = config.hidden_sizes[stage], config.intermediate_sizes[stage]
+        self.layernorm_before = _norm(config, width)
+        self.layernorm_after = _norm(config, width)
+        self.intermediate = Expansion(config, width, hidden, options)
+        self.output = Contraction(config, hidden, width, options)
+        self.reaches = [reach for reach, present in ((1, config.shift3), (2, config.shift5)) if present]
+        for reach in self.reaches:
+            for way in ("h", "w", "ch"):
+                self.add_module(f"layerscale_{way}{2 * reach + 1}", LayerScale(width, SHIFT_SCALE))
+
+    def second_half(self, x: Tensor) -> Tensor:
+        normed = self.layernorm_after(x)
+        y = x + self.output(self.intermediate(normed))
+        return y + self.shifts(normed) if self.reaches else y
+
+    def shifts(self, x: Tensor) -> Tensor:
+        """The sum of the shift residuals, [B, S, S, C] -> [B, S, S, C] (SPEC 7.6)."""
+        terms = []
+        rows = columns = x
+        for reach in (1, 2)[: max(self.reaches)]:
+            rows = rows + x.roll(reach, 1) + x.roll(-reach, 1)
+            columns = columns + x.roll(reach, 2) + x.roll(-reach, 2)
+            if reach in self.reaches:
+                size = 2 * reach + 1
+                terms.append(self.get_submodule(f"layerscale_h{size}")(rows / size))
+                terms.append(self.get_submodule(f"layerscale_w{size}")(columns / size))
+                terms.append(self.get_submodule(f"layerscale_ch{size}")(_rolled_quarters(x, reach)))
+        return sum(terms[1:], terms[0])
+
+
+def _rolled_quarters(x: Tensor, reach: int) -> Tensor:
+    """Channel quarters rolled down, up, right, left (SPEC 7.6, CH)."""
+    down, up, right, left = x.split(math.ceil(x.shape[-1] / 4), -1)
+    return torch.cat([down.roll(reach, 1), up.roll(-reach, 1), right.roll(reach, 2), left.roll(-reach, 2)], -1)
+
+
+class GCBlock(_Block):
+    """Convolutional block of stages 0 and 1 (SPEC 7.3)."""
+
+    def __init__(self, config: Config, stage: int, options: Options) -> None:
+        super().__init__(config, stage, options)
+        self.GC = TokenMixer(config, config.hidden_sizes[stage], options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second_half(x + self.GC(self.layernorm_before(x)))
+
+
+class ViTBlock(_Block):
+    """Attention block of stages 2 and 3 (SPEC 7.4)."""
+
+    def __init__(self, config: Config, stage: int, options: Options) -> None:
+        super().__init__(config, stage, options)
+        width = config.hidden_sizes[stage]
+        self.attention = nn.Module()
+        self.attention.attention = Attention(config, stage, options)
+        self.attention.output = Contraction(config, width, width, options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.attention.attention(self.layernorm_before(x))
+        return self.second_half(x + self.attention.output(attended))
+
+
+# ------------------------------------------------------------------------------------------------------ token mixer
+
+
+class TokenMixer(nn.Module):
+    """Three dilated binary convolutions of one bit map (SPEC 7.3)."""
+
+    def __init__(self, config: Config, width: int, options: Options) -> None:
+        super().__init__()
+        self.move = nn.Module()
+        self.move.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
+        for k, dilation in enumerate(DILATIONS, start=1):
+            self.add_module(f"cov{k}", BinaryConvolution(width, dilation, options))
+            self.add_module(f"act{k}", RPReLU(width))
+        self.norm = _norm(config, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bits = sign(x + self.move.bias.flatten())
+        return self.norm(self.act1(self.cov1(bits)) + self.act2(self.cov2(bits)) + self.act3(self.cov3(bits)))
+
+
+class BinaryConvolution(nn.Module):
+    """3x3 convolution of 4 groups by binarised weights; taps outside the map add nothing (SPEC 7.3).
+
+    The centred weights are not divided for ReCU here, as in the authors' code.
+    """
+
+    def __init__(self, width: int, dilation: int, options: Options) -> None:  # noqa: ARG002
+        super().__init__()
+        self.dilation = dilation
+        like = nn.Conv2d(width, width, 3, groups=GROUPS)
+        self.weight, self.bias = like.weight, nn.Parameter(torch.zeros(width))
+
+    def forward(self, bits: Tensor) -> Tensor:
+        weight, reach = binary_weight(self.weight), self.dilation
+        y = functional.conv2d(bits.permute(0, 3, 1, 2), weight, self.bias, 1, reach, reach, GROUPS)
+        return y.permute(0, 2, 3, 1)
+
+
+# --------------------------------------------------------------------------------------------------------- attention
+
+
+class Attention(nn.Module):
+    """Windowed binary attention with merged tokens, [B, S, S, C] -> [B, S, S, C] (SPEC 7.4.1 to 7.4.8)."""
+
+    def __init__(self, config: Config, stage: int, options: Options) -> None:
+        super().__init__()
+        width = config.hidden_sizes[stage]
+        self.window, self.heads = config.window_size, config.num_heads[stage]
+        self.token_FA = MergedTokens(width, config.window_size)
+        for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
+            self.register_parameter(f"move{letter}", nn.Parameter(torch.zeros(width)))
+            self.add_module(name, BinaryLinear(width, width, options))
+            self.add_module(f"norm{letter}", _norm(config, width))
+            self.add_module(f"rprelu{letter}", RPReLU(width))
+            self.register_parameter(f"move{letter}2", nn.Parameter(torch.zeros(width)))
+        self.quantizer_steps(config, options)
+        self.norm_context = _norm(config, width)
+        self.rprelu_context = RPReLU(width)
+        self.parm = nn.Parameter(torch.full((1, width, 1, 1), 0.5))
+
+    def quantizer_steps(self, config: Config, options: Options) -> None:
+        self.gsb = config.quantizer == "gsb"
+        if self.gsb:
+            self.att_prob_clip = nn.Parameter(torch.tensor(0.1))
+            self.att_prob_clip2 = nn.Parameter(torch.tensor(2.0))
+            self.att_prob_clip3 = nn.Parameter(torch.tensor(3.0))
+        else:
+            self.att_prob_quantizer = LevelQuantizer(self.heads, options.attention_levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side, batch = x.shape[1], len(x)
+        tokens = self.token_FA(x)  # [B, S² + M, C]: every pixel once, window by window, then the merged tokens
+        query, key, value = self.project(tokens, "query"), self.project(tokens, "key"), self.project(tokens, "value")
+        bits = sign(query + self.moveq2), sign(key + self.movek2), sign(value + self.movev2)
+        context = self.attend(*(self.by_window(b, side) for b in bits))  # [B, windows, N, C]
+        mixed = self.norm_context(context) + self.by_window(query + key + value, side)
+        mixed = self.rprelu_context(mixed)
+        fine, coarse = mixed.split([self.window**2, mixed.shape[2] - self.window**2], 2)
+        share, n = self.parm.flatten(), side // self.window
+        spread = coarse.mean(1).view(batch, n, 1, n, 1, -1).expand(-1, -1, self.window, -1, self.window, -1)
+        fine = fine.reshape(batch, n, n, self.window, self.window, -1).transpose(2, 3)
+        return (share * fine + (1 - share) * spread).reshape(x.shape)
+
+    def project(self, tokens: Tensor, name: str) -> Tensor:
+        """Real query, key or value of tokens [B, N, C] (SPEC 7.4.4)."""
+        z = name[0]
+        bits = sign(tokens + self.get_parameter(f"move{z}"))
+        y = self.get_submodule(f"norm{z}")(self.get_submodule(name)(bits))
+        return self.get_submodule(f"rprelu{z}")(y + tokens)
+
+    def by_window(self, tokens: Tensor, side: int) -> Tensor:
+        """[B, S² + M, C] -> [B, windows, w² + M, C]: each window's tokens, then the image's merged ones."""
+        batch, _, width = tokens.shape
+        windows = (side // self.window) ** 2
+        fine, coarse = tokens.split([side * side, tokens.shape[1] - side * side], 1)
+        fine = fine.reshape(batch, windows, self.window**2, width)
+        return torch.cat([fine, coarse[:, None].expand(-1, windows, -1, -1)], 2)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Context of bits [B, windows, N, C] (SPEC 7.4.5 to 7.4.7)."""
+        query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(2, 3) for t in (query, key, value))
+        scores = query @ key.transpose(-1, -2)
+        shares = (scores / math.sqrt(query.shape[-1])).softmax(-1)  # [B, windows, heads, N, N]
+        if self.gsb:
+            quantised = gsb(shares, self.att_prob_clip, self.att_prob_clip2, self.att_prob_clip3)
+        else:
+            quantised = self.att_prob_quantizer(shares)
+        return (quantised @ value).transpose(2, 3).flatten(-2)
+
+
+class MergedTokens(nn.Module):
+    """Map [B, S, S, C] -> normalised tokens [B, S² + M, C]: pixels window by window, then pooled cells (SPEC 7.4.2)."""
+
+    def __init__(self, width: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.a1 = nn.Parameter(torch.full((1, 1, width), 0.5))
+        self.norm = nn.LayerNorm(width, EPS)  # also in batch-norm networks
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, side, _, width = x.shape
+        w, n = self.window, side // self.window
+        fine = x.reshape(batch, n, w, n, w, width).transpose(2, 3).reshape(batch, side * side, width)
+        planes, edge = x.permute(0, 3, 1, 2), w // 2
+        highest = functional.max_pool2d(planes, w, w, edge).flatten(2).transpose(1, 2)
+        mean = functional.avg_pool2d(planes, w, w, edge).flatten(2).transpose(1, 2)
+        merged = self.a1 * highest + (1 - self.a1) * mean
+        return self.norm(torch.cat([fine, merged], 1))
+
+
+class LevelQuantizer(nn.Module):
+    """Probabilities [..., heads, N, N] to few levels of a learned step per head (SPEC 7.4.6, default)."""
+
+    def __init__(self, heads: int, highest: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(heads))
+        self.zero_point = nn.Parameter(torch.zeros(heads))
+        self.register_buffer("init_state", torch.zeros(1))
+        self.highest = highest
+        self.measuring = False
+
+    def forward(self, shares: Tensor) -> Tensor:
+        x = 3 * shares
+        if self.measuring:
+            self.measure(x)
+        return levels(x, self.alpha, self.zero_point, self.highest)
+
+    def measure(self, x: Tensor) -> None:
+        """First step and zero point from a batch: 2 mean|x| / sqrt(highest), and a tenth of the least x."""
+        heads = x.transpose(0, -3).flatten(1)
+        self.alpha.copy_(2 * heads.abs().mean(1) / math.sqrt(self.highest))
+        self.zero_point.copy_(0.9 * self.zero_point + 0.1 * heads.amin(1))
+        self.init_state.fill_(1)
+
+
+# --------------------------------------------------------------------------------------------- MLP and downsampling
+
+
+class Expansion(nn.Module):
+    """First half of the MLP: RPReLU(NORM(BLIN(x)) + tile(x)), [.., C] -> [.., I] (SPEC 7.5)."""
+
+    def __init__(self, config: Config, inputs: int, outputs: int, options: Options) -> None:
+        super().__init__()
+        self.move = nn.Parameter(torch.zeros(inputs))
+        self.dense = BinaryLinear(inputs, outputs, options)
+        self.norm = _norm(config, outputs)
+        self.rprelu = RPReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dense(sign(x + self.move)))
+        return self.rprelu(y + _tile(x, y.shape[-1]))
+
+
+class Contraction(nn.Module):
+    """LS(RPReLU(NORM(BLIN(x)) + pool(x))), [.., I] -> [.., C]: second half of the MLP (SPEC 7.5), and with I = C, where
+    pool is the identity, the attention's output (SPEC 7.4.9)."""
+
+    def __init__(self, config: Config, inputs: int, outputs: int, options: Options) -> None:
+        super().__init__()
+        self.move = nn.Parameter(torch.zeros(inputs))
+        self.dense = BinaryLinear(inputs, outputs, options)
+        self.norm = _norm(config, outputs)
+        self.rprelu = RPReLU(outputs)
+        self.layerscale = LayerScale(outputs, 1.0) if config.layer_scale else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dense(sign(x + self.move)))
+        width = y.shape[-1]
+        pooled = x if x.shape[-1] == width else x.unflatten(-1, (width, -1)).mean(-1)
+        y = self.rprelu(y + pooled)
+        return y if self.layerscale is None else self.layerscale(y)
+
+
+class FloatDownsampling(nn.Module):
+    """2x2 convolution of stride 2 with real weights (SPEC 7.7, some_fp); stage is 1, 2 or 3."""
+
+    def __init__(self, config: Config, stage: int) -> None:
+        super().__init__()
+        before, width = config.hidden_sizes[stage - 1], config.hidden_sizes[stage]
+        self.norm0 = _norm(config, before)
+        self.proj = nn.Conv2d(before, width, 2, stride=2, bias=False)
+        self.norm = _norm(config, width)
+        self.position_embeddings = nn.Parameter(0.02 * torch.randn(1, config.map_sides[stage] ** 2, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.proj(self.norm0(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return y + self.position_embeddings.view(1, *y.shape[1:])
+
+
+class BinaryDownsampling(nn.Module):
+    """2x2 binary convolution of stride 2 with an average as its shortcut (SPEC 7.7, binary)."""
+
+    def __init__(self, config: Config, stage: int) -> None:
+        super().__init__()
+        before, width = config.hidden_sizes[stage - 1], config.hidden_sizes[stage]
+        self.norm0 = _norm(config, before)
+        self.move = nn.Parameter(torch.zeros(1, before, 1, 1))
+        self.proj = nn.Conv2d(before, width, 2, stride=2, bias=False)
+        self.norm = _norm(config, width)
+        self.rprelu = RPReLU(width)
+        self.position_embeddings = nn.Parameter(0.02 * torch.randn(1, config.map_sides[stage] ** 2, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        planes = self.norm0(x).permute(0, 3, 1, 2)
+        y = functional.conv2d(sign(planes + self.move), binary_weight(self.proj.weight), stride=2)
+        y = self.norm(y.permute(0, 2, 3, 1))
+        average = functional.avg_pool2d(planes, 2).permute(0, 2, 3, 1)
+        y = self.rprelu(y + _tile(average, y.shape[-1]))
+        return y + self.position_embeddings.view(1, *y.shape[1:])
+
+
+def _tile(x: Tensor, width: int) -> Tensor:
+    """Channel i of the result is channel i mod C of x (SPEC 7.5)."""
+    return torch.cat([x] * (width // x.shape[-1]), -1)
+
+
+# --------------------------------------------------------------------------------------------------------- operators
+
+
+class BinaryLinear(nn.Module):
+    """Bits [.., K] by a binarised weight [O, K]; never a bias (SPEC 1, BLIN)."""
+
+    def __init__(self, inputs: int, outputs: int, options: Options) -> None:
+        super().__init__()
+        self.weight = nn.Linear(inputs, outputs, bias=False).weight
+        self.recu = options.recu
+
+    def forward(self, bits: Tensor) -> Tensor:
+        return functional.linear(bits, binary_weight(self.weight, recu=self.recu and self.training))
+
+
+class RPReLU(nn.Module):
+    """PReLU between two moves, per channel (SPEC 1)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.move1 = nn.Parameter(torch.zeros(width))
+        self.prelu = nn.PReLU(width)
+        self.move2 = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = (x - self.move1).view(-1, x.shape[-1])
+        return functional.prelu(t, self.prelu.weight).view(x.shape) + self.move2
+
+
+class LayerScale(nn.Module):
+    """x * alpha + move, per channel (SPEC 1, LS)."""
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((width,), scale))
+        self.move = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.alpha + self.move
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm over all axes but the last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+
+def _norm(config: Config, width: int) -> nn.Module:
+    return BatchNorm(width, EPS) if config.norm == "batch" else nn.LayerNorm(width, EPS)

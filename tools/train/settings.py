@@ -1,0 +1,215 @@
+"""Settings of a run: which network, which pictures, which schedule. Read from JSON, checked once, never changed.
+
+A file holds an object with the fields of Settings; `network` and `augment` are objects with the fields of the classes
+of that name. What is left out has its default.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitvit.config import Config
+from bitvit.errors import BitvitError
+
+__all__ = ["Augment", "Network", "Settings", "TrainingError", "read_settings"]
+
+Four = tuple[int, int, int, int]
+
+
+class TrainingError(BitvitError):
+    """Something about a training run that its user can mend."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A BHViT, or with kind "teacher" a small float residual network that uses only `widths` and `image_size`."""
+
+    kind: str = "bhvit"
+    image_size: int = 32
+    window_size: int = 1
+    depths: Four = (1, 1, 2, 1)
+    widths: Four = (32, 64, 128, 256)
+    expansion: Four = (4, 4, 4, 4)
+    """Width of each stage's MLP by the stage's width."""
+    heads: Four = (1, 1, 2, 4)
+    norm: str = "batch"
+    downsampling: str = "float"
+    quantizer: str = "levels"
+    layer_scale: bool = True
+    shift3: bool = True
+    shift5: bool = True
+    recu: bool = False
+    attention_levels: int = 3
+
+    def config(self, num_classes: int) -> Config:
+        """The engine's Config. Raises ConfigError for what BHViT does not allow."""
+        first, second, third, fourth = (w * r for w, r in zip(self.widths, self.expansion, strict=True))
+        return Config(
+            image_size=self.image_size,
+            window_size=self.window_size,
+            depths=self.depths,
+            hidden_sizes=self.widths,
+            intermediate_sizes=(first, second, third, fourth),
+            num_heads=self.heads,
+            num_classes=num_classes,
+            norm=self.norm,  # type: ignore[arg-type]  # Config checks it
+            downsampling=self.downsampling,  # type: ignore[arg-type]
+            quantizer=self.quantizer,  # type: ignore[arg-type]
+            layer_scale=self.layer_scale,
+            shift3=self.shift3,
+            shift5=self.shift5,
+        )
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far a training picture may differ from the one in the set; all drawn uniformly. See augment.py."""
+
+    shift: int = 0
+    """Pixels up, down, left or right."""
+    flip: bool = False
+    """Left and right exchanged in half of the pictures."""
+    rotate: float = 0.0
+    """Degrees either way."""
+    zoom: float = 0.0
+    """Share by which a picture may be larger or smaller."""
+    cutout: int = 0
+    """Side of a square that is blanked; 0: none."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run."""
+
+    network: Network = field(default_factory=Network)
+    augment: Augment = field(default_factory=Augment)
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises; then it falls along a cosine to nearly nothing."""
+    weight_decay: float = 0.0
+    """Of float matrices only: never of binary weights, norms, offsets and steps."""
+    label_smoothing: float = 0.1
+    distillation: float = 0.9
+    """λ in (1 - λ) task + λ distillation; without a teacher there is only the task."""
+    views: int = 0
+    """Fixed variants of each picture, one an epoch in turn, so that the teacher sees each only once; 0: a new one and
+    a look of the teacher in every epoch."""
+    regulariser: float = 0.1
+    """β of the oscillation regulariser."""
+    regulariser_share: float = 0.1
+    """It acts in this last share of the steps."""
+    flip_window: int = 100
+    """Steps over which flipped signs are counted."""
+    ema: float = 0.0
+    """Decay a step of an average of the parameters, which is what is exported then; 0: none."""
+    precision: str = "float32"
+    """Or "bfloat16": automatic mixed precision."""
+    train_limit: int = 0
+    """Use only so many training pictures; 0: all."""
+    eval_every: int = 1
+    """Epochs between evaluations on the test split; the last is always evaluated."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 2,
+            "learning_rate": self.learning_rate > 0,
+            "warmup": 0 <= self.warmup < 1,
+            "label_smoothing": 0 <= self.label_smoothing < 1,
+            "distillation": 0 <= self.distillation <= 1,
+            "views": self.views >= 0,
+            "regulariser_share": 0 <= self.regulariser_share <= 1,
+            "flip_window": self.flip_window >= 1,
+            "ema": 0 <= self.ema < 1,
+            "precision": self.precision in ("float32", "bfloat16"),
+            "eval_every": self.eval_every >= 1,
+            "network.kind": self.network.kind in ("bhvit", "teacher"),
+            "network.attention_levels": self.network.attention_levels in (1, 2, 3),
+        }
+        wrong = [name for name, good in checks.items() if not good]
+        if wrong:
+            raise TrainingError(
+                f"settings: out of range: {', '.join(wrong)}; tools/train/settings.py says what each is"
+            )
+
+    @property
+    def exportable(self) -> bool:
+        """Whether the engine knows this network."""
+        return self.network.kind == "bhvit" and self.network.attention_levels == 3
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """Changes with every field; not with new fields that a later version of the tool may bring."""
+        return hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _chosen(settings: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    plain, fields = type(settings)(), {}
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if value != getattr(plain, item.name):
+            fields[item.name] = _chosen(value) if dataclasses.is_dataclass(value) else value
+    return fields
+
+
+def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
+    """Settings from a JSON file, with changes such as "epochs=3" or "augment.flip=true". Raises TrainingError."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise TrainingError(f"{path}: cannot be read ({problem.strerror}); see tools/train/configs") from None
+    except ValueError as problem:
+        raise TrainingError(f"{path}: is not JSON ({problem})") from None
+    for change in changes or []:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise TrainingError(f"--set {change}: expected NAME=VALUE, such as epochs=3 or augment.flip=true")
+        place = fields
+        *path_to, last = name.split(".")
+        for part in path_to:
+            place = place.setdefault(part, {})
+        try:
+            place[last] = json.loads(text)
+        except ValueError:
+            place[last] = text
+    return _build(Settings, fields, str(path))
+
+
+def _build(kind: Any, fields: object, where: str) -> Any:
+    """A dataclass from a JSON object; TrainingError for unknown names and wrong types."""
+    if not isinstance(fields, Mapping):
+        raise TrainingError(f"{where}: {fields!r}, expected an object with fields of {kind.__name__}")
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise TrainingError(f"{where}: unknown settings {unknown}, expected some of {sorted(known)}")
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        expected = known[name].type
+        if dataclasses.is_dataclass(expected):
+            values[name] = _build(expected, value, f"{where}: {name}")
+            continue
+        if expected is Four:
+            good = isinstance(value, list) and len(value) == 4 and all(type(v) is int for v in value)
+            value = tuple(value) if good else value
+        elif expected is float:
+            good = type(value) in (int, float)
+            value = float(value) if good else value
+        else:
+            good = type(value) is expected
+        if not good:
+            raise TrainingError(
+                f"{where}: {name} is {value!r}, expected {getattr(expected, '__name__', 'four integers')}"
+            )
+        values[name] = value
+    return kind(**values)
