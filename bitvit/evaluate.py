@@ -40,7 +40,8 @@ __all__ = ["Comparison", "EvalReport", "Failure", "Progress", "evaluate"]
 ModelSource: TypeAlias = str | os.PathLike[str] | Model
 OnError: TypeAlias = Literal["fail", "skip"]
 
-SAVE_SECONDS = 60.0  # between saves of the state; more if they take longer than 5 % of the time
+SAVE_SECONDS = 60.0  # between saves of the state, or
+SAVE_PAUSE = 20.0  # times as long as the last one took, if that is more
 FIGURES = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "roc_auc", "calibration_error")
 
 
@@ -560,7 +561,7 @@ class _Store:
             with contextlib.suppress(BitvitError):  # a full disk is no reason to stop, and may have room in the end
                 self.save()
             self._saved = time.monotonic()
-            self._pause = max(SAVE_SECONDS, 20 * (self._saved - begin))
+            self._pause = max(SAVE_SECONDS, SAVE_PAUSE * (self._saved - begin))
 
     def save(self) -> None:
         if self.path is None or not any(unit.done for unit in self.units):

@@ -330,6 +330,7 @@ def test_the_state_is_saved_now_and_then(
     model: Path, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["bitvit.evaluate"], "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["bitvit.evaluate"], "SAVE_PAUSE", 0.0)
     sizes: list[int] = []
 
     def watch(progress: Progress) -> None:
