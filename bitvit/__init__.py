@@ -15,12 +15,12 @@ __version__ = "0.1.0"
 from bitvit.config import Config
 from bitvit.convert import ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ImageError, ModelFileError
-from bitvit.evaluate import Comparison, EvalReport, evaluate
 from bitvit.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from bitvit import bench as bench
     from bitvit.classify import Classifier
+    from bitvit.evaluation import Comparison, EvalReport, evaluate
     from bitvit.model import BHViT, load
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The engine is imported when first used: it brings LLVM, which conversion does not need."""
+    """Imported when first used: the engine, for it brings LLVM, and what only some programs need."""
     if name in ("BHViT", "load"):
         from bitvit import model
 
@@ -52,6 +52,10 @@ def __getattr__(name: str) -> Any:
         from bitvit.classify import Classifier
 
         return Classifier
+    if name in ("Comparison", "EvalReport", "evaluate"):
+        from bitvit import evaluation
+
+        return getattr(evaluation, name)
     if name == "bench":
         return importlib.import_module("bitvit.bench")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

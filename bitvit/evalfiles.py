@@ -18,7 +18,7 @@ from bitvit.files import make_folder, write_file
 from bitvit.metrics import softmax
 
 if TYPE_CHECKING:
-    from bitvit.evaluate import Comparison, EvalReport
+    from bitvit.evaluation import Comparison, EvalReport
 
 __all__ = ["check_predictions", "report_dict", "save_comparison", "save_predictions", "save_report"]
 
@@ -42,7 +42,7 @@ CHUNK = 1024  # rows of predictions at a time
 def report_dict(report: "EvalReport") -> dict[str, Any]:
     """A report as JSON can hold it, without what belongs to single pictures."""
     from bitvit import __version__
-    from bitvit.evaluate import FIGURES
+    from bitvit.evaluation import FIGURES
 
     low, high = report.top1_interval
     return {
@@ -92,7 +92,7 @@ def save_report(report: "EvalReport", folder: Path) -> list[Path]:
 
 def save_comparison(comparison: "Comparison", folder: Path) -> list[Path]:
     """See Comparison.save."""
-    from bitvit.evaluate import FIGURES
+    from bitvit.evaluation import FIGURES
 
     make_folder(folder)
     rows: list[list[Any]] = [

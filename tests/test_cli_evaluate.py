@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bitvit.cli import app
 from bitvit.cli.evaluate import _progress as progress_bar
-from bitvit.evaluate import Progress, evaluate
+from bitvit.evaluation import Progress, evaluate
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 

@@ -21,7 +21,7 @@ from PIL import Image
 import bitvit
 from bitvit import evaluate as exported
 from bitvit.errors import BitvitError, ConfigError, ImageError
-from bitvit.evaluate import EvalReport, Progress, evaluate
+from bitvit.evaluation import EvalReport, Progress, evaluate
 from bitvit.modelfile import load_model_file
 from bitvit.prefetch import prefetch
 
@@ -329,8 +329,8 @@ def test_several_models_resume(model: Path, noise: Path, tmp_path: Path) -> None
 def test_the_state_is_saved_now_and_then(
     model: Path, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["bitvit.evaluate"], "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(sys.modules["bitvit.evaluate"], "SAVE_PAUSE", 0.0)
+    monkeypatch.setattr(sys.modules["bitvit.evaluation"], "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["bitvit.evaluation"], "SAVE_PAUSE", 0.0)
     sizes: list[int] = []
 
     def watch(progress: Progress) -> None:
