@@ -128,17 +128,19 @@ class Classifier:
         _at_least_one("top_k", top_k)
         if not isinstance(self.model, BHViT):
             raise TypeError(f"explain needs a packed model, as bitvit.load gives it; not a {type(self.model).__name__}")
-        pixels = self.prepare(0, image)
-        if isinstance(pixels, ImageError):
-            raise pixels
+        preprocessing = self.model.preprocessing
+        try:
+            opened = open_image(image)
+            pixels = preprocessing(opened)
+        except ImageError as error:
+            raise _named(error, 0, image) from None
         logits, blocks = Probe(self.model.runner).run_image(pixels)
         grid = rollout(blocks)
-        preprocessing = self.model.preprocessing
         return Explanation(
             heat=enlarge(grid, preprocessing.image_size),
             grid=grid,
             predictions=self._best(logits, top_k),
-            picture=preprocessing.resized(open_image(image)),
+            picture=preprocessing.resized(opened),
             preprocessing=preprocessing,
         )
 
@@ -163,14 +165,19 @@ class Classifier:
         try:
             return self.model.preprocessing(open_image(image))
         except ImageError as error:
-            name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
-            return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
+            return _named(error, number, image)
 
     def _best(self, logits: Logits, top_k: int) -> list[Prediction]:
         """The top_k Predictions for float32 [classes]."""
         scores = _softmax(logits)
         order = np.argsort(-logits, kind="stable")[:top_k]
         return [{"label": self.labels[k], "index": int(k), "score": float(scores[k])} for k in order]
+
+
+def _named(error: ImageError, number: int, image: ImageSource) -> ImageError:
+    """The error, which names the picture by its path or number."""
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
+    return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
 
 
 def _load(model: str | os.PathLike[str] | Model, threads: int | None) -> Model:

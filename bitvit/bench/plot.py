@@ -3,8 +3,6 @@
 import importlib
 import math
 import os
-import secrets
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,8 @@ import numpy as np
 from bitvit.bench.forms import digits, machine_facts
 from bitvit.bench.profile import KINDS
 from bitvit.bench.report import BenchReport, Part, Profile
-from bitvit.errors import BenchError
+from bitvit.errors import BenchError, BitvitError
+from bitvit.files import write_file
 
 COLORS = dict(zip(KINDS, ("#6c757d", "#2a9d8f", "#e9a23b", "#d1495b", "#30638e", "#8f5aa8", "#a98467"), strict=True))
 PAPER = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}  # behind text
@@ -33,7 +32,7 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
 
     BenchError if the report has no profile, matplotlib is not installed or the file cannot be written.
     """
-    pyplot, target = require_matplotlib(), Path(path)
+    pyplot = require_matplotlib()
     if report.profile is None:
         raise BenchError("the report has no profile to draw; measure with --profile (profile=True)")
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -44,15 +43,12 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
         name = f"{report.model.name}: one picture on one thread"
         figure.suptitle(name, fontsize=12, fontweight="bold")
         figure.supxlabel(machine_facts(report)[0], fontsize=7, color="0.35")
-        place = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
-            figure.savefig(place, dpi=150, format="png")
-            place.replace(target)
-        except OSError as problem:
-            raise BenchError(f"{target}: cannot be written: {problem.strerror}; choose another folder") from None
+            write_file(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+        except BitvitError as problem:
+            raise BenchError(str(problem)) from None
         finally:
             pyplot.close(figure)
-            place.unlink(missing_ok=True)
 
 
 def _stage(part: Part) -> int:
