@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bitvit import bits
 from bitvit.kernels import catalog
+from bitvit.kernels.catalog import WORD
 from bitvit.kernels.target import LANES, ROWS
 from bitvit.program import (
     ADDRESS_CELL,
@@ -30,7 +31,6 @@ from bitvit.program import (
 
 Tensors = Mapping[str, NDArray[Any]]
 Vector = NDArray[np.float32]
-WORD = 32  # bits of a word in kernel order
 NEVER = np.inf  # a threshold that no value exceeds: the bit stays 0
 
 

@@ -17,7 +17,6 @@ from bitvit.program import Map, Region, Step, padded
 from bitvit.runtime import Runner, Workspace
 
 Signs = dict[str, NDArray[Any]]
-WORD = 32
 
 
 @dataclass(frozen=True)

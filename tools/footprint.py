@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-_PEAK = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+_PEAK = "\nfrom bitvit.memory import peak_rss; print(peak_rss() / 2**20)"
 _IMPORT = "import bitvit, numpy"
 _CONVERT = "import sys, bitvit; bitvit.convert(sys.argv[1], sys.argv[2], config=sys.argv[3] or None)"
 _PREDICT = """

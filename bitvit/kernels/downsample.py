@@ -43,12 +43,12 @@ def gather_patches(first, rows, a, source, norm, patches):
             store(patches, to + 3 * width, fma(load(source, below + stride), scale, bias))
 
 
-def float_down(piece, arguments, const, state, scratch):
-    """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded.
+@inline
+def project_patches(piece, a, const, state, scratch):
+    """out = W·norm0(patch) + bias for one piece; returns its rows: (first, how many).
 
     A small map is split into column pieces as well: seven tiles of rows would leave two threads out of balance.
     """
-    a = carray(arguments, 1, FLOAT_DOWN)[0]
     first = piece // a.column_pieces * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
     columns = a.width // a.column_pieces
@@ -58,17 +58,19 @@ def float_down(piece, arguments, const, state, scratch):
     out, bias = floats_at(state, a.out + first * a.stride + n), floats_at(const, a.bias + first * a.bias_stride + n)
     panels = floats_at(const, a.panels + n * 4 * a.in_width)
     float_matmul(patches, rows, 4 * a.in_width, panels, columns, bias, a.bias_stride, out, a.stride)
+    return first, rows
+
+
+def float_down(piece, arguments, const, state, scratch):
+    """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded."""
+    project_patches(piece, carray(arguments, 1, FLOAT_DOWN)[0], const, state, scratch)
 
 
 def float_down_ln(piece, arguments, const, state, scratch):
-    """out = LN(W·patch) + position; `source` is normalised already, `bias` is zero."""
+    """out = LN(W·patch) + position; `source` is normalised already, `bias` is zero, and a piece has all columns."""
     a = carray(arguments, 1, FLOAT_DOWN)[0]
-    first = piece * a.piece_rows
-    rows = min(a.piece_rows, a.rows - first)
-    patches = floats_at(scratch, a.patches)
-    gather_patches(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), patches)
-    out, bias = floats_at(state, a.out + first * a.stride), floats_at(const, a.bias)
-    float_matmul(patches, rows, 4 * a.in_width, floats_at(const, a.panels), a.width, bias, 0, out, a.stride)
+    first, rows = project_patches(piece, a, const, state, scratch)
+    out = floats_at(state, a.out + first * a.stride)
     affine, position = floats_at(const, a.affine), floats_at(const, a.position + first * a.width)
     for i in range(rows):
         o = i * a.stride
