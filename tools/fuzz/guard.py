@@ -84,8 +84,8 @@ class Guard:
         raise Hang(f"more than {SECONDS} s")
 
 
-def limit_memory() -> None:
-    """From now on the process may grow by MEGABYTES; beyond, allocations fail."""
+def limit_memory(megabytes: int = MEGABYTES) -> None:
+    """From now on the process may grow by so much; beyond, allocations fail."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = used + (MEGABYTES << 20)
+    limit = used + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
