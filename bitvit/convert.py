@@ -160,7 +160,14 @@ def _checked_labels(labels: Sequence[str] | None, config: Config) -> tuple[str, 
         raise ConfigError(
             f"labels: {len(labels)} names for {config.num_classes} classes; give one name a class, in order"
         )
-    return tuple(str(label) for label in labels)
+    names = tuple(str(label) for label in labels)
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as problem:
+        raise ConfigError(
+            f"labels: {problem.object[problem.start]!r} is half a letter; give names that are text"
+        ) from None
+    return names
 
 
 def _triple(

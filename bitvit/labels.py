@@ -48,7 +48,7 @@ def _from_lines(text: str, where: str) -> list[str]:
 def _from_json(text: str, where: str) -> list[str]:
     try:
         read = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:  # ValueError: also a number of thousands of digits
         raise ConfigError(f"{where}: is not JSON ({problem}); expected {_FORMS}") from None
     if isinstance(read, dict):
         names = _in_order(read, where)
@@ -61,10 +61,10 @@ def _from_json(text: str, where: str) -> list[str]:
 
 def _in_order(by_class: dict[str, object], where: str) -> list[object]:
     """The values for the keys "0", "1", ..., which must be all the keys there are."""
-    expected = [str(number) for number in range(len(by_class))]
+    expected = {str(number): None for number in range(len(by_class))}
     missing = [key for key in expected if key not in by_class]
     if missing:
-        unknown = [key for key in by_class if key not in set(expected)]
+        unknown = [key for key in by_class if key not in expected]
         raise ConfigError(
             f"{where}: {len(by_class)} entries, but no class {missing[0]!r} (instead {unknown[0]!r}); expected the "
             f"class numbers 0 to {len(by_class) - 1} as keys"
@@ -79,6 +79,6 @@ def _check(name: object, where: str) -> str:
     name = name.strip()
     if not name:
         raise ConfigError(f"{where}: is empty, expected a name; classes are counted, so none may be left out")
-    if any(unicodedata.category(letter) == "Cc" for letter in name):
-        raise ConfigError(f"{where}: {name!r:.80} holds control characters, expected a name alone")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise ConfigError(f"{where}: {name!r:.80} holds control characters or halves of letters, expected a name alone")
     return name

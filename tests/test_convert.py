@@ -302,6 +302,13 @@ def test_a_config_that_is_a_folder(tmp_path: Path, target: Path) -> None:
     refused(ConfigError, "cannot be read", find("pth/bare.pth"), target, config=tmp_path)
 
 
+def test_a_label_that_no_file_can_hold(target: Path) -> None:
+    refused(
+        ConfigError, r"labels: '\\ud800' is half a letter", find("pth/bare.pth"), target,
+        config=dict(load_case(MICRO).config), labels=["x"] * 9 + ["a\ud800"],
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("count", [0, 1, 9, 11])
 def test_a_wrong_number_of_labels(count: int, target: Path) -> None:
     refused(

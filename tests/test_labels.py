@@ -36,7 +36,7 @@ def test_json_holds_a_list_or_an_object(tmp_path: Path, content: object) -> None
         ("", "holds no labels, expected one name a line, or JSON"),
         ("\n \n", "holds no labels"),
         ("cat\n\ndog\n", "line 2: is empty, expected a name; classes are counted, so none may be left out"),
-        ("0\tcat\n", r"line 1: '0\\tcat' holds control characters, expected a name alone"),
+        ("0\tcat\n", r"line 1: '0\\tcat' holds control characters or halves of letters, expected a name alone"),
         (b"cat\n\xff\xfe", "byte 4 is not UTF-8 text; expected one name a line"),
     ],
 )
@@ -50,6 +50,8 @@ def test_wrong_text(tmp_path: Path, text: str | bytes, message: str) -> None:
     [
         ("cat\ndog\n", "is not JSON .*; expected one name a line, or JSON"),
         ("[" * 100_000, "is not JSON"),
+        ("9" * 5000, "is not JSON"),
+        ('["\\ud800"]', r"class 0: '\\ud800' holds control characters or halves of letters"),
         ('"cat"', "holds a JSON str, expected one name a line"),
         ("[]", "holds no labels"),
         ('["cat", 3]', "class 1: is 3, expected a name in quotes"),
