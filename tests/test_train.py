@@ -3,6 +3,7 @@
 Without PyTorch, which only `pip install 'bitvit[train]'` brings, nothing of this can run.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ from train import (  # noqa: E402
     machine,
     oscillation,
     schedule,
+    sets,
 )
 from train.__main__ import main  # noqa: E402
 from train.network import BHViT, Options, binary_weights  # noqa: E402
@@ -264,7 +266,7 @@ def test_pixels_are_the_engines() -> None:
 
 def _digits() -> Any:
     pytest.importorskip("sklearn")
-    return data.digits_pictures()
+    return sets.digits_pictures()
 
 
 def test_variants_do_not_depend_on_the_batch() -> None:
@@ -310,6 +312,37 @@ def test_small_grey_pictures_get_a_border(tmp_path: Path) -> None:
     assert loaded.test.pixels[0, 2, 2:30].min() == 200
 
 
+def test_mixup_blends_pictures_and_classes_alike() -> None:
+    pixels, shares = torch.eye(6).view(6, 1, 1, 6), torch.eye(6)
+    torch.manual_seed(4)
+    mixed, classes = augment.mixup(pixels, shares, 0.7)
+    assert torch.allclose(mixed.view(6, 6), classes)  # picture k is 1 at k, as its class is
+    assert torch.allclose(classes.sum(1), torch.ones(6))
+    assert int((classes.amax(1) < 1).sum()) > 0
+    torch.manual_seed(4)
+    assert augment.mixup(pixels, shares, 0.7)[0].equal(mixed)
+
+
+def test_task_takes_classes_or_their_shares() -> None:
+    logits, labels = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1, 0])
+    shares = torch.nn.functional.one_hot(labels, 3).float()
+    assert losses.task(logits, labels, 0.1) == pytest.approx(float(losses.task(logits, shares, 0.1)), rel=1e-6)
+
+
+def test_dropped_branches_leave_a_picture_as_it_is() -> None:
+    options = Options(drop_path=0.5)
+    model = BHViT(SMALL.config(2), options)
+    blocks = [*model.vit.encoder.layerA, *model.vit.encoder.layerB]
+    assert [block.drop_path for block in blocks] == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2])
+    block, x, y = blocks[-1].train(), torch.zeros(400, 1, 1, 2), torch.ones(400, 1, 1, 2)
+    torch.manual_seed(0)
+    out = block.dropped(x, y)
+    kept = out[:, 0, 0, 0] != 0
+    assert 140 < int(kept.sum()) < 260  # half of 400, six deviations either way
+    assert torch.equal(out[kept], 2 * y[kept])
+    assert block.eval().dropped(x, y) is y
+
+
 # ------------------------------------------------------------------------------------------------ the loop
 
 
@@ -317,7 +350,15 @@ def states(run: loop.Run) -> dict[str, Any]:
     return {**run.model.state_dict(), **{f"ema {k}": v for k, v in run.best_model.state_dict().items()}}
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "views": 2, "augment": Augment(shift=2, flip=True)}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"ema": 0.9, "views": 2, "augment": Augment(shift=2, flip=True)},
+        {"mixup": 0.8, "drop_path": 0.3},
+        {"precision": "bfloat16", "network": dataclasses.replace(SMALL, widths=(16, 32, 64, 64))},
+    ],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[str, Any]) -> None:
     settings, squares = small(**extra), pictures()
     torch.manual_seed(9)

@@ -21,6 +21,7 @@ from . import data, export, report
 from .checkpoint import write_bytes
 from .loop import Run
 from .machine import FixedThreads, ThreadChooser, keep_memory
+from .sets import NAMES
 from .settings import read_settings
 from .teacher import load_teacher
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, choices=data.NAMES)
+    parser.add_argument("--data", required=True, choices=NAMES)
     parser.add_argument("--data-folder", type=Path, help="where the pictures are; digits needs none")
     parser.add_argument("--config", type=Path, required=True, help="settings, JSON; see tools/train/settings.py")
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="change a setting, e.g. epochs=3")

@@ -21,6 +21,7 @@ from .checkpoint import write_bytes
 from .loop import Run
 from .machine import FixedThreads, ThreadChooser, keep_memory
 from .report import say
+from .sets import NAMES
 from .settings import Settings, read_settings
 from .teacher import load_teacher
 
@@ -53,7 +54,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="cifar10", choices=data.NAMES)
+    parser.add_argument("--data", default="cifar10", choices=NAMES)
     parser.add_argument("--data-folder", type=Path)
     parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "ablation.json")
     parser.add_argument("--teacher", type=Path, required=True)
@@ -70,6 +71,7 @@ def main() -> int:
         pictures = data.load(options.data, options.data_folder, base.network.image_size)
         teacher = load_teacher(options.teacher, len(pictures.labels))
         results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+        answers: dict[int, Any] = {}
         for seed in range(options.seeds):
             for name, rows in results.items():
                 say(f"{name}, seed {seed}")
@@ -77,6 +79,8 @@ def main() -> int:
                 folder = options.out / f"{name.replace(' ', '-')}-{seed}"
                 taught = teacher if settings.distillation else None
                 run = Run(settings, pictures, folder, teacher=taught, threads=threads, say=say)
+                if taught is not None:  # the pictures are the same for every variant, and so is what the teacher says
+                    run.answers = answers.setdefault(seed, run.answers)
                 run.train()
                 rows.append(run.log[-1])
         text = table(results)

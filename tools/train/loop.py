@@ -1,9 +1,10 @@
 """The training loop: one run from settings to a trained network, resumable after any step.
 
 Nothing random is carried from step to step: order and variants of the pictures are functions of seed and epoch
-(augment.py), rate and β of the step (schedule.py). What a run must remember is the network, the optimiser's moments,
-the average, the flips, the teacher's answers so far and the log; checkpoint.py keeps it. A run that was stopped and
-resumed therefore ends, on one machine, with the same bits as one that was not.
+(augment.py), rate and β of the step (schedule.py), and what a step draws it draws from a seed of its own. What a run
+must remember is the network, the optimiser's moments, the average, the flips, the teacher's answers so far and the
+log; checkpoint.py keeps it. A run that was stopped and resumed therefore ends, on one machine, with the same bits as
+one that was not.
 """
 
 import copy
@@ -17,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from . import losses, schedule
-from .augment import Variants, generator, normalise
+from .augment import Variants, generator, mixup, normalise
 from .checkpoint import load_state, save_state
 from .data import DataSet, Split
 from .machine import FixedThreads, ThreadChooser
@@ -45,7 +47,7 @@ def build(settings: Settings, num_classes: int) -> nn.Module:
         network = settings.network
         if network.kind == "teacher":
             return ResidualNetwork(network, num_classes).to(memory_format=torch.channels_last)
-        return BHViT(network.config(num_classes), Options(network.recu, network.attention_levels))
+        return BHViT(network.config(num_classes), Options(network.recu, network.attention_levels, settings.drop_path))
 
 
 @dataclass
@@ -95,6 +97,7 @@ class Run:
         """
         if self.step == 0 and isinstance(self.model, BHViT):
             pixels, _ = self._batch(next(self._batches(0, 0)), self._variants(0))
+            torch.manual_seed(generator(self.settings.seed, 4).initial_seed())
             self.model.initialise(pixels)
         saved = spoken = time.monotonic()
         with _stop_requests() as stop:
@@ -127,6 +130,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         pixels, labels = self._batch(index, variants)
+        if settings.mixup or settings.drop_path:
+            torch.manual_seed(generator(settings.seed, 3, self.step).initial_seed())
+        if settings.mixup:
+            pixels, labels = mixup(pixels, functional.one_hot(labels, len(self.data.labels)), settings.mixup)
         taught = self._teach(pixels, index, epoch)
         self.model.train()
         with self._precision():
