@@ -423,6 +423,38 @@ def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, 
     assert "drawn by a test" in (tmp_path / "CARD.md").read_text()
 
 
+def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    quiet: dict[str, Any] = {"say": lambda _text: None}
+    first = loop.Run(small(), pictures(), tmp_path / "first", **quiet)
+    first.train()
+    export.export(first, "")
+    path = tmp_path / "first" / "model.safetensors"
+    second = loop.Run(small(seed=5), pictures(), tmp_path / "second", start_from=path, **quiet)
+    for name, value in first.model.state_dict().items():
+        assert value.equal(second.model.state_dict()[name]), name
+    steps = [m.alpha.clone() for m in second.model.modules() if hasattr(m, "zero_point")]
+    second.stop_after = 0
+    second.settings = dataclasses.replace(second.settings, learning_rate=1e-12)
+    second.train()
+    assert all(
+        torch.allclose(step, m.alpha, rtol=1e-6)
+        for step, m in zip(steps, (m for m in second.model.modules() if hasattr(m, "zero_point")), strict=True)
+    ), "steps that were learnt are not measured afresh"
+
+    three = dataclasses.replace(pictures(), labels=["above", "below", "neither"])
+    third = loop.Run(small(), three, tmp_path / "third", start_from=path, **quiet)
+    assert third.model.classifier.weight.shape[0] == 3
+    key = "vit.encoder.layerA.0.GC.cov1.weight"
+    assert third.model.state_dict()[key].equal(first.model.state_dict()[key])
+
+    other = small(network=dataclasses.replace(SMALL, widths=(8, 16, 16, 16)))
+    with pytest.raises(TrainingError, match=r"\[2, 32\], expected \[2, 16\]; .*another network"):
+        loop.Run(other, pictures(), tmp_path / "fourth", start_from=path, **quiet)
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(bitvit.BitvitError, match=r"text\.pth"):
+        loop.Run(small(), pictures(), tmp_path / "fifth", start_from=tmp_path / "text.pth", **quiet)
+
+
 def test_a_trained_teacher_is_loaded_and_its_classes_are_checked(tmp_path: Path) -> None:
     network = Network(kind="teacher", image_size=16, widths=(8, 8, 8, 16))
     run = loop.Run(small(network=network, ema=0.5), pictures(), tmp_path, say=lambda _text: None)

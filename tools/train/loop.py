@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from . import losses, schedule
 from .augment import Variants, generator, mixup, normalise
-from .checkpoint import load_state, save_state
+from .checkpoint import load_state, load_weights, save_state
 from .data import DataSet, Split
 from .machine import FixedThreads, ThreadChooser
 from .network import BHViT, BinaryDownsampling, Options, binary_weights
@@ -58,6 +58,8 @@ class Run:
     data: DataSet
     folder: Path
     teacher: Teacher | None = None
+    start_from: Path | None = None
+    """A checkpoint whose weights the run begins with."""
     device: str = "cpu"
     save_seconds: float = 240.0
     threads: FixedThreads | ThreadChooser = field(default_factory=FixedThreads)
@@ -79,7 +81,10 @@ class Run:
                 f"batch_size {self.settings.batch_size}: the training split has only {len(self.train_split)} pictures"
             )
         self.steps = self.per_epoch * self.settings.epochs
-        self.model = build(self.settings, len(self.data.labels)).to(self.device)
+        self.model = build(self.settings, len(self.data.labels))
+        if self.start_from is not None:
+            load_weights(self.model, self.start_from)
+        self.model.to(self.device)
         if isinstance(self.teacher, nn.Module):
             self.teacher.to(self.device)
         self.optimizer = torch.optim.AdamW(_groups(self.model, self.settings.weight_decay), lr=0.0, fused=True)
@@ -95,7 +100,7 @@ class Run:
 
         Raises InterruptedRunError on SIGINT and SIGTERM, its state saved.
         """
-        if self.step == 0 and isinstance(self.model, BHViT):
+        if self.step == 0 and self.start_from is None and isinstance(self.model, BHViT):
             pixels, _ = self._batch(next(self._batches(0, 0)), self._variants(0))
             torch.manual_seed(generator(self.settings.seed, 4).initial_seed())
             self.model.initialise(pixels)
@@ -244,7 +249,8 @@ class Run:
 
     @property
     def _digest(self) -> str:
-        return f"{self.settings.digest()} {self.data.name} {self.teacher is not None}"
+        started = " started" if self.start_from is not None else ""
+        return f"{self.settings.digest()} {self.data.name} {self.teacher is not None}{started}"
 
     def save(self) -> None:
         """Everything that the rest of the run depends on."""
