@@ -549,9 +549,12 @@ def test_plot_without_matplotlib(packed: Packed, tmp_path: Path, monkeypatch: py
 
 def test_plot_that_cannot_be_written(packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "require_matplotlib", lambda: None)
-    for out in (tmp_path, tmp_path / "no" / "plot.png"):
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "folder.png", tmp_path / "no" / "plot.png"):
         _, stderr = run(packed("micro96_somefp"), "--plot", out, code=1)
         assert stderr.startswith(f"Error: {out}: cannot be written: name a .png file in an existing folder")
+    _, stderr = run(packed("micro96_somefp"), "--plot", "plot.jpg", code=1)
+    assert stderr == "Error: plot.jpg: drawings are PNG files; end the name with .png\n"
 
 
 def test_plot(report: BenchReport, tmp_path: Path) -> None:

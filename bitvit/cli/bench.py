@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import output, print_warning, printable, stderr_console
+from bitvit.cli.console import check_drawing, output, print_warning, printable, stderr_console
 from bitvit.errors import BenchError
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ def bench(
     batches = _numbers(batch_size, "--batch-size")
     counts = None if not threads else _numbers(threads, "--threads")
     if plot is not None:
-        _check_plot(plot)  # before minutes of measuring
+        from bitvit.bench.plot import require_matplotlib
+
+        require_matplotlib()  # before minutes of measuring
+        check_drawing(plot)
     from bitvit.bench import measure
     from bitvit.bench.report import MODES
 
@@ -144,15 +147,6 @@ def _numbers(texts: list[str], option: str) -> list[int]:
             f"{','.join(texts)!r}, expected whole numbers of at least 1, such as 1,8", param_hint=option
         )
     return [int(part) for part in parts]
-
-
-def _check_plot(path: Path) -> None:
-    """BenchError if it is plain that the picture cannot be drawn or written."""
-    from bitvit.bench.plot import require_matplotlib
-
-    require_matplotlib()
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise BenchError(f"{path}: cannot be written: name a .png file in an existing folder")
 
 
 @contextlib.contextmanager
