@@ -205,6 +205,40 @@ def test_profile_adds_up(report: BenchReport) -> None:
     assert found.covered == pytest.approx(covered)
 
 
+def test_typical_times_add_up_and_leave_interruptions_out() -> None:
+    """Steps whose delays hit other runs each: their medians would add up to 3, but no run takes less than 4."""
+    runs = np.array([[2.0, 1, 1], [1, 2, 1], [1, 1, 2], [2, 1, 1], [1, 2, 1], [1, 1, 2], [1, 1, 900], [1, 900, 1]])
+    assert np.median(runs, axis=0).sum() < 4
+    assert profile.typical(runs).sum() == pytest.approx(4)
+    for count in (1, 2, 3, 5, 10, 11):
+        whole = np.random.default_rng(count).exponential(size=(count, 7))
+        assert profile.typical(whole).sum() == pytest.approx(profile.typical(whole.sum(axis=1)[:, None])[0])
+
+
+@pytest.mark.parametrize(("calls", "within"), [(1.0, True), (0.92, True), (1.2, False), (0.5, False)])
+def test_the_rule_of_ten_percent(calls: float, within: bool, report: BenchReport) -> None:
+    assert report.profile is not None
+    changed = dataclasses.replace(report.profile, seconds=0.9, calling_seconds=0.1, end_to_end_seconds=calls)
+    found = dataclasses.replace(report, profile=changed)
+    assert changed.adds_up is within
+    told = f"the profile adds up to {1 / calls:.0%} of the calls beside it, expected 90 to 110%"
+    assert any(warning.startswith(told) for warning in found.warnings) is not within
+    share = f"add up to {1 / calls:.1%} of ordinary calls beside it ({calls * 1e3:.3f} ms)"
+    assert f"{share}, {'within' if within else 'NOT within'} 10%;" in bench.markdown(found)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_profile_that_does_not_add_up_is_told(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def times(model: bitvit.BHViT, seconds: float) -> tuple[Any, list[float], float]:  # noqa: ARG001
+        steps = len(model.runner.program.steps)
+        return np.full((20, steps), 0.9 / steps), [2.0] * 20, 0.1
+
+    monkeypatch.setattr(profile, "_times", times)
+    stdout, stderr = run(packed("micro96_somefp"), *QUICK, "--profile")
+    assert "add up to 50.0% of ordinary calls beside it (2000.000 ms), NOT within 10%; 20 runs" in stdout
+    assert "Warning: the profile adds up to 50% of the calls beside it, expected 90 to 110%" in stderr
+
+
 def test_timed_steps_compute_what_a_call_computes(packed: Packed) -> None:
     from bitvit.runtime import Workspace
 
