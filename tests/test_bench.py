@@ -126,6 +126,8 @@ def test_share_of_others() -> None:
     assert machine.share_of_others(before, after) == pytest.approx(min(1.0, 4 / 4 / cores))
     assert machine.share_of_others(None, after) is None
     assert machine.share_of_others(before, before) is None
+    tick = Load(100.01, 10.0, 0.02)  # all that can be told of a fiftieth of a second is 0, 50 or 100 %
+    assert machine.share_of_others(before, tick) is None
 
 
 @pytest.mark.usefixtures("quick")
@@ -273,8 +275,9 @@ def test_csv_round_trip(report: BenchReport) -> None:
         assert row["model"] == report.model.name
         for name, value in dataclasses.asdict(result).items():
             assert row[name] == ("" if value is None else str(value))
-    timm = {"infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size", "param_count"}
-    assert timm <= rows[0].keys()
+    timm = {"infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size", "infer_gmacs"}
+    assert timm | {"param_count"} <= rows[0].keys()
+    assert 1e9 * float(rows[0]["infer_gmacs"]) == pytest.approx(report.model.binary_macs + report.model.float_macs)
 
 
 def test_markdown_has_every_number_of_the_tables(report: BenchReport) -> None:
@@ -339,7 +342,14 @@ def scaled(report: BenchReport, factor: float, spread: float) -> BenchReport:
 
 @pytest.mark.parametrize(
     ("factor", "spread", "verdict"),
-    [(1.0, 0.0, "same"), (0.5, 0.1, "faster"), (2.0, 0.1, "slower"), (1.1, 0.15, "same"), (1.015, 0.0, "same")],
+    [
+        (1.0, 0.0, "same"),
+        (0.5, 0.1, "faster"),
+        (2.0, 0.1, "slower"),
+        (1.1, 0.15, "unclear"),
+        (1.05, 0.1, "same"),
+        (1.015, 0.0, "same"),
+    ],
 )
 def test_verdict_is_as_good_as_the_runs(factor: float, spread: float, verdict: str, report: BenchReport) -> None:
     comparison = bench.compare(changed(report, spread=0.0), scaled(report, factor, spread))
@@ -348,6 +358,7 @@ def test_verdict_is_as_good_as_the_runs(factor: float, spread: float, verdict: s
 
 
 def test_what_else_differs_is_said(report: BenchReport) -> None:
+    report = changed(report, spread=0.0)
     assert bench.compare(report, report).differences == []
     other = dataclasses.replace(
         report,
@@ -374,6 +385,16 @@ def test_compare_on_the_command_line(report: BenchReport, tmp_path: Path) -> Non
     cells = json.loads(run("--compare", *paths, "--format", "json")[0])["cells"]
     assert Result(**cells[0]["first"]).p50_ms == pytest.approx(report.results[0].p50_ms)
     assert "| latency | 1 | 1 |" in run("--compare", *paths, "-f", "markdown")[0]
+
+
+def test_a_table_in_a_file_has_its_warnings(report: BenchReport, tmp_path: Path) -> None:
+    paths, out = (tmp_path / "a.json", tmp_path / "b.json"), tmp_path / "table.txt"
+    for path in paths:
+        path.write_text(changed(report, spread=0.3).to_json())
+    _, stderr = run("--compare", *paths, "-o", out)
+    assert "Warning: second: unsteady: medians of five parts" in stderr
+    assert "\nwarning: second: unsteady: medians of five parts" in out.read_text()
+    assert "unsteady" not in run("--compare", *paths)[0]
 
 
 def test_reports_with_nothing_in_common(report: BenchReport, tmp_path: Path) -> None:
@@ -443,6 +464,9 @@ def test_what_cannot_be_measured(packed: Packed, tmp_path: Path) -> None:
     path = packed("micro96_somefp")
     with pytest.raises(BenchError, match=r"1000 threads: this process may use \d+"):
         bench.measure(path, threads=[1000])
+    for batch in (10**10, 10**20):
+        with pytest.raises(BenchError, match=rf"batch size {batch}: [\d,.]+ GB of pixels do not fit into memory"):
+            bench.measure(path, batch_sizes=[batch])
     with pytest.raises(ModelFileError, match="does not exist"):
         bench.measure(tmp_path / "no.safetensors")
     with pytest.raises(ModelFileError, match="not a packed model"):
@@ -489,6 +513,16 @@ def test_json_on_the_command_line(packed: Packed, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_measured_table_in_a_file_has_its_warnings(
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitvit.bench.report.UNSTEADY", -1.0)
+    _, stderr = run(packed("micro96_somefp"), *QUICK, "-o", tmp_path / "table.txt")
+    assert "Warning: unsteady" in stderr
+    assert "\nwarning: unsteady" in (tmp_path / "table.txt").read_text()
+
+
+@pytest.mark.usefixtures("quick")
 def test_compile_time_is_measured_beside_the_cache(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         startup, "_COMPILE", "import os; print(json.dumps([3, float('NUMBA_CACHE_DIR' in os.environ)]))"
@@ -511,7 +545,10 @@ def test_a_process_that_fails_is_told(packed: Packed, monkeypatch: pytest.Monkey
         (("model", "--batch-size", "0"), "expected whole numbers of at least 1, such as 1,8"),
         (("model", "--threads", "1,a"), "expected whole numbers of at least 1, such as 1,8"),
         (("model", "-n", "5", "-s", "1"), "give --iterations or --seconds, not both"),
-        (("model", "--compare", "a", "b"), "takes two reports and no MODEL"),
+        (("model", "-s", "inf"), "'--seconds'"),
+        (("model", "-s", "nan"), "'--seconds'"),
+        (("model", "--compare", "a", "b"), "takes two reports and measures nothing"),
+        (("--compare", "a", "b", "--plot", "plot.png"), "takes two reports and measures nothing"),
         (("model", "--format", "xml"), "'--format'"),
     ],
 )

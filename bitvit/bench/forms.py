@@ -186,6 +186,9 @@ def write_csv(report: BenchReport, stream: TextIO) -> None:
     m, e = report.model, report.environment
     fixed: dict[str, Any] = {
         "infer_img_size": m.infer_img_size,
+        "infer_gmacs": (m.binary_macs + m.float_macs) / 1e9,
+        "binary_macs": m.binary_macs,
+        "float_macs": m.float_macs,
         "param_count": m.param_count,
         "sha256": m.sha256,
         "bitvit": e.bitvit,

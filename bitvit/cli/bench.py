@@ -60,7 +60,9 @@ def bench(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", "-s", min=0.01, metavar="S", help="Seconds to measure for instead; default 3."),
+        typer.Option(
+            "--seconds", "-s", min=0.01, max=86400, metavar="S", help="Seconds to measure for instead; default 3."
+        ),
     ] = None,
     image: Annotated[
         Path | None,
@@ -97,8 +99,8 @@ def bench(
     json has everything, csv a row a result; what timm's benchmark.py has too is called as there.
     """
     if compare is not None:
-        if model is not None:
-            raise typer.BadParameter("takes two reports and no MODEL", param_hint="--compare")
+        if model is not None or profile or plot is not None or cold or image is not None:
+            raise typer.BadParameter("takes two reports and measures nothing", param_hint="--compare")
         _compare(*compare, form, out)
         return
     if model is None:
@@ -135,6 +137,8 @@ def bench(
 
                 draw(report, plot)
         _write(report, form, stream)
+        if out is not None and form is Format.table:
+            _print_lines([f"warning: {warning}" for warning in report.warnings], stream)
     for warning in report.warnings:
         print_warning(warning)
 
@@ -196,6 +200,8 @@ def _compare(first: Path, second: Path, form: Format, out: Path | None) -> None:
         raise BenchError(f"{first} and {second} have no mode, threads and batch size in common; measure the same ones")
     with output(out) as stream:
         _write_comparison(comparison, form, stream)
+        if out is not None and form is Format.table:
+            _print_lines([f"warning: {warning}" for warning in comparison.warnings], stream)
     for warning in comparison.warnings:
         print_warning(warning)
 
