@@ -67,6 +67,8 @@ class Progress:
     correct: int
     """Of those that could be read."""
     failed: int
+    overall: tuple[int, int]
+    """Pictures that are through, and how many there are, of all models together: some take turns, batch by batch."""
     state: Path | None
     """Where the evaluation is kept if it is stopped."""
 
@@ -545,9 +547,9 @@ class _Runner:
     def _tell(self, index: int, correct: int) -> None:
         if self.progress is not None:
             unit = self.units[index]
-            state = self.store.path
             counts = unit.done, len(unit.taking), correct, len(unit.failed)
-            self.progress(Progress(unit.model, index, len(self.units), *counts, state))
+            overall = sum(u.done for u in self.units), sum(len(u.taking) for u in self.units)
+            self.progress(Progress(unit.model, index, len(self.units), *counts, overall, self.store.path))
 
 
 # -------------------------------------------------------------------------------------------------------------- state

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -492,6 +493,19 @@ def test_table(packed: Packed) -> None:
     assert "stages.2.blocks.0.attention" in stdout
     assert "…" not in stdout
     assert all(line.startswith("Warning: ") for line in stderr.splitlines())
+
+
+@pytest.mark.usefixtures("quick")
+def test_every_combination_is_measured(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bitvit.bench.measuring", "bitvit.runtime"):
+        monkeypatch.setattr(f"{module}.available_threads", lambda: 2)
+    options = ("-n", "6", "--warmup", "1", "-t", "1,2", "-b", "1", "-b", "3", "--mode", "both", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(run(packed("micro96_somefp"), *options)[0])))
+    cells = [(row["mode"], row["threads"], row["infer_batch_size"]) for row in rows]
+    assert cells == list(itertools.product(("latency", "throughput"), "12", "13"))
+    assert {row["iterations"] for row in rows if row["threads"] == "1"} == {"6"}
+    limits = {row["threads"]: row["limit_gmacs_per_sec"] for row in rows}
+    assert [row["limit_gmacs_per_sec"] for row in rows] == [limits[row["threads"]] for row in rows]
 
 
 @pytest.mark.usefixtures("quick")

@@ -286,6 +286,7 @@ def test_progress_of_models_that_share_pictures() -> None:
         *((1, 0), (1, 3), (1, 5)),
     ]
     assert [p.accuracy for p in seen if p.done == 5] == [0.8] * 3
+    assert [p.overall for p in seen] == [(n, 15) for n in (0, 0, 3, 6, 8, 10, 10, 13, 15)]
 
 
 def test_folds(tmp_path: Path) -> None:
