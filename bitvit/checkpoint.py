@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
 import math
 import os
 import pickletools
@@ -28,16 +27,18 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from bitvit.errors import CheckpointError
+from bitvit.tensorfile import Entry, FormatError, read_header
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
-_MAX_PICKLE = 64 << 20  # bytes; BHViT-small with optimizer state and EMA has a pickle of about 1 MB
-_MAX_WORK = 2_000_000  # opcodes and copied elements; that checkpoint has about 3e5. Bounds time and memory
+_MAX_PICKLE = 16 << 20  # bytes; BHViT-small with optimizer state and EMA has a pickle of about 1 MB
+_MAX_WORK = (
+    600_000  # opcodes and copied elements of a file; that one has about 3e5. Bounds time to 2 s, memory to 150 MB
+)
+_MAX_DIRECTORY = 4 << 20  # bytes of an archive's list of members; that one has 0.2 MB
 _MAX_INT_BITS = 1024  # the largest legitimate one is the 77-bit magic number of the legacy format
-_MAX_HEADER = 16 << 20  # bytes of JSON in a .safetensors; BHViT-small has 0.2 MB
 _MAX_NDIM = 32  # NumPy 1's limit
 _MAX_GROWTH = 4  # a state dict of more than this many times its file's size can only be overlapping views
 
@@ -223,7 +224,7 @@ def _sniff(file: io.BufferedReader, path: Path) -> str:
         return "pth-zip"
     if head[:1] == b"\x80" and _MAGIC_BYTES in head[:32]:
         return "pth-legacy"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER:
+    if head[8:9] == b"{" and not any(head[4:8]):  # a header below 4 GB
         return "safetensors"
     what, remedy = _name_foreign(head, path)
     raise CheckpointError(f"{path}: this is {what}, expected a .pth or .safetensors checkpoint; {remedy}")
@@ -249,41 +250,33 @@ def _name_foreign(head: bytes, path: Path) -> tuple[str, str]:
 
 
 def _read_safetensors(file: io.BufferedReader, where: str, ema: bool) -> _Content:
-    """All tensors of a .safetensors file. The library checks the file; the bytes are then read here, because the
-    library has no bfloat16 for NumPy and its mapping of the file would count twice in the peak memory."""
-    (header_size,) = struct.unpack("<Q", _read_bytes(file, 0, 8, where).tobytes())
+    """All tensors of a .safetensors file."""
     try:
-        with safe_open(where, "np") as checked:
-            metadata = checked.metadata() or {}
-    except SafetensorError as problem:
-        raise CheckpointError(
-            f"{where}: damaged or truncated .safetensors: {_show(str(problem))}; {_FETCH_AGAIN}"
-        ) from None
-    if "bitvit" in metadata:
+        header = read_header(file, _size(file))
+    except FormatError as problem:
+        raise CheckpointError(f"{where}: damaged or truncated .safetensors: {problem}; {_FETCH_AGAIN}") from None
+    if "bitvit" in header.metadata:
         raise CheckpointError(f"{where}: is a packed bitvit model, already converted; use it as it is")
     if ema:
         raise _no_ema(where, "a .safetensors file holds one state dict")
-    header = json.loads(_read_bytes(file, 8, header_size, where).tobytes())
-    header.pop("__metadata__", None)
-    raw = {name: _read_entry(file, 8 + header_size, entry, f"{where}: {_show(name)}") for name, entry in header.items()}
-    if not raw:
+    if not header.entries:
         raise CheckpointError(f"{where}: holds no tensors; {_GIVE_CHECKPOINT}")
+    raw = {name: _read_entry(file, entry, f"{where}: {_show(name)}") for name, entry in header.entries.items()}
     return _Content(_strip_prefixes(raw, where), None, False)
 
 
-def _read_entry(file: io.BufferedReader, base: int, entry: Mapping[str, Any], where: str) -> NDArray[Any]:
-    """One tensor of a .safetensors whose header the library has checked."""
-    code = _SAFETENSORS_CODES.get(entry["dtype"])
+def _read_entry(file: io.BufferedReader, entry: Entry, where: str) -> NDArray[Any]:
+    """One tensor of a .safetensors."""
+    code = _SAFETENSORS_CODES.get(entry.dtype)
     if code is None:
         raise CheckpointError(
-            f"{where} has dtype {entry['dtype']}, expected one of {', '.join(_SAFETENSORS_CODES)}; save it as float32"
+            f"{where} has dtype {entry.dtype}, expected one of {', '.join(_SAFETENSORS_CODES)}; save it as float32"
         )
-    begin, end = entry["data_offsets"]
-    raw = _read_bytes(file, base + begin, end - begin, where)
+    raw = _read_bytes(file, entry.begin, entry.end - entry.begin, where)
     try:
-        stored: NDArray[Any] = raw.view(_stored_dtype(code, "<")).reshape(entry["shape"])
+        stored: NDArray[Any] = raw.view(_stored_dtype(code, "<")).reshape(entry.shape)
     except ValueError as problem:  # more dimensions than NumPy has, or an empty tensor of absurd ones
-        raise CheckpointError(f"{where} has shape {_show(str(entry['shape']))} ({problem}); {_FETCH_AGAIN}") from None
+        raise CheckpointError(f"{where} has shape {_show(str(entry.shape))} ({problem}); {_FETCH_AGAIN}") from None
     return _native(stored, code)
 
 
@@ -406,8 +399,8 @@ def _make_device(kind: object, index: object = None) -> _Opaque:
 
 def _encode(text: str, encoding: str) -> bytes:
     """How pickle protocol 2 writes bytes: as text to be encoded to Latin-1."""
-    if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"_codecs.encode to {_show(encoding)}")
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise ValueError(f"_codecs.encode of {_show(text)} to {_show(encoding)}")
     return text.encode("latin-1")
 
 
@@ -424,7 +417,7 @@ def _make_tensor(storage: Any, code: str, offset: Any, size: Any, stride: Any) -
         raise ValueError(f"a tensor over {_show(storage)}, which is no storage")
     if not isinstance(size, list | tuple) or not isinstance(stride, list | tuple) or len(size) != len(stride):
         raise ValueError("a tensor whose size and stride are no lists of one length")
-    if len(size) > _MAX_NDIM or not all(isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
+    if len(size) > _MAX_NDIM or not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
         raise ValueError(f"a tensor of {len(size)} dimensions with an offset, size or stride that is no count")
     if 0 in size:  # needs no element, but NumPy multiplies the other dimensions all the same
         if math.prod(count for count in size if count) >> 40:
@@ -536,9 +529,9 @@ _EMPTIES: dict[str, Callable[[], object]] = {"EMPTY_LIST": list, "EMPTY_DICT": d
 
 
 class _InertPickle:
-    """Interpreter of one pickle that builds inert values only: containers, scalars and the stand-ins above.
+    """Interpreter of a file's pickles that builds inert values only: containers, scalars and the stand-ins above.
 
-    Linear in the pickle's length, without recursion. Anything outside the allow-lists is a CheckpointError."""
+    Linear in the pickles' length, without recursion. Anything outside the allow-lists is a CheckpointError."""
 
     def __init__(self, stream: io.BytesIO, where: str) -> None:
         self.stream = stream
@@ -548,10 +541,11 @@ class _InertPickle:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
-        self.storages: dict[str, _Storage] = {}  # by key
+        self.storages: dict[str, _Storage] = {}  # by key, of all the pickles
 
     def run(self) -> object:
-        """The pickled object; the stream then stands behind the pickle."""
+        """The next pickle's object; the stream then stands behind the pickle."""
+        self.stack, self.marks, self.memo = [], [], {}
         # ValueError: arguments that pickletools cannot parse, values that fit no opcode. IndexError: an empty stack.
         # TypeError: a function of _CALLS with the wrong arguments. Warning: an odd escape in a STRING's argument,
         # where warnings are errors.
@@ -636,7 +630,7 @@ class _InertPickle:
         """Count opcodes and copied elements: a container used again and again must not be copied without bound."""
         self.work += work
         if self.work > _MAX_WORK:
-            raise CheckpointError(f"{self.where}: the pickle takes more than {_MAX_WORK} steps; {_RESAVE}")
+            raise CheckpointError(f"{self.where}: the pickle takes more than {_MAX_WORK} steps to read; {_RESAVE}")
 
     def refuse(self, what: str) -> NoReturn:
         """End the reading: the pickle wants something that is not on the allow-lists."""
@@ -655,7 +649,7 @@ class _InertPickle:
     def remaining_arguments(self) -> Iterator[object]:
         """Arguments of the opcodes not yet looked at, as far as they can be parsed."""
         with contextlib.suppress(ValueError, Warning):
-            for _, argument, _ in itertools.islice(pickletools.genops(self.stream), _MAX_WORK):
+            for _, argument, _ in itertools.islice(pickletools.genops(self.stream), _MAX_WORK - self.work):
                 yield argument
 
     # -- stack, memo, containers
@@ -705,6 +699,7 @@ class _InertPickle:
     # -- globals, calls, persistent ids
 
     def push_global(self, name: str) -> None:
+        self.charge(2)  # its text makes it the slowest of opcodes
         if name not in _CALLS and name not in _NAMES:
             self.refuse(f"the global {_show(name.replace(' ', '.'))}")
         self.stack.append(_Global(name))
@@ -731,7 +726,7 @@ class _InertPickle:
         """('storage', class, key, location, count) and, in the legacy format, a view, which must be None."""
         match persistent_id:
             case ("storage", _Global(name=name), str(key), _, int(count), *view) if name in _STORAGE_CODES:
-                if count < 0 or view not in ([], [None]):
+                if type(count) is bool or count < 0 or view not in ([], [None]):
                     raise ValueError(f"a storage of {count} elements, or a view of one")
                 self.storages[key] = _Storage(_STORAGE_CODES[name], key, count)
                 self.stack.append(self.storages[key])
@@ -760,24 +755,31 @@ class _Source(NamedTuple):
     order: str  # '<' or '>'
 
 
+class _Member(NamedTuple):
+    """An archive's member, and where in the file whatever follows it begins."""
+
+    entry: zipfile.ZipInfo
+    stop: int
+
+
 def _read_zip(file: io.BufferedReader, where: str, ema: bool) -> _Content:
-    entries = _zip_entries(file, where)
+    entries, stop = _zip_entries(file, where)
     prefix = _zip_prefix([entry.filename for entry in entries], where)
-    members = _zip_members(entries, where)
+    members = _zip_members(entries, stop, where)
     order = _zip_byte_order(file, members.get(f"{prefix}byteorder"), where)
     pickled = members[f"{prefix}data.pkl"]
-    if pickled.file_size > _MAX_PICKLE:
+    if pickled.entry.file_size > _MAX_PICKLE:
         raise CheckpointError(
-            f"{where}: data.pkl has {pickled.file_size} bytes, expected at most {_MAX_PICKLE}; {_RESAVE}"
+            f"{where}: data.pkl has {pickled.entry.file_size} bytes, expected at most {_MAX_PICKLE}; {_RESAVE}"
         )
     code = _read_extent(file, _member_extent(file, pickled, where), where).tobytes()
     content = _InertPickle(io.BytesIO(code), f"{where}: data.pkl").run()
 
     def locate(storage: _Storage) -> _Extent:
         member = members.get(f"{prefix}data/{storage.key}")
-        if member is None or member.file_size < storage.nbytes:
+        if member is None or member.entry.file_size < storage.nbytes:
             raise CheckpointError(
-                f"{where}: storage {_show(storage.key)} has {member.file_size if member else 'no'} bytes, "
+                f"{where}: storage {_show(storage.key)} has {member.entry.file_size if member else 'no'} bytes, "
                 f"expected {storage.nbytes}; {_FETCH_AGAIN}"
             )
         return _member_extent(file, member, where)
@@ -785,11 +787,25 @@ def _read_zip(file: io.BufferedReader, where: str, ema: bool) -> _Content:
     return _select(file, _Source(content, locate, order), where, ema)
 
 
-def _zip_entries(file: io.BufferedReader, where: str) -> list[zipfile.ZipInfo]:
-    """The directory of the archive."""
+class _DirectoryFile:
+    """A file for zipfile to read the directory from, and no more of it than a checkpoint's would be."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.seek, self.tell = file.seek, file.tell
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(_MAX_DIRECTORY + 1 if size < 0 else min(size, _MAX_DIRECTORY + 1))
+        if len(data) > _MAX_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory has more than {_MAX_DIRECTORY} bytes")
+        return data
+
+
+def _zip_entries(file: io.BufferedReader, where: str) -> tuple[list[zipfile.ZipInfo], int]:
+    """The directory of the archive, and where it begins."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.infolist()
+        with zipfile.ZipFile(_DirectoryFile(file)) as archive:  # all that it needs to read
+            return archive.infolist(), archive.start_dir
     # Beside BadZipFile, malformed numbers in the directory surface as these.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error, OSError) as problem:
         raise CheckpointError(
@@ -811,23 +827,30 @@ def _zip_prefix(names: Sequence[str], where: str) -> str:
     return prefixes[0]
 
 
-def _zip_members(entries: Sequence[zipfile.ZipInfo], where: str) -> dict[str, zipfile.ZipInfo]:
-    """Name to entry, each stored plainly under a name of its own."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for entry in entries:
+def _zip_members(entries: Sequence[zipfile.ZipInfo], stop: int, where: str) -> dict[str, _Member]:
+    """Name to member, each stored plainly under a name of its own and in a place of its own; `stop` ends the last."""
+    members: dict[str, _Member] = {}
+    for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
         fault = "occurs twice" if entry.filename in members else _member_fault(entry)
+        if fault is None and entry.header_offset + _LOCAL_HEADER + entry.file_size > stop:
+            fault = "overlaps what follows it"
         if fault:
             raise CheckpointError(
                 f"{where}: archive member {_show(entry.filename)} {fault}, which torch.save never writes; {_RESAVE}"
             )
-        members[entry.filename] = entry
+        members[entry.filename] = _Member(entry, stop)
+        stop = entry.header_offset
     return members
+
+
+_LOCAL_HEADER = 30  # bytes before a member's name
+_UNREADABLE = 0x2061  # flags: encrypted, patched, strongly encrypted, masked
 
 
 def _member_fault(entry: zipfile.ZipInfo) -> str | None:
     name = entry.filename
-    if entry.flag_bits & 0x1:
-        return "is encrypted"
+    if entry.flag_bits & _UNREADABLE:
+        return "is encrypted or patched"
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
         return "is compressed"
     if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
@@ -835,7 +858,7 @@ def _member_fault(entry: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _zip_byte_order(file: io.BufferedReader, member: zipfile.ZipInfo | None, where: str) -> str:
+def _zip_byte_order(file: io.BufferedReader, member: _Member | None, where: str) -> str:
     """'<' or '>'; releases before 2.1 say nothing and mean little-endian."""
     text = b"little" if member is None else _read_extent(file, _member_extent(file, member, where), where).tobytes()
     order = {b"little": "<", b"big": ">"}.get(text)
@@ -844,13 +867,22 @@ def _zip_byte_order(file: io.BufferedReader, member: zipfile.ZipInfo | None, whe
     return order
 
 
-def _member_extent(file: io.BufferedReader, entry: zipfile.ZipInfo, where: str) -> _Extent:
+def _member_extent(file: io.BufferedReader, member: _Member, where: str) -> _Extent:
     """Where a stored member's bytes lie: behind its local header, whose length the directory does not tell."""
-    header = _read_bytes(file, entry.header_offset, 30, where).tobytes()
+    entry = member.entry
+    header = _read_bytes(file, entry.header_offset, _LOCAL_HEADER, where).tobytes()
     if header[:4] != b"PK\x03\x04":
         raise CheckpointError(f"{where}: damaged: no archive member at byte {entry.header_offset}; {_FETCH_AGAIN}")
+    flags, method = struct.unpack("<HH", header[6:10])
     name_size, extra_size = struct.unpack("<HH", header[26:])
-    return _Extent(entry.header_offset + 30 + name_size + extra_size, entry.file_size, entry.CRC or None)
+    begin = entry.header_offset + _LOCAL_HEADER + name_size + extra_size
+    name = _read_bytes(file, entry.header_offset + _LOCAL_HEADER, name_size, where).tobytes()
+    same_name = name.decode("utf-8" if entry.flag_bits & 0x800 else "cp437", "replace") == entry.orig_filename
+    if not same_name or method != zipfile.ZIP_STORED or flags & _UNREADABLE or begin + entry.file_size > member.stop:
+        raise CheckpointError(
+            f"{where}: archive member {_show(entry.filename)} is not what the archive's directory says; {_FETCH_AGAIN}"
+        )
+    return _Extent(begin, entry.file_size, entry.CRC or None)
 
 
 def _read_extent(file: io.BufferedReader, extent: _Extent, where: str) -> NDArray[np.uint8]:
@@ -884,12 +916,11 @@ def _legacy_pickles(file: io.BufferedReader, where: str) -> tuple[object, dict[s
     """Five pickles (magic number, version, system, object, storage keys), then the storages in the keys' order."""
     file.seek(0)
     stream = io.BytesIO(file.read(_MAX_PICKLE))
-    magic, version, _system = (_InertPickle(stream, where).run() for _ in range(3))
+    machine = _InertPickle(stream, where)
+    magic, version, _system = (machine.run() for _ in range(3))
     if magic != _MAGIC_NUMBER or version != 1001:
         raise CheckpointError(f"{where}: legacy format version {_show(version)}, expected 1001; {_RESAVE}")
-    machine = _InertPickle(stream, where)
-    content = machine.run()
-    keys = _InertPickle(stream, where).run()
+    content, keys = machine.run(), machine.run()
     return content, _legacy_extents(file, keys, stream.tell(), machine.storages, where)
 
 

@@ -46,7 +46,7 @@ from bitvit.fold import (
     pool_adjacent,
     shift_taps,
 )
-from bitvit.modelfile import expected_tensors, save_model_file
+from bitvit.modelfile import MAX_VALUE, expected_tensors, save_model_file
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_ZERO_SHARE = 1e-5  # of the binary weights; trained ones have about 1e-10 (SPEC 8.2)
@@ -197,10 +197,11 @@ class _Packer:
     def put(self, name: str, value: Floats) -> None:
         with np.errstate(over="ignore"):
             folded = value.astype(np.float32)
-        if not np.isfinite(folded).all():
+        if not (np.abs(folded) <= MAX_VALUE).all():  # false for NaN
             raise CheckpointError(
-                f"{self.where}: folding '{name}' gives NaN or infinity; a norm's running_var is negative or a"
-                " parameter is far out of range. Check the checkpoint's training log for divergence"
+                f"{self.where}: folding '{name}' gives NaN, infinity or numbers beyond {MAX_VALUE:.0e}; a norm's"
+                " running_var is negative or a parameter is far out of range. Check the checkpoint's training log for"
+                " divergence"
             )
         self.out[name] = folded
 

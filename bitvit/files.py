@@ -11,10 +11,21 @@ from bitvit.errors import BitvitError
 __all__ = ["make_folder", "write_file"]
 
 
-def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]) -> None:
-    """Write a file, which appears under its name when it is complete. Raises BitvitError if it cannot be written."""
-    target = Path(path).resolve()  # of a link, the file it points to
-    place = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+def write_file(
+    path: str | os.PathLike[str], write: Callable[[BinaryIO], object], error: type[BitvitError] = BitvitError
+) -> None:
+    """Write a file, which appears under its name when it is complete; of a link, the file that it points to.
+
+    Raises `error` if it cannot be written, or if the name is that of a folder or a device.
+    """
+    try:
+        target = Path(path).resolve()
+        ordinary = target.is_file() or not target.exists()
+        place = target.with_name(f".bitvit.{secrets.token_hex(8)}")
+    except (OSError, ValueError) as problem:  # a name that is none
+        raise _refusal(path, problem, error) from None
+    if not ordinary:
+        raise error(f"{path}: is not an ordinary file, and would be replaced; name another output file")
     try:
         try:
             with place.open("xb") as file:
@@ -23,10 +34,14 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]) 
         finally:
             place.unlink(missing_ok=True)
     except OSError as problem:
-        raise BitvitError(
-            f"{path}: cannot be written: {problem.strerror or problem}; choose an existing folder that you may write "
-            "to, on a disk with space"
-        ) from None
+        raise _refusal(path, problem, error) from None
+
+
+def _refusal(path: object, problem: Exception, error: type[BitvitError]) -> BitvitError:
+    reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
+    return error(
+        f"{path}: cannot be written: {reason}; choose an existing folder that you may write to, on a disk with space"
+    )
 
 
 def make_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitvit.config import Config
+from bitvit.errors import ModelFileError
 from bitvit.kernels.catalog import SCHEDULING, Function
 from bitvit.layers import (
     MLP,
@@ -26,6 +27,8 @@ from bitvit.modelfile import ModelFile, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
 from bitvit.runtime import Runner
+
+MAX_WORKING_BYTES = 1 << 30  # for one picture on one thread; BHViT-small takes 3 MB
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,24 @@ def _read_stage(config: Config, tensors: Tensors, s: int) -> Stage:
 
 
 class BHViT:
-    """A packed model, ready to run. Thread-safe: any number of Python threads may call one model."""
+    """A packed model, ready to run. Thread-safe: any number of Python threads may call one model.
+
+    Raises ModelFileError for a network that would need more than MAX_WORKING_BYTES: attention grows with the square of
+    the tokens, so a small file can ask for any amount.
+    """
 
     def __init__(self, file: ModelFile, *, threads: int | None = None) -> None:
         self.config: Config = file.config
         self.preprocessing: Preprocessing = file.preprocessing
         self.labels: tuple[str, ...] | None = file.labels
-        self.runner = Runner(Network.read(file.config, file.tensors).program(), threads)
+        program = Network.read(file.config, file.tensors).program()
+        if program.working_bytes > MAX_WORKING_BYTES:
+            raise ModelFileError(
+                f"{file.path}: needs {program.working_bytes / 2**30:.1f} GB of memory for one picture (image_size "
+                f"{file.config.image_size}, window_size {file.config.window_size}), expected at most "
+                f"{MAX_WORKING_BYTES / 2**30:.0f} GB; train with smaller pictures or another window"
+            )
+        self.runner = Runner(program, threads)
 
     @property
     def threads(self) -> int:

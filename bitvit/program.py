@@ -89,6 +89,11 @@ class Program:
     output: Region
     outputs: int
 
+    @property
+    def working_bytes(self) -> int:
+        """What one thread needs beside the constants, for one picture."""
+        return 4 * (self.state_size + self.scratch_size)
+
 
 def aligned_zeros(units: int) -> NDArray[np.uint32]:
     """uint32 zeros on a 64-byte boundary, which NumPy does not promise."""

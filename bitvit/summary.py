@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from bitvit.checkpoint import read_checkpoint
 from bitvit.config import Config, check_state, infer_config, is_optional
 from bitvit.convert import read_config
 from bitvit.modelfile import METADATA_KEY, load_model_file
 from bitvit.preprocess import Preprocessing
+from bitvit.tensorfile import FormatError, read_header
 
 __all__ = ["Row", "Summary", "summarize"]
 
@@ -58,6 +58,7 @@ class Summary:
     labels: tuple[str, ...] | None
     sha256: str  # of the checkpoint's bytes
     version: str | None  # of the bitvit that wrote a packed model
+    checksum: str | None  # of a packed model: its bytes give it; None: it carries none
     bytes: int  # size of the file
     rows: tuple[Row, ...]
 
@@ -97,12 +98,12 @@ def summarize(
 
 def _is_packed(path: Path) -> bool:
     """Whether the file is a .safetensors with bitvit's metadata."""
-    if not path.is_file():
-        return False
     try:
-        with safe_open(path, framework="numpy") as file:
-            return METADATA_KEY in (file.metadata() or {})
-    except (SafetensorError, OSError):
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return METADATA_KEY in read_header(file, path.stat().st_size).metadata
+    except (FormatError, OSError):
         return False
 
 
@@ -118,6 +119,7 @@ def _summarize_packed(path: Path) -> Summary:
         labels=model.labels,
         sha256=model.source_sha256,
         version=model.version,
+        checksum=model.checksum,
         bytes=size,
         rows=(*rows, _rest("(header)", size, rows)),
     )
@@ -138,6 +140,7 @@ def _summarize_checkpoint(path: Path, config_json: str | os.PathLike[str] | Mapp
         labels=None,
         sha256=checkpoint.sha256,
         version=None,
+        checksum=None,
         bytes=size,
         rows=(*rows, _rest("(container, training state)", size, rows)),
     )

@@ -1,6 +1,7 @@
 """Fixtures: golden cases converted once a session."""
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from safetensors.numpy import save_file
 
 import bitvit
 from bitvit import cache, loader
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+
+from fuzz.seeds import CONFIGS, write_packed
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +33,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest of packed models, with labels; its weights are random."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    write_packed(path, CONFIGS[0])
+    return path
 
 
 _engines: list[object] = []  # never freed: a helper thread may be late in code of theirs

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -432,6 +433,28 @@ def test_inspect_shows_labels(model: Path, checkpoint: Path, config: Path, tmp_p
     assert f"class 0, class 1, class 2, class 3, ... ({count})" in run("inspect", out)[0]
 
 
+def test_inspect_check(model: Path, checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    """Unchanged, changed, without a checksum, and a file that has none."""
+    out, _ = run("inspect", model, "--check")
+    checksum = load_model_file(model).checksum
+    assert out == f"{model}: unchanged, its bytes give its checksum {checksum}\n"
+    assert f"checksum            {checksum}" in run("inspect", model)[0]
+    assert json.loads(run("inspect", model, "-f", "json")[0])["checksum"] == checksum
+    changed = tmp_path / "changed.safetensors"
+    data = bytearray(model.read_bytes())
+    data[-100] ^= 4
+    changed.write_bytes(data)
+    for options in (["--check"], []):
+        _, error = run("inspect", changed, *options, code=1)
+        assert f"{changed}: changed since it was written" in error
+    old = ROOT / "weights" / "bhvit-digits.safetensors"
+    if load_model_file(old).checksum is None:
+        assert "checksum            none" in run("inspect", old)[0]
+        assert "carries no checksum" in run("inspect", old, "--check", code=1)[1]
+    _, error = run("inspect", checkpoint, "--config", config, "--check", code=1)
+    assert "a checkpoint carries no checksum" in error
+
+
 def test_inspect_missing_file() -> None:
     assert run("inspect", "no.pth", code=1)[1] == "Error: no.pth: no such file; check the path\n"
 
@@ -568,6 +591,19 @@ def test_reader_that_goes_away(model: Path, pictures: Path) -> None:
         process.stdout.close()
         assert process.wait(timeout=60) == 141
         assert process.stderr.read() == b""
+
+
+def test_pictures_that_pillow_warns_of(model: Path, pictures: Path) -> None:
+    """One error a picture, and nothing of Pillow's."""
+    header = (pictures / "a.png").read_bytes()
+    large = pictures / "large.png"
+    large.write_bytes(header[:16] + (9460).to_bytes(4, "big") * 2 + header[24:])
+    data = large.read_bytes()
+    large.write_bytes(data[:29] + zlib.crc32(data[12:29]).to_bytes(4, "big") + data[33:])
+    result = shell("classify", model, large)
+    assert result.returncode == 3
+    assert b"more than 89478485 pixels; scale the picture down" in result.stderr
+    assert b"Warning" not in result.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -1,5 +1,6 @@
 """The packed model file: round trips, equal bytes for equal inputs, and an error for every way to be damaged."""
 
+import hashlib
 import json
 import os
 import stat
@@ -22,7 +23,15 @@ from bitvit import bits
 from bitvit.config import Config
 from bitvit.errors import ModelFileError
 from bitvit.model import BHViT
-from bitvit.modelfile import FORMAT_VERSION, METADATA_KEY, ModelFile, expected_tensors, load_model_file, save_model_file
+from bitvit.modelfile import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    ModelFile,
+    expected_tensors,
+    load_model_file,
+    save_model_file,
+    seal,
+)
 
 Packed = Callable[[str], Path]
 Header = dict[str, Any]
@@ -55,9 +64,11 @@ def split(path: Path) -> tuple[Header, bytes]:
 
 
 def join(path: Path, header: Header, data: bytes) -> Path:
+    """The file, with a checksum that fits if it carries one."""
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    whole = struct.pack("<Q", len(text)) + text + data
+    path.write_bytes(seal(whole) if b"checksum" in text else whole)
     return path
 
 
@@ -173,7 +184,7 @@ def test_metadata_is_one_readable_json_object(packed: Packed) -> None:
     assert header["__metadata__"].keys() == {METADATA_KEY}
     text = header["__metadata__"][METADATA_KEY]
     fields = json.loads(text)
-    assert fields.keys() == {"format", "config", "preprocessing", "labels", "source_sha256", "version"}
+    assert fields.keys() == {"checksum", "format", "config", "preprocessing", "labels", "source_sha256", "version"}
     assert fields["format"] == FORMAT_VERSION
     assert Config.from_dict(fields["config"]) == load_model_file(packed(MICRO)).config
     assert text == json.dumps(fields, sort_keys=True, ensure_ascii=False)
@@ -248,7 +259,7 @@ def test_a_missing_metadata_field(name: str, packed: Packed, tmp_path: Path) -> 
     fields = json.loads(header["__metadata__"][METADATA_KEY])
     del fields[name]
     path = with_metadata(packed(MICRO), tmp_path / "m", json.dumps(fields))
-    assert_refused(path, f"broken metadata ('{name}')", AGAIN)
+    assert_refused(path, f"broken metadata (missing ['{name}'], unknown [])", AGAIN)
 
 
 @pytest.mark.parametrize("name", ["config", "preprocessing"])
@@ -306,11 +317,13 @@ def test_missing_and_unexpected_tensors(packed: Packed, tmp_path: Path) -> None:
     assert_refused(path, "0 tensors missing [], 1 unexpected ['stem.spare']", AGAIN)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.uint64])
-def test_a_tensor_of_another_dtype(dtype: Any, packed: Packed, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(np.float64, "F64"), (np.float16, "F16"), (np.int32, "I32"), (np.uint64, "U64")]
+)
+def test_a_tensor_of_another_dtype(dtype: Any, name: str, packed: Packed, tmp_path: Path) -> None:
     model = load_model_file(packed(MICRO))
     path = save_again(tmp_path / "m", model, tensors={**model.tensors, "stem.bias": np.zeros(8, dtype)})
-    assert_refused(path, f"'stem.bias' is {np.dtype(dtype)} (8,), expected float32 (8,)", AGAIN)
+    assert_refused(path, f"'stem.bias' is {name} (8,), expected F32 (8,)", AGAIN)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2"])
@@ -319,7 +332,7 @@ def test_a_tensor_of_a_dtype_that_numpy_does_not_know(dtype: str, packed: Packed
     entry = header["stem.bias"]
     size = entry["data_offsets"][1] - entry["data_offsets"][0]
     header["stem.bias"] = {**entry, "dtype": dtype, "shape": [size // 2 if dtype == "BF16" else size]}
-    assert_refused(join(tmp_path / "m", header, data))
+    assert_refused(join(tmp_path / "m", header, data), f"'stem.bias' is {dtype}", AGAIN)
 
 
 def test_planes_of_another_dtype(packed: Packed, tmp_path: Path) -> None:
@@ -327,14 +340,14 @@ def test_planes_of_another_dtype(packed: Packed, tmp_path: Path) -> None:
     name = "stages.0.blocks.0.mlp.fc1.bits"
     planes = model.tensors[name]
     path = save_again(tmp_path / "m", model, tensors={**model.tensors, name: planes.view(np.uint8)})
-    assert_refused(path, f"'{name}' is uint8 (32, 8), expected uint64 (32, 1)", AGAIN)
+    assert_refused(path, f"'{name}' is U8 (32, 8), expected U64 (32, 1)", AGAIN)
 
 
 @pytest.mark.parametrize("shape", [(7,), (9,), (8, 1), (1, 8), (0,)])
 def test_a_tensor_of_another_shape(shape: tuple[int, ...], packed: Packed, tmp_path: Path) -> None:
     model = load_model_file(packed(MICRO))
     path = save_again(tmp_path / "m", model, tensors={**model.tensors, "stem.bias": np.zeros(shape, np.float32)})
-    assert_refused(path, f"'stem.bias' is float32 {shape}, expected float32 (8,)", AGAIN)
+    assert_refused(path, f"'stem.bias' is F32 {shape}, expected F32 (8,)", AGAIN)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -345,6 +358,103 @@ def test_numbers_that_are_not_finite(value: float, packed: Packed, tmp_path: Pat
         tensor.reshape(-1)[-1] = value
         path = save_again(tmp_path / "m", model, tensors={**model.tensors, name: tensor})
         assert_refused(path, f"'{name}' holds NaN or infinity", AGAIN)
+
+
+@pytest.mark.parametrize("value", [1.1e12, -3e38])
+def test_numbers_far_out_of_range(value: float, packed: Packed, tmp_path: Path) -> None:
+    """Kernels multiply them: what is finite here would be none there."""
+    model = load_model_file(packed(MICRO))
+    tensor = model.tensors["head.bias"].copy()
+    tensor[1] = value
+    path = save_again(tmp_path / "m", model, tensors={**model.tensors, "head.bias": tensor})
+    assert_refused(path, "'head.bias' holds numbers beyond 1e+12", AGAIN)
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes")
+    os.mkfifo(tmp_path / "pipe")
+    assert_refused(tmp_path / "pipe", "is not a regular file")
+
+
+def test_a_file_larger_than_any_model(packed: Packed, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(packed(MICRO).read_bytes())
+    os.truncate(path, 1 << 33)
+    assert_refused(path, f"{1 << 33} bytes, expected a packed model of at most {1 << 30}")
+
+
+# ----------------------------------------------------------------------------------------------------------- checksum
+
+
+def test_the_checksum_is_that_of_the_file_with_zeros_in_its_place(packed: Packed) -> None:
+    """As the README says it, worked out without bitvit."""
+    data = packed(MICRO).read_bytes()
+    checksum = load_model_file(packed(MICRO)).checksum
+    assert checksum is not None
+    assert data.count(checksum.encode()) == 1
+    assert hashlib.sha256(data.replace(checksum.encode(), b"0" * 64)).hexdigest() == checksum
+
+
+def test_any_flipped_bit_is_named(tiny: Path, tmp_path: Path) -> None:
+    """One bit in seven of the metadata, and one in many of all else. (Once all of them were tried.)"""
+    data = tiny.read_bytes()
+    (size,) = struct.unpack_from("<Q", data)
+    metadata = data.index(b"__metadata__")
+    end = data.index(b"}", data.index(b"version", metadata)) + 150
+    places = [*range(8 * metadata, 8 * end, 7), *range(64), *range(8 * (8 + size), 8 * len(data), 1997)]
+    assert len(places) > 1_100
+    path = tmp_path / "m"
+    for place in places:
+        changed = bytearray(data)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(ModelFileError) as caught:
+            load_model_file(path)
+        assert str(caught.value).startswith(f"{path}: "), place
+
+
+def test_a_changed_file_is_told_from_a_damaged_one(packed: Packed, tmp_path: Path) -> None:
+    """A label, a mean and a weight: all would load."""
+    data = packed(MICRO).read_bytes()
+    for old, new in ((b"0.485", b"0.486"), (data[-40:], data[-40:-1] + bytes([data[-1] ^ 1]))):
+        assert old in data
+        (tmp_path / "m").write_bytes(data.replace(old, new))
+        assert_refused(tmp_path / "m", "changed since it was written", "copy or download it again", AGAIN)
+        (tmp_path / "m").write_bytes(seal(data.replace(old, new)))
+        assert load_model_file(tmp_path / "m").checksum != load_model_file(packed(MICRO)).checksum
+
+
+def test_a_file_without_a_checksum_is_read(packed: Packed, tmp_path: Path) -> None:
+    """As bitvit wrote them before it had one."""
+    header, _ = split(packed(MICRO))
+    fields = json.loads(header["__metadata__"][METADATA_KEY])
+    del fields["checksum"]
+    path = with_metadata(packed(MICRO), tmp_path / "m", json.dumps(fields))
+    assert load_model_file(path).checksum is None
+
+
+@pytest.mark.parametrize("checksum", [None, "", "0" * 63, 5, "G" * 64, "\\u0030" * 64])
+def test_a_checksum_that_is_none(checksum: object, packed: Packed, tmp_path: Path) -> None:
+    header, data = split(packed(MICRO))
+    fields = json.loads(header["__metadata__"][METADATA_KEY]) | {"checksum": checksum}
+    header["__metadata__"] = {METADATA_KEY: json.dumps(fields)}
+    text = json.dumps(header).encode()
+    (tmp_path / "m").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    assert_refused(tmp_path / "m", "broken metadata (the checksum is not as bitvit writes it)", AGAIN)
+
+
+def test_a_label_may_look_like_a_checksum(packed: Packed, tmp_path: Path) -> None:
+    model = load_model_file(packed(MICRO))
+    decoys = tuple(f'"checksum": "{k:064d}"' for k in range(10))
+    path = save_again(tmp_path / "m", model, labels=decoys)
+    assert load_model_file(path).labels == decoys
+
+
+def test_unknown_metadata_is_refused(packed: Packed, tmp_path: Path) -> None:
+    """Else a flipped bit in its name would take the checksum away unnoticed."""
+    path = with_fields(packed(MICRO), tmp_path / "m", checksun="x")
+    assert_refused(path, "broken metadata (missing [], unknown ['checksun'])", AGAIN)
 
 
 # ------------------------------------------------------------------------------------------------------- flipped bits
@@ -377,7 +487,7 @@ def test_any_flipped_tail_bit_is_refused(name: str, packed: Packed, tmp_path: Pa
 
 
 def test_any_flipped_weight_changes_the_answer(packed: Packed, tmp_path: Path) -> None:
-    """One bit in each of the planes: the file still loads, but gives other logits."""
+    """One bit in each of the planes, and a checksum to go with it: the file loads, but gives other logits."""
     case = load_case("micro96_binary")
     model = load_model_file(packed("micro96_binary"))
     specs = expected_tensors(model.config)
@@ -398,14 +508,16 @@ def listing(folder: Path) -> list[str]:
 
 def test_saving_into_a_folder_that_does_not_exist(packed: Packed, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "m.safetensors"
-    with pytest.raises(ModelFileError, match=r"cannot write here .*choose an existing folder that you may write to"):
+    with pytest.raises(
+        ModelFileError, match=r"cannot be written: No such file .*choose an existing folder that you may write to"
+    ):
         save_again(path, load_model_file(packed(MICRO)))
     assert listing(tmp_path) == []
 
 
 def test_saving_below_a_file(packed: Packed, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(ModelFileError, match="cannot write here"):
+    with pytest.raises(ModelFileError, match="cannot be written: "):
         save_again(tmp_path / "file" / "m.safetensors", load_model_file(packed(MICRO)))
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -415,7 +527,7 @@ def test_saving_into_a_folder_without_permission(packed: Packed, tmp_path: Path)
     model = load_model_file(packed(MICRO))
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(ModelFileError, match="cannot write here"):
+        with pytest.raises(ModelFileError, match="cannot be written: "):
             save_again(tmp_path / "m.safetensors", model)
     finally:
         tmp_path.chmod(0o700)
@@ -434,19 +546,20 @@ def test_a_name_too_long_to_save(packed: Packed, tmp_path: Path) -> None:
         save_again(tmp_path / ("x" * 300), load_model_file(packed(MICRO)))
 
 
-@pytest.mark.parametrize("step", ["chmod", "replace"])
+@pytest.mark.parametrize("step", ["open", "replace"])
 def test_a_failure_while_writing_leaves_the_old_file(
     step: str, packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, target = load_model_file(packed(MICRO)), tmp_path / "m.safetensors"
     target.write_text("old")
 
-    def fail(*_: object) -> NoReturn:
+    def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, step, fail)
-    with pytest.raises(ModelFileError, match=r"could not be written \(No space left on device\); nothing was changed"):
+    with pytest.raises(ModelFileError, match="cannot be written: No space left on device"):
         save_again(target, model)
+    monkeypatch.undo()
     assert listing(tmp_path) == ["m.safetensors"]
     assert target.read_text() == "old"
 

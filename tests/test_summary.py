@@ -16,6 +16,7 @@ from bitvit import reference
 from bitvit.config import Config
 from bitvit.convert import convert
 from bitvit.errors import CheckpointError, ConfigError, ModelFileError
+from bitvit.modelfile import seal
 from bitvit.summary import Summary, summarize
 from bitvit.summary import _layers as layers_of
 
@@ -180,6 +181,6 @@ def test_config_of_another_training(packed: Packed) -> None:
 def test_damaged_packed_model(packed: Packed, tmp_path: Path) -> None:
     data = packed("micro96_somefp").read_bytes()
     damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(data.replace(b"image_size", b"image_side", 1))
+    damaged.write_bytes(seal(data.replace(b"image_size", b"image_side", 1)))
     with pytest.raises(ModelFileError, match=r"damaged\.safetensors: broken metadata"):
         summarize(damaged)

@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -90,6 +91,7 @@ def _options(
 
 def main() -> None:
     """The console script."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of pictures that are refused, or of what is beside the pixels
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")

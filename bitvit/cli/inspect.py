@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitvit.cli.console import printable, stdout_console
+from bitvit.errors import BitvitError
 
 if TYPE_CHECKING:
     from bitvit.summary import Row, Summary
@@ -28,20 +29,40 @@ def inspect(
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if a checkpoint needs it.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.table,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether a packed model is as it was written; show nothing else.")
+    ] = False,
 ) -> None:
     """Show configuration and layers: parameters, multiply-accumulates (MACs) for one picture, bytes.
 
     Counted are convolutions, linear layers and the two products of attention; element-wise work is not.
     OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.
+
+    A packed model whose bytes do not give its checksum is refused. --check also fails if it carries no checksum, as
+    those of bitvit's first releases.
     """
     from bitvit.summary import summarize
 
     summary = summarize(path, config)
-    if form is Format.json:
+    if check:
+        print(f"{printable(str(path))}: unchanged, its bytes give its checksum {_checked(summary)}")
+    elif form is Format.json:
         print(json.dumps(_as_json(summary), indent=2))
     else:
         _print_facts(summary)
         _print_layers(summary)
+
+
+def _checked(summary: "Summary") -> str:
+    """The checksum, which loading has compared."""
+    if not summary.packed:
+        raise BitvitError(f"{summary.path}: --check: a checkpoint carries no checksum; only packed models do")
+    if summary.checksum is None:
+        raise BitvitError(
+            f"{summary.path}: --check: carries no checksum, so nobody can tell whether it has changed; convert the "
+            "checkpoint again to get one"
+        )
+    return summary.checksum
 
 
 def _as_json(summary: "Summary") -> dict[str, object]:
@@ -51,6 +72,7 @@ def _as_json(summary: "Summary") -> dict[str, object]:
         "kind": "packed model" if summary.packed else "checkpoint",
         "version": summary.version,
         "sha256": summary.sha256,
+        "checksum": summary.checksum,
         "config": summary.config.to_dict(),
         "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
         "labels": None if summary.labels is None else list(summary.labels),
@@ -62,7 +84,10 @@ def _as_json(summary: "Summary") -> dict[str, object]:
 def _print_facts(summary: "Summary") -> None:
     kind = f"packed model, bitvit {summary.version}" if summary.packed else "training checkpoint"
     print(f"{printable(str(summary.path))}: {printable(kind)}")
-    facts: dict[str, object] = {"checkpoint sha256": summary.sha256, **summary.config.to_dict()}
+    facts: dict[str, object] = {"checkpoint sha256": summary.sha256}
+    if summary.packed:
+        facts["checksum"] = summary.checksum or "none"
+    facts |= summary.config.to_dict()
     if summary.preprocessing is not None:
         facts |= {name: value for name, value in summary.preprocessing.to_dict().items() if name != "image_size"}
     if summary.labels is not None:

@@ -1,0 +1,153 @@
+"""Small valid files to begin with, and the networks in them."""
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.config import Config, expected_shapes
+from bitvit.modelfile import expected_tensors, save_model_file
+from bitvit.preprocess import Preprocessing
+
+from .pickles import Raw, call, glob, namespace, pickled, storage, tensor
+
+State = dict[str, NDArray[Any]]
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+def _config(**changes: Any) -> Config:
+    fields: dict[str, Any] = {
+        "image_size": 32,
+        "window_size": 1,
+        "depths": (1, 1, 1, 1),
+        "hidden_sizes": (4, 4, 4, 8),
+        "intermediate_sizes": (4, 8, 4, 8),
+        "num_heads": (1, 1, 1, 2),
+        "num_classes": 3,
+        "norm": "batch",
+        "downsampling": "float",
+        "quantizer": "levels",
+        "layer_scale": True,
+        "shift3": True,
+        "shift5": True,
+    }
+    return Config(**{**fields, **changes})
+
+
+CONFIGS = (
+    _config(),
+    _config(norm="layer", downsampling="binary", quantizer="gsb", layer_scale=False, shift5=False),
+    _config(image_size=48, num_classes=0, shift3=False, quantizer="gsb"),
+)
+
+
+def _random(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    return rng.uniform(0.1, 1.0, shape).astype(np.float32)
+
+
+@functools.cache
+def checkpoint_state(config: Config) -> State:
+    """A checkpoint of random weights."""
+    rng = np.random.default_rng(0)
+    state = {name: _random(shape, rng) for name, shape in expected_shapes(config).items()}
+    return {name: v - np.float32(0.5) if name.endswith("proj.weight") else v for name, v in state.items()}
+
+
+def packed_tensors(config: Config) -> State:
+    """The tensors of a packed model, random too."""
+    rng = np.random.default_rng(0)
+    tensors: State = {}
+    for name, spec in expected_tensors(config).items():
+        if spec.features:
+            used = rng.random((spec.shape[0], 64 * spec.shape[1])) < 0.5
+            used[:, spec.features :] = False
+            tensors[name] = np.packbits(used, axis=1, bitorder="little").view(np.uint64)
+        else:
+            tensors[name] = _random(spec.shape, rng)
+    return tensors
+
+
+def write_packed(path: Path, config: Config) -> None:
+    """A packed model of random weights, with labels if it has classes."""
+    save_model_file(
+        path,
+        packed_tensors(config),
+        config=config,
+        preprocessing=Preprocessing.for_image_size(config.image_size),
+        labels=tuple(f"label {k}" for k in range(config.num_classes)) or None,
+        source_sha256="0" * 64,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- .pth
+
+
+@dataclass(frozen=True)
+class PthSeed:
+    """A pickle and the storages that it speaks of."""
+
+    code: bytes
+    storages: dict[str, bytes] = field(default_factory=dict)
+    legacy: bool = False
+    weight: float = 1.0  # how often it is taken
+
+
+_FIVE = np.arange(5, dtype=np.float32).tobytes()
+_SIX = np.arange(6, dtype=np.float32).tobytes()
+_STORAGES = {"0": _FIVE, "1": _SIX}
+
+
+def _training_script() -> bytes:
+    """All that a training checkpoint holds, in small."""
+    hooks = call("collections", "OrderedDict")
+    weights = {"module.w": tensor("0", (5,)), "module.v": tensor("1", (2, 3))}
+    dtype = call("numpy", "dtype", "f8", False, True)
+    rest: dict[str, object] = {
+        "path": call("pathlib", "PosixPath", "/", "data"),
+        "dtype": glob("torch", "bfloat16"),
+        "device": call("torch", "device", "cuda", 0),
+        "scalar": call("numpy._core.multiarray", "scalar", dtype, call("_codecs", "encode", "\xff", "latin1")),
+        "betas": (0.9, 0.999),
+        "none": None,
+        "set": call("builtins", "set", [1, 2]),
+    }
+    return pickled(
+        {
+            "model": weights,
+            "model_ema": {"w": tensor("0", (5,)), "v": tensor("1", (3, 2), (1, 3), count=6)},
+            "optimizer": {"state": {0: {"step": 3, "exp_avg": tensor("0", (4,), (1,), 1, count=5)}}},
+            "args": namespace(**rest),
+            "epoch": 7,
+            "parameter": call("torch._utils", "_rebuild_parameter", tensor("0", (5,)), True, hooks),
+        }
+    )
+
+
+def _untyped() -> bytes:
+    hooks = call("collections", "OrderedDict")
+    base = storage("1", 24, "UntypedStorage")
+    args = (base, 1, (2,), (1,), False, hooks, glob("torch", "uint16"))
+    return pickled({"w": call("torch._utils", "_rebuild_tensor_v3", *args)})
+
+
+def _network(config: Config) -> PthSeed:
+    """A whole BHViT."""
+    state = checkpoint_state(config)
+    keys = {name: str(k) for k, name in enumerate(state)}
+    code = pickled({"model": {name: Raw(tensor(keys[name], array.shape).code) for name, array in state.items()}})
+    return PthSeed(code, {keys[name]: array.tobytes() for name, array in state.items()}, weight=0.01)
+
+
+PTH_SEEDS = (
+    PthSeed(pickled({"w": tensor("0", (5,)), "v": tensor("1", (2, 3))}), _STORAGES),
+    PthSeed(_training_script(), _STORAGES),
+    PthSeed(_untyped(), _STORAGES),
+    PthSeed(pickled({"model": {"w": tensor("0", (5,)), "v": tensor("1", (6,))}}), _STORAGES, legacy=True),
+    PthSeed(_training_script(), _STORAGES, legacy=True),
+    *(_network(config) for config in CONFIGS),
+)

@@ -1,0 +1,246 @@
+"""Mutated .safetensors files, checkpoints and packed models: headers by field, text and byte; numbers in the data."""
+
+import contextlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from bitvit.modelfile import METADATA_KEY, seal
+
+from . import damage
+from .seeds import CONFIGS, State, checkpoint_state, write_packed
+
+Pairs = list[tuple[str, Any]]  # of a JSON object: a list, since keys may come twice
+
+
+@dataclass
+class TensorFile:
+    """A .safetensors in parts."""
+
+    pairs: Pairs
+    data: bytearray
+
+    @classmethod
+    def read(cls, raw: bytes) -> "TensorFile":
+        (size,) = struct.unpack_from("<Q", raw)
+        return cls(list(json.loads(raw[8 : 8 + size]).items()), bytearray(raw[8 + size :]))
+
+    def header(self) -> bytes:
+        return _object(self.pairs).encode("utf-8", "surrogatepass")
+
+
+def _object(pairs: Pairs) -> str:
+    return "{" + ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs) + "}"
+
+
+def assembled(header: bytes, data: bytes, size: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if size is None else size & (1 << 64) - 1) + header + data
+
+
+# ----------------------------------------------------------------------------------------------------------- the seeds
+
+
+def _small_states() -> list[State]:
+    five = np.arange(5, dtype=np.float32)
+    return [
+        {"w": five},
+        {"w": five, "v": np.arange(6, dtype=np.float16).reshape(2, 3), "n": np.array(3, np.int64)},
+        {"vit.encoder.layerA.0.w": five, "empty": np.zeros((0, 4), np.float32), "flag": np.ones(2, bool)},
+    ]
+
+
+class Seeds:
+    """Built once a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.small = [save(state) for state in _small_states()]
+        self.networks = [save(checkpoint_state(config)) for config in CONFIGS]
+        self.packed = []
+        for config in CONFIGS:
+            write_packed(folder / "seed", config)
+            self.packed.append((folder / "seed").read_bytes())
+
+
+# ------------------------------------------------------------------------------------------------------------- headers
+
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "", "f32", "X" * 200)
+_NAMES = ("w", "", "__metadata__", "a" * 3000, "\ud800", "\x1b[2J", "../../x", "head.bias", "vit.x", "\u0000")
+
+
+def _thing(rng: Random) -> Any:
+    """Any JSON value."""
+    return rng.choice(
+        (
+            None, True, False, 1.5, -1, float("nan"), float("inf"), 1e308, "x", "", "9" * 100, [], {}, [[]], [0, 1, 2],
+            {"a": 1}, [damage.number(rng)] * rng.randint(0, 3), damage.number(rng), ["a"], [1] * 70,
+        )
+    )  # fmt: skip
+
+
+def _edit_entry(rng: Random, entry: Any, size: int) -> Any:
+    """A tensor's dtype, shape and offsets, changed."""
+    if not isinstance(entry, dict) or rng.random() < 0.05:
+        return _thing(rng)
+    entry = {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
+    match rng.randrange(8):
+        case 0:
+            entry["dtype"] = rng.choice(_DTYPES)
+        case 1:
+            entry[rng.choice(("dtype", "shape", "data_offsets"))] = _thing(rng)
+        case 2:
+            entry.pop(rng.choice(("dtype", "shape", "data_offsets")), None)
+        case 3:
+            entry[rng.choice(("extra", "Shape", "strides"))] = _thing(rng)
+        case 4 | 5:
+            numbers = entry.get("data_offsets")
+            if isinstance(numbers, list) and numbers:
+                place = rng.randrange(len(numbers))
+                near = rng.choice((-8, -4, -1, 1, 4, 8)) + (numbers[place] if isinstance(numbers[place], int) else 0)
+                numbers[place] = rng.choice((near, damage.number(rng), size, rng.randrange(size + 1)))
+        case 6:
+            shape = entry.get("shape")
+            if isinstance(shape, list):
+                shape.insert(rng.randrange(len(shape) + 1), rng.choice((0, 1, 1, damage.number(rng))))
+        case _:
+            shape = entry.get("shape")
+            if isinstance(shape, list) and shape:
+                shape[rng.randrange(len(shape))] = damage.number(rng)
+    return entry
+
+
+def _edit_pairs(rng: Random, file: TensorFile) -> None:
+    pairs = file.pairs
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(pairs)) if pairs else 0
+        match rng.randrange(8):
+            case 0 if pairs:
+                del pairs[at]
+            case 1 if pairs:
+                pairs.insert(rng.randrange(len(pairs) + 1), pairs[at])
+            case 2 if pairs:
+                pairs[at] = (rng.choice((*_NAMES, rng.choice(pairs)[0])), pairs[at][1])
+            case 3:
+                pairs.insert(at, ("__metadata__", rng.choice(({"format": "pt"}, {"a": 1}, _thing(rng)))))
+            case 4 if len(pairs) > 1:
+                other = rng.randrange(len(pairs))
+                one, two = pairs[at], pairs[other]
+                pairs[at], pairs[other] = (one[0], two[1]), (two[0], one[1])
+            case _ if pairs:
+                pairs[at] = (pairs[at][0], _edit_entry(rng, pairs[at][1], len(file.data)))
+
+
+_TEXTS = (
+    b"[" * 3000, b'{"a":' * 3000, b"NaN", b"1e999", b"9" * 5000, b"\xff\xfe", b'"\\ud800"', b"\x00", b" " * 100,
+    b"}", b"{", b",", b'"w":', b"//", b"\\", b"-0", b'"__metadata__":{},', b"\xef\xbb\xbf",
+)  # fmt: skip
+
+
+def _edit_text(rng: Random, header: bytes) -> bytes:
+    if rng.random() < 0.5:
+        return damage.damage(rng, header)
+    at = rng.randrange(len(header) + 1)
+    return header[:at] + rng.choice(_TEXTS) + header[at + rng.choice((0, 0, 1, 5)) :]
+
+
+def _edit_data(rng: Random, data: bytearray) -> None:
+    """Numbers that are none, or far out of range; bits; a byte more or less."""
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data) // 4 + 1) * 4
+        match rng.randrange(4):
+            case 0 | 1:
+                data[at : at + 4] = struct.pack("<I", rng.choice(_FLOATS))
+            case 2 if data:
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            case _ if rng.random() < 0.1:
+                data[at:at] = bytes(rng.choice((1, 4, 8)))
+
+
+_FLOATS = (
+    0x7FC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x00000000, 0x80000000, 0x00000001, 0x00800000,
+    0x3F800000, 0xBF800000, 0x4B800000, 0x7FA00000, 0xFFFFFFFF,
+)  # fmt: skip
+
+
+def _finished(rng: Random, file: TensorFile, header: bytes) -> bytes:
+    size = None
+    if rng.random() < 0.03:
+        size = rng.choice((damage.number(rng), len(header) + rng.choice((-1, 1, 8)), len(header) + len(file.data)))
+    return assembled(header, bytes(file.data), size)
+
+
+def mutant(rng: Random, seeds: Seeds) -> bytes:
+    """A damaged or hostile .safetensors checkpoint."""
+    raw = rng.choice(seeds.networks) if rng.random() < 0.01 else rng.choice(seeds.small)
+    if rng.random() < 0.15:
+        return damage.damage(rng, raw)
+    file = TensorFile.read(raw)
+    ways = rng.choice((("pairs",), ("pairs",), ("text",), ("pairs", "text"), ("data",)))
+    if "pairs" in ways:
+        _edit_pairs(rng, file)
+    if "data" in ways:
+        _edit_data(rng, file.data)
+    header = file.header()
+    if "text" in ways:
+        header = _edit_text(rng, header)
+    return _finished(rng, file, header)
+
+
+# -------------------------------------------------------------------------------------------------------- packed models
+
+
+def _edit_fields(rng: Random, fields: dict[str, Any]) -> None:
+    """The metadata: a network that the tensors are not, pictures that cannot be, labels that are none."""
+    for _ in range(rng.randint(1, 2)):
+        part = rng.choice(("config", "config", "preprocessing", None))
+        inside = fields.get(part) if part else fields
+        if not isinstance(inside, dict) or not inside:
+            continue
+        key = rng.choice(list(inside))
+        value = inside[key]
+        match rng.randrange(6):
+            case 0:
+                inside[key] = _thing(rng)
+            case 1 if isinstance(value, list) and value:
+                value[rng.randrange(len(value))] = rng.choice((damage.number(rng), 4, 8, 1e-7, _thing(rng)))
+            case 1 | 2:
+                inside[key] = rng.choice((damage.number(rng), 1, 3, 33, 35, 48, 64, 65532))
+            case 3:
+                inside[key] = rng.choice(("batch", "layer", "float", "binary", "levels", "gsb", True, False))
+            case 4:
+                del inside[key]
+            case _:
+                inside[rng.choice(("surplus", *inside))] = value
+
+
+def mutant_of_packed(rng: Random, seeds: Seeds) -> bytes:
+    """A damaged or hostile packed model, most of them with a checksum that fits."""
+    raw = rng.choice(seeds.packed)
+    if rng.random() < 0.15:
+        return damage.damage(rng, raw)
+    file = TensorFile.read(raw)
+    ways = rng.choice((("fields",), ("fields",), ("pairs",), ("text",), ("data",), ("data",), ("fields", "data")))
+    if "fields" in ways:
+        fields = json.loads(dict(file.pairs)["__metadata__"][METADATA_KEY])
+        _edit_fields(rng, fields)
+        words = json.dumps(fields, sort_keys=True)
+        if rng.random() < 0.1:
+            words = _edit_text(rng, words.encode()).decode("utf-8", "replace")
+        file.pairs = [(k, {METADATA_KEY: words} if k == "__metadata__" else v) for k, v in file.pairs]
+    if "pairs" in ways:
+        _edit_pairs(rng, file)
+    if "data" in ways:
+        _edit_data(rng, file.data)
+    header = file.header()
+    if "text" in ways:
+        header = _edit_text(rng, header)
+    whole = _finished(rng, file, header)
+    if rng.random() < 0.95:
+        with contextlib.suppress(ValueError):  # no place for a checksum
+            return seal(whole)
+    return whole
