@@ -549,7 +549,8 @@ def test_every_row_of_the_ablation_differs_from_the_first() -> None:
 
 def test_ablation_table() -> None:
     rows = [{"top1": 80.0, "flips": 0.25}, {"top1": 81.0, "flips": 0.75}]
-    last = ablation.table({"everything": rows}).splitlines()[-1]
+    first, _, last = ablation.table({"everything": rows}, [3, 7]).splitlines()
+    assert first == "| variant | seed 3 | seed 7 | mean top-1 | flips at the end |"
     assert last == "| everything | 80.00 | 81.00 | 80.50 % | 50.00 % |"
 
 
