@@ -3,8 +3,8 @@
 Numba is imported only where something is compiled.
 """
 
-import functools
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,6 +18,10 @@ _log = logging.getLogger("bitvit")
 _lock = threading.RLock()
 _found: dict[str, bytes] = {}  # machine code that is not loaded yet
 _loaded: dict[str, int] = {}  # addresses
+_engines: list[Any] = []  # what owns the code behind them
+
+if hasattr(os, "register_at_fork"):  # a child must not find LLVM in the middle of something, with nobody to end it
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def addresses(functions: Sequence[Function]) -> list[int]:
@@ -64,19 +68,23 @@ def compile_all(functions: Sequence[Function]) -> Iterator[Function]:
         yield function
 
 
-@functools.cache
-def _engine() -> Any:
-    """What links object files into this process, for good."""
+def _load(names: Iterable[str]) -> None:
+    """Link object files into this process, for good.
+
+    Each time with an engine of its own: one that an exception stopped half-way has handed out no address, and goes.
+    """
+    new = list(names)
+    if not new:
+        return
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
-    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-
-
-def _load(names: Iterable[str]) -> None:
-    new = list(names)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     for name in new:
-        _engine().add_object_file(llvm.ObjectFileRef.from_data(_found.pop(name)))
-    if new:
-        _engine().finalize_object()
-    _loaded.update({name: _engine().get_function_address(name) for name in new})
+        engine.add_object_file(llvm.ObjectFileRef.from_data(_found[name]))
+    engine.finalize_object()
+    found = {name: engine.get_function_address(name) for name in new}
+    _engines.append(engine)
+    _loaded.update(found)
+    for name in new:
+        _found.pop(name, None)

@@ -5,6 +5,9 @@ Python's lock. No Numba threading layer is involved, so two callers, a fork or a
 deadlock it: a caller that finds the team busy works alone, a forked child starts helpers of its own. A helper that
 wakes up late finds the gate closed and goes back to sleep; nobody waits for it. Results do not depend on who computed
 what: every element is summed in one fixed order.
+
+An exception may come between any two lines, as Ctrl-C does in an interactive session. A call that it ends may leave the
+gate open and helpers inside, who read the caller's pixels; so whoever opens the gate sees to it that it is closed.
 """
 
 import contextlib
@@ -13,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 try:
@@ -99,8 +102,12 @@ class _Helper:
     def post(self, call: Call) -> None:
         """Hand over a job, unless the helper has not even woken up for the last one."""
         if self._idle:
-            self._idle = False
-            self._jobs.put(call)
+            try:
+                self._idle = False
+                self._jobs.put(call)
+            except BaseException:
+                self._idle = True  # perhaps it has no job to become idle after
+                raise
 
     def _serve(self) -> None:
         while True:
@@ -111,6 +118,20 @@ class _Helper:
 
 
 MOST_REST = 64  # calls
+
+
+class Turn:
+    """Leading a team, for as long as it lives: an exception that ends its call ends it too."""
+
+    _token: object = None
+
+    def __init__(self, free: list[object]) -> None:
+        self._free = free
+        self._token = free.pop()
+
+    def __del__(self) -> None:
+        if self._token is not None:
+            self._free.append(self._token)
 
 
 class Team:
@@ -128,36 +149,31 @@ class Team:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._free: list[object] = ["the lead"]  # empty while somebody has it
         self._helpers: list[_Helper] = []
+        self._narrowed: tuple[int, set[int]] | None = None  # a leader's thread, and its CPUs before
         self._crowded = self._resting = 0
         self._alone = 0.0  # seconds of an image without helpers, as far as it is known
 
-    @contextlib.contextmanager
-    def lead(self, images: int) -> Iterator[bool]:
-        """Become the leader for a call on so many images.
-
-        Yields False if another thread is, or the team rests: the caller had better work alone.
-        """
-        if self._pid != os.getpid():  # forked: the helpers stayed behind, and the lock may be held for ever
+    def take_turn(self) -> Turn | None:
+        """The lead; None if another thread has it: the caller had better work alone."""
+        if self._pid != os.getpid():  # forked: the helpers stayed behind, and another thread may lead for ever
             self._start()
-        lock = self._lock
-        if not lock.acquire(blocking=False):
-            yield False
-            return
-        if self._resting > 0:
-            self._resting -= 1
-            lock.release()
-            start = time.perf_counter()
-            yield False
-            self._alone = (time.perf_counter() - start) / max(1, images)
-            return
         try:
-            while len(self._helpers) < self.size - 1:
-                self._helpers.append(_Helper())
-            yield True
-        finally:
-            lock.release()
+            return Turn(self._free)
+        except IndexError:
+            return None
+
+    def rests(self) -> bool:
+        """Whether the leader had better work alone, and `note_alone` how long it took."""
+        rests = self._resting > 0
+        if rests:
+            self._resting -= 1
+        return rests
+
+    def note_alone(self, seconds: float) -> None:
+        """How long an image took without helpers."""
+        self._alone = seconds
 
     def run(self, calls: list[Call], lingering: NDArray[np.int64] | None = None) -> None:
         """Make the first call here and each of the others on a helper.
@@ -168,8 +184,11 @@ class Team:
         Linux often wakes a helper on the very CPU that its caller keeps busy, so for the time of the run the caller
         stays where it is and the helpers go elsewhere.
         """
+        self._widen()
         here, others = self._split_cpus()
         lead = calls[0]
+        while len(self._helpers) < len(calls) - 1:
+            self._helpers.append(_Helper())
         for i, (helper, call) in enumerate(zip(self._helpers, calls[1:], strict=False)):
             helper.place(others)
             if lingering is None or not lingering[i]:
@@ -178,15 +197,23 @@ class Team:
         if here is None:
             stalled = lead()
         else:
-            before = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, here)
             try:
+                self._narrowed = threading.get_native_id(), os.sched_getaffinity(0)
+                os.sched_setaffinity(0, here)
                 stalled = lead()
             finally:
-                os.sched_setaffinity(0, before)
+                self._widen()
         if stalled is not None:
             slow = time.perf_counter() - start > self._alone
             self._plan_rest(slow and (bool(stalled) or _interruptions() > interruptions))
+
+    def _widen(self) -> None:
+        """Let a leader run again where it could before its call, perhaps one that an exception kept from doing so."""
+        if self._narrowed is not None:
+            thread, cpus = self._narrowed
+            with contextlib.suppress(OSError):  # it has ended
+                os.sched_setaffinity(thread, cpus)
+            self._narrowed = None
 
     def _plan_rest(self, crowded: bool) -> None:
         self._crowded = self._crowded + 1 if crowded else 0
@@ -220,6 +247,10 @@ class _Image(NamedTuple):
     open: Call
     calls: list[Call]  # the leader's first
     lingering: NDArray[np.int64]  # one a helper
+    gate: NDArray[np.int64]  # its cell
+
+    def is_open(self) -> bool:
+        return bool(self.gate[0] & catalog.OPEN)
 
 
 class Runner:
@@ -245,6 +276,8 @@ class Runner:
         self._image: _Image | None = None  # made when first needed
         self._pid = os.getpid()
         self._shared = [Workspace(program)]  # the leader's, then one a helper, made when first needed
+        self._clean = True  # no call was ended by an exception
+        self._pixels: NDArray[np.float32] | None = None  # what helpers read while the gate is open
         self._spare: list[tuple[Workspace, NDArray[np.int64], Call]] = []  # of callers who work alone, and their job
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -253,11 +286,18 @@ class Runner:
         if self.threads == 1:
             self._alone(images, out)
             return out
-        with self._team.lead(len(images)) as leading:
-            if leading:
-                self._together(images, out)
-            else:
+        turn = self._team.take_turn()
+        try:
+            if turn is None:
                 self._alone(images, out)
+            elif self._team.rests():
+                start = time.perf_counter()
+                self._alone(images, out)
+                self._team.note_alone((time.perf_counter() - start) / max(1, len(images)))
+            else:
+                self._together(images, out)
+        finally:
+            del turn
         return out
 
     def _alone(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
@@ -276,12 +316,26 @@ class Runner:
             self._image, self._pid = None, os.getpid()
         while len(self._shared) < self.threads:
             self._shared.append(Workspace(self.program))
-        whole = len(images) // self.threads * self.threads if len(images) >= self.threads else 0
-        if whole:
-            self._images_apart(images[:whole], out[:whole])
-        for i in range(whole, len(images)):
-            self._image_together(images[i], out[i])
-        self._finish(out, self._shared)
+        if not self._clean:
+            self._close_gate()
+            for workspace in self._shared:
+                workspace.clear()
+        self._clean = False
+        try:
+            whole = len(images) // self.threads * self.threads if len(images) >= self.threads else 0
+            if whole:
+                self._images_apart(images[:whole], out[:whole])
+            for i in range(whole, len(images)):
+                self._image_together(images[i], out[i])
+            self._finish(out, self._shared)
+            self._clean, self._pixels = True, None
+        finally:
+            self._close_gate()
+
+    def _close_gate(self) -> None:
+        """Finish the image of a call that an exception ended."""
+        if self._image is not None and self._image.is_open():
+            self._image.calls[0]()
 
     def _images_apart(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Each member computes whole images."""
@@ -302,7 +356,9 @@ class Runner:
             for i, workspace in enumerate(self._shared[1:]):
                 calls.append(self._call(self._help_image, state, workspace.scratch, cells, first + i))
             lingering = cells[first * catalog.LINE :: catalog.LINE][: len(calls) - 1]
-            self._image = _Image(Call(self._open_image, len(self.program.steps), cells), calls, lingering)
+            gate = cells[catalog.GATE * catalog.LINE :]
+            self._image = _Image(Call(self._open_image, len(self.program.steps), cells), calls, lingering, gate)
+        self._pixels = image
         self._shared[0].set_image(image)
         self._image.open()
         self._team.run(self._image.calls, self._image.lingering)

@@ -1,6 +1,5 @@
 """Fixtures: golden cases converted once a session."""
 
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,18 +42,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-_engines: list[object] = []  # never freed: a helper thread may be late in code of theirs
-
-
 @pytest.fixture
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     """cold(): from now on this is a process that has loaded no functions; returns its cache, empty the first time."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
 
     def forget() -> Path:
-        engine = functools.cache(loader._engine.__wrapped__)
-        _engines.append(engine)
-        monkeypatch.setattr(loader, "_engine", engine)
         monkeypatch.setattr(loader, "_found", {})
         monkeypatch.setattr(loader, "_loaded", {})
         folder = cache.folder()

@@ -1,16 +1,19 @@
 """Compiling, in one process and several, and loading."""
 
 import ctypes
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from interrupts import interrupted_at
 
 import bitvit
 from bitvit import cache, loader, workers
@@ -101,6 +104,48 @@ def test_two_processes_share_the_work(cold: Callable[[], Path], monkeypatch: pyt
     monkeypatch.setattr(compiler, "compile_object", lambda function: pytest.fail(f"{function.name} compiled here"))
     run_classify(*loader.addresses([classify, pool, coarsen])[:1])
     assert {"classify.o", "pool.o", "coarsen.o"} <= {f.name for f in folder.iterdir()}
+
+
+def test_an_interrupt_anywhere_while_functions_are_loaded(cold: Callable[[], Path]) -> None:
+    """The next attempt links them afresh, whatever the first had got to."""
+    cold()
+    loader.addresses([classify, pool])
+    place, interrupted = 0, True
+    while interrupted:
+        place += 1
+        cold()
+        interrupted = interrupted_at(place, lambda: loader.addresses([classify, pool]), loader._load.__code__.__eq__)
+        run_classify(*loader.addresses([classify, pool])[:1])
+    assert place > 10
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_loads(cold: Callable[[], Path]) -> None:
+    """It waits: a child that found the lock taken would wait for a thread that it does not have."""
+    cold()
+    loader.addresses([classify, pool])
+    cold()
+    held, release = threading.Event(), threading.Event()
+
+    def load() -> None:
+        with loader._lock:
+            held.set()
+            release.wait(timeout=60)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    held.wait(timeout=60)
+    threading.Timer(0.2, release.set).start()
+    child = multiprocessing.get_context("fork").Process(target=loader.addresses, args=([classify],))
+    child.start()
+    assert release.is_set(), "it did not wait"
+    child.join(timeout=60)
+    alive = child.is_alive()
+    child.kill()
+    thread.join()
+    assert not alive
+    assert child.exitcode == 0
 
 
 @pytest.mark.parametrize("function", [pool, coarsen, catalog.lead_image], ids=lambda f: f.name)

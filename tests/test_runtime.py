@@ -6,10 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 import pytest
 from golden_data import load_case
+from interrupts import interrupted_at
 from numpy.typing import NDArray
 
 import bitvit
@@ -52,9 +54,13 @@ def test_many_callers_get_the_same_bits(model: BHViT, pixels: NDArray[np.float32
 def test_a_busy_team_leaves_a_caller_to_work_alone(model: BHViT, pixels: NDArray[np.float32]) -> None:
     expected = model(pixels)
     model.runner._team._plan_rest(crowded=False)
-    with model.runner._team.lead(1) as leading:
-        assert leading
-        assert np.array_equal(model(pixels), expected)
+    team = model.runner._team
+    turn = team.take_turn()
+    assert turn is not None
+    assert team.take_turn() is None
+    assert np.array_equal(model(pixels), expected)
+    del turn
+    assert team.take_turn() is not None
 
 
 def test_more_threads_than_cores(packed: Callable[[str], Path], pixels: NDArray[np.float32]) -> None:
@@ -81,11 +87,9 @@ def test_a_team_without_cores_of_its_own_rests(model: BHViT, pixels: NDArray[np.
     assert rests == [0, 2, 4, 8, 16, 32, 64, 64, 64]
     assert np.array_equal(model(pixels[:1]), expected)
     assert team._resting == 63
-    with team.lead(1) as leading:
-        assert not leading
+    assert team.rests()
     team._plan_rest(crowded=False)
-    with team.lead(1) as leading:
-        assert leading
+    assert not team.rests()
 
 
 def test_an_interrupted_team_rests_only_if_it_is_slower_than_its_leader_alone(
@@ -144,6 +148,47 @@ def test_threads_argument_is_capped(packed: Callable[[str], Path]) -> None:
     assert bitvit.load(packed("micro96_pth"), threads=10_000).threads == available_threads()
 
 
+# ---------------------------------------------------------------------------------------------------- interrupts
+def in_runtime(code: CodeType) -> bool:
+    """All of runtime.py but `__del__`, which no exception leaves."""
+    return code.co_filename == runtime.__file__ and code.co_name != "__del__"
+
+
+@pytest.mark.skipif(available_threads() < 2, reason="a team needs two cores")
+def test_an_interrupt_anywhere_in_a_call(tiny: Path) -> None:
+    """Between any two lines: the next call, by another thread, gives the same bits, and the team is soon whole."""
+    # Two images apart, one a thread, and one together.
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
+    expected = bitvit.load(tiny, threads=1)(pixels)
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    place, interrupted = 0, True
+    while interrupted:
+        place += 1
+        model = bitvit.load(tiny, threads=2)
+        for _ in range(2):  # the first call makes what the others find
+            model(pixels)
+        team = model.runner._team
+        team._plan_rest(crowded=False)
+        interrupted = interrupted_at(place, lambda model=model: model(pixels), in_runtime)  # type: ignore[misc]
+        answers: list[NDArray[np.float32]] = []
+
+        def call(model: BHViT = model, answers: list[NDArray[np.float32]] = answers) -> None:
+            for _ in range(3):
+                model.runner._team._plan_rest(crowded=False)
+                answers.append(model(pixels))
+
+        caller = threading.Thread(target=call, daemon=True)
+        caller.start()
+        caller.join(timeout=300)
+        assert not caller.is_alive(), f"place {place}: a deadlock"
+        assert all(np.array_equal(answer, expected) for answer in answers), f"place {place}"
+        team._plan_rest(crowded=False)
+        assert team.take_turn() is not None, f"place {place}: the team is lost"
+        if cpus is not None:
+            assert os.sched_getaffinity(0) == cpus, f"place {place}: the caller is bound to one CPU"
+    assert place > 100, "the team had no part in it"
+
+
 # --------------------------------------------------------------------------------------------------------- fork
 def _answer(model: BHViT, pixels: NDArray[np.float32], answers: "multiprocessing.Queue[bytes]") -> None:
     answers.put(model(pixels[:1]).tobytes() + model(pixels).tobytes())
@@ -156,9 +201,11 @@ def test_a_forked_child_answers(model: BHViT, pixels: NDArray[np.float32]) -> No
     expected = model(pixels[:1]).tobytes() + model(pixels).tobytes()
     context = multiprocessing.get_context("fork")
     answers: multiprocessing.Queue[bytes] = context.Queue()
-    with model.runner._team.lead(1):  # as if another thread were in the middle of a call
-        child = context.Process(target=_answer, args=(model, pixels, answers))
-        child.start()
+    turn = model.runner._team.take_turn()  # as if another thread were in the middle of a call
+    child = context.Process(target=_answer, args=(model, pixels, answers))
+    child.start()
+    assert turn is not None
+    del turn
     assert answers.get(timeout=60) == expected
     child.join(timeout=60)
     assert child.exitcode == 0
