@@ -7,6 +7,7 @@ cache. Whatever goes wrong, the caller compiles what is left.
 import contextlib
 import gc
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,7 +21,10 @@ from bitvit.kernels.catalog import FUNCTIONS, Function
 POLL = 0.02  # seconds
 PATIENCE = 120.0  # seconds without a new function, of which the slowest takes about one
 
-_WORK = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bitvit.workers import work; work(sys.argv[2:])"
+_WORK = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bitvit.workers import work; "
+    "work(int(sys.argv[2]), sys.argv[3:])"
+)
 
 
 def compile_apart(functions: Sequence[Function]) -> Iterator[tuple[Function, bytes]]:
@@ -62,7 +66,7 @@ class _Worker:
         path = json.dumps([*map(str, sys.path), str(Path(__file__).parent.parent)])
         options = ["-I", "-B"] if sys.dont_write_bytecode else ["-I"]  # -I: the current folder is not on the path
         self._process = subprocess.Popen(
-            [sys.executable, *options, "-c", _WORK, path, *names],
+            [sys.executable, *options, "-c", _WORK, path, str(os.getpid()), *names],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -80,12 +84,17 @@ class _Worker:
         return self._process.poll() is None
 
 
-def work(names: Iterable[str]) -> None:
-    """What a worker does: compile functions into the cache, but those that the other has left there meanwhile."""
+def work(parent: int, names: Iterable[str]) -> None:
+    """What a worker does: compile functions into the cache, but those that the other has left there meanwhile.
+
+    It ends when the process that it works for has.
+    """
     from bitvit.kernels.compiler import compile_object
 
     gc.disable()  # for a few seconds; it would take a tenth of them
     functions = {f.name: f for f in FUNCTIONS}
     for name in names:
+        if os.getppid() != parent:
+            return
         if cache.read(name) is None:
             cache.write(name, compile_object(functions[name]))

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from numba import carray, cfunc, njit
 from numpy.typing import NDArray
+from shapes import ODD_SHAPES, shape
 
 from bitvit import reference
 from bitvit.bits import pack
@@ -574,41 +575,6 @@ def test_head_pools_and_classifies(classes: int, side: int, channels: int) -> No
 
 
 # ------------------------------------------------------------------------------------- layers of random networks
-
-
-def shape(image: int, window: int, widths: tuple[int, ...], ratios: tuple[int, ...], **others: Any) -> Config:
-    fields: dict[str, Any] = {
-        "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "num_classes": 7, "norm": "batch", "downsampling": "float",
-        "quantizer": "levels", "layer_scale": True, "shift3": True, "shift5": True, **others,
-    }  # fmt: skip
-    hidden = tuple(width * ratio for width, ratio in zip(widths, ratios, strict=True))
-    return Config(image_size=image, window_size=window, hidden_sizes=widths, intermediate_sizes=hidden, **fields)  # type: ignore[arg-type]
-
-
-# Every width, ratio and window here is off some multiple that kernels like: 16 lanes, 32 bits, 7 rows, 4 groups of 16.
-ODD_SHAPES = {
-    "window 3": shape(96, 3, (4, 12, 20, 36), (1, 2, 3, 5), num_heads=(1, 1, 4, 3)),
-    "window 3, layer norm": shape(96, 3, (4, 12, 20, 36), (5, 3, 2, 1), num_heads=(1, 1, 4, 3), norm="layer"),
-    "window 5": shape(160, 5, (4, 20, 36, 52), (3, 2, 5, 1), num_heads=(1, 1, 9, 13), shift3=False),
-    "window 5, layer norm, gsb": shape(
-        160, 5, (4, 12, 52, 20), (2, 1, 3, 3), num_heads=(1, 1, 2, 5), norm="layer", quantizer="gsb", shift5=False
-    ),
-    "binary": shape(96, 1, (12, 36, 36, 108), (3, 5, 1, 2), num_heads=(1, 1, 6, 2), downsampling="binary"),
-    "binary, layer norm": shape(
-        96, 3, (20, 20, 40, 120), (2, 3, 5, 1), num_heads=(1, 1, 2, 3), downsampling="binary", norm="layer"
-    ),
-    "odd widths": shape(
-        32, 1, (36, 52, 7, 45), (1, 2, 3, 1), num_heads=(1, 1, 7, 9), shift3=False, shift5=False, layer_scale=False
-    ),
-    "odd widths, layer norm": shape(
-        48, 1, (52, 4, 21, 5), (2, 8, 3, 3), num_heads=(1, 1, 3, 1), norm="layer", shift3=False, shift5=False
-    ),
-    "even ratios": shape(64, 1, (8, 16, 48, 80), (4, 8, 4, 2), num_heads=(1, 1, 3, 1), depths=(2, 1, 1, 2)),
-    "12, 6, 3, 1": shape(48, 1, (16, 32, 64, 96), (4, 2, 1, 3), num_heads=(1, 1, 4, 6), quantizer="gsb"),
-    "extra pixels": shape(
-        67, 1, (4, 8, 16, 32), (4, 4, 4, 4), num_heads=(1, 1, 4, 2), num_classes=0, layer_scale=False
-    ),
-}
 
 
 @pytest.mark.parametrize("name", ODD_SHAPES)

@@ -10,6 +10,7 @@ Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some pictures
 import errno
 import io
 import os
+import signal
 import sys
 import warnings
 from typing import Annotated, Any
@@ -48,7 +49,7 @@ class _Verbs(TyperGroup):
             _discard_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             _discard_stdout()
             print_error(f"the output cannot be written: {error.strerror}")
@@ -95,4 +96,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    finally:  # nothing is left to be tidied up: Ctrl-C may end what Python still does
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -20,7 +20,7 @@ State = dict[str, NDArray[Any]]
 # ------------------------------------------------------------------------------------------------------------- networks
 
 
-def _config(**changes: Any) -> Config:
+def config(**changes: Any) -> Config:
     fields: dict[str, Any] = {
         "image_size": 32,
         "window_size": 1,
@@ -40,9 +40,9 @@ def _config(**changes: Any) -> Config:
 
 
 CONFIGS = (
-    _config(),
-    _config(norm="layer", downsampling="binary", quantizer="gsb", layer_scale=False, shift5=False),
-    _config(image_size=48, num_classes=0, shift3=False, quantizer="gsb"),
+    config(),
+    config(norm="layer", downsampling="binary", quantizer="gsb", layer_scale=False, shift5=False),
+    config(image_size=48, num_classes=0, shift3=False, quantizer="gsb"),
 )
 
 
