@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +199,27 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
         output(process)
     files = [f.name for f in (tmp_path / "cache").rglob("*") if f.is_file()]
     assert sorted(files) == ["classify.o", "pool.o"]
+
+
+def test_a_process_killed_while_it_compiles(tmp_path: Path) -> None:
+    """What it leaves under a function's name is whole; the next process compiles the rest."""
+    for number, delay in enumerate((0.3, 0.8)):
+        place = tmp_path / f"cache{number}"
+        process = start(LOAD, place)
+        time.sleep(delay)
+        process.kill()
+        process.communicate(timeout=60)
+        output(start(LOAD, place))
+        assert {f.name for f in place.rglob("*.o")} >= {"classify.o", "pool.o"}
+        before = {f: f.read_bytes() for f in place.rglob("*.o")}
+        output(start(LOAD, place))
+        assert before == {f: f.read_bytes() for f in place.rglob("*.o")}, "something had to be compiled again"
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody goes on compiling for a process that is dead."""
+    monkeypatch.setattr(compiler, "compile_object", lambda function: pytest.fail(f"{function.name} compiled"))
+    workers.work(os.getppid() + 1, ["pool", "classify"])
 
 
 def test_the_package_may_be_read_only(tmp_path: Path) -> None:

@@ -98,5 +98,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
+    except KeyboardInterrupt:  # before a verb has begun
+        sys.exit(INTERRUPTED)
     finally:  # nothing is left to be tidied up: Ctrl-C may end what Python still does
         signal.signal(signal.SIGINT, signal.SIG_DFL)

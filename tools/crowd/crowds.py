@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import bitvit
 from bitvit.model import BHViT
 
-PATIENCE = 300.0  # seconds, after which something hangs; a busy machine takes its time
+PATIENCE = 900.0  # seconds, after which something hangs; a busy machine takes its time
 
 
 class CheckError(Exception):
