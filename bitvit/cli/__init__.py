@@ -92,11 +92,12 @@ def _options(
 
 def main() -> None:
     """The console script."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of pictures that are refused, or of what is beside the pixels
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
     try:
+        # Of pictures that are refused, or of what is beside the pixels.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
+                stream.reconfigure(errors="backslashreplace")
         app()
     except KeyboardInterrupt:  # before a verb has begun
         sys.exit(INTERRUPTED)
