@@ -15,7 +15,7 @@ from PIL import Image
 
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ImageError
-from bitvit.explain import Explanation, enlarge, rollout
+from bitvit.explain import Explanation, enlarge, importance
 from bitvit.preprocess import ImageSource, Preprocessing, open_image
 
 __all__ = ["Classifier", "Prediction"]
@@ -135,7 +135,7 @@ class Classifier:
         except ImageError as error:
             raise _named(error, 0, image) from None
         logits, blocks = Probe(self.model.runner).run_image(pixels)
-        grid = rollout(blocks)
+        grid = importance(blocks)
         return Explanation(
             heat=enlarge(grid, preprocessing.image_size),
             grid=grid,

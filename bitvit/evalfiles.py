@@ -15,7 +15,7 @@ import numpy as np
 from bitvit.errors import BitvitError
 from bitvit.extras import figure, require
 from bitvit.files import make_folder, write_file
-from bitvit.metrics import softmax
+from bitvit.metrics import BINS, interval, softmax
 
 if TYPE_CHECKING:
     from bitvit.evaluation import Comparison, EvalReport
@@ -155,16 +155,23 @@ def _draw_confusion(report: "EvalReport", file: BinaryIO) -> None:
 
 
 def _draw_calibration(report: "EvalReport", file: BinaryIO) -> None:
-    """Accuracy against confidence, and how many answers have it."""
+    """Accuracy against confidence, with its 95 % interval: wide where few answers have it. Below, how many have."""
     drawing = figure(5, 5.5)
     upper, lower = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    confidence = [part.confidence for part in report.calibration]
+    parts = report.calibration
+    confidence, accuracy = np.array([(part.confidence, part.accuracy) for part in parts]).T
+    bounds = np.array([interval(round(part.accuracy * part.pictures), part.pictures) for part in parts]).T
+    beyond = np.abs(bounds - accuracy)  # how far the interval goes below and above
     upper.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
-    upper.plot(confidence, [part.accuracy for part in report.calibration], marker="o", label="measured")
+    upper.errorbar(confidence, accuracy, beyond, fmt="o", capsize=2, elinewidth=1, label="measured, 95 % interval")
+    upper.set_ylim(-0.03, 1.03)
     upper.set_ylabel("share of right answers")
-    upper.set_title(f"calibration error (ECE) {report.calibration_error:.4f}")
-    upper.legend(loc="upper left")
-    lower.bar(confidence, [part.pictures for part in report.calibration], width=0.05)
+    upper.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    drawing.suptitle(f"calibration error (ECE) {report.calibration_error:.4f}")
+    places = (np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence) + 0.5) / BINS
+    lower.bar(places, [part.pictures for part in parts], width=1 / BINS, edgecolor="white", linewidth=0.5)
+    lower.set_yscale("log")
+    lower.set_ylim(0.5, None)  # so that a single picture is seen
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence: probability of the answer")
     lower.set_ylabel("pictures")

@@ -1,7 +1,7 @@
 """evaluate: labelled pictures and packed models in, figures out.
 
     read the data and match its classes with each model's   (dataset.py, classes.py)
-    decode ahead, compute, keep the logits of every picture
+    decode ahead, once for all models that prepare pictures alike; compute; keep the logits of every picture
     measure                                                 (metrics.py)
 
 Everything that can be wrong with names, files and options is found before the first picture is computed. What is done
@@ -67,6 +67,8 @@ class Progress:
     correct: int
     """Of those that could be read."""
     failed: int
+    overall: tuple[int, int]
+    """Pictures that are through, and how many there are, of all models together: some take turns, batch by batch."""
     state: Path | None
     """Where the evaluation is kept if it is stopped."""
 
@@ -90,7 +92,7 @@ class EvalReport(Metrics):
     notes: tuple[str, ...]
     """What a reader of the figures should know."""
     seconds: float
-    """Of decoding and computing, which overlap."""
+    """Of decoding and computing, which overlap; models that share decoded pictures share the waiting for them."""
     paths: tuple[str, ...]
     targets: NDArray[np.int64]
     """[pictures] position of each picture's class in `classes`."""
@@ -251,7 +253,9 @@ def evaluate(
     output: a folder for the tables and drawings of the report. predictions: a file for the answer to each picture.
     state: keep what is done in this file if the evaluation is stopped, and every minute; in a folder, the file is
         named after the job. resume: go on from there, if it exists. Models must be given by their paths.
-    progress: called after every batch.
+    progress: called after every batch of every model.
+
+    Models that take the same pictures and prepare them alike share them: each picture is decoded once.
 
     Raises BitvitError for what the user can mend; ValueError for impossible arguments.
     """
@@ -337,6 +341,14 @@ class _Unit:
     done: int = 0
     failed: dict[int, str] = field(default_factory=dict)  # number of a picture -> why
     seconds: float = 0.0
+
+    def shares_pictures(self, other: "_Unit") -> bool:
+        """Whether both models take the same pictures, in the same order and prepared alike."""
+        return (
+            self.dataset is other.dataset
+            and self.classifier.model.preprocessing == other.classifier.model.preprocessing
+            and np.array_equal(self.taking, other.taking)
+        )
 
     def path(self, number: int) -> str:
         return self.dataset.paths[int(self.taking[number])]
@@ -466,30 +478,45 @@ class _Runner:
     progress: Callable[[Progress], None] | None
 
     def run(self) -> None:
+        groups: list[list[int]] = []  # numbers of units that share pictures
         for index, unit in enumerate(self.units):
-            correct = unit.correct(0, unit.done)
-            self._tell(index, correct)
-            for start in self._batches(unit):
-                correct += unit.correct(start, unit.done)
-                self._tell(index, correct)
-                self.store.save_sometimes()
+            group = next((g for g in groups if self.units[g[0]].shares_pictures(unit)), None)
+            if group is None:
+                groups.append(group := [])
+            group.append(index)
+        for group in groups:
+            self._run_group(group)
 
-    def _batches(self, unit: _Unit) -> Iterator[int]:
-        """Compute a batch of pictures after the other; yields where each began."""
-        size = unit.classifier.batch_size
-        numbers = range(unit.done, len(unit.taking))
-        ready = prefetch(unit.prepare, numbers, workers=self.decoders, ahead=2 * size + self.decoders)
+    def _run_group(self, group: list[int]) -> None:
+        """Decode a batch of pictures after the other, and let each of the group's models compute it."""
+        units = [self.units[index] for index in group]
+        correct = [unit.correct(0, unit.done) for unit in units]
+        for index, right in zip(group, correct, strict=True):
+            self._tell(index, right)
+        lead, size = units[0], units[0].classifier.batch_size
+        start = min(unit.done for unit in units)
+        numbers = range(start, len(lead.taking))
+        ready = prefetch(lead.prepare, numbers, workers=self.decoders, ahead=2 * size + self.decoders)
         with contextlib.closing(ready):  # type: ignore[type-var]
             while True:
                 begin = time.perf_counter()
                 batch = list(itertools.islice(ready, size))
+                waited = (time.perf_counter() - begin) / len(units)
                 if not batch:
                     return
-                start = unit.done
-                error = self._compute(unit, batch)
-                unit.seconds += time.perf_counter() - begin
-                yield start
-                if error is not None:
+                errors = []
+                for place, (index, unit) in enumerate(zip(group, units, strict=True)):
+                    before = unit.done
+                    if before >= start + len(batch):
+                        continue  # resumed, it had come further than the others
+                    begin = time.perf_counter()
+                    errors.append(self._compute(unit, batch[before - start :]))
+                    unit.seconds += waited + time.perf_counter() - begin
+                    correct[place] += unit.correct(before, unit.done)
+                    self._tell(index, correct[place])
+                start += len(batch)
+                self.store.save_sometimes()
+                if (error := next(filter(None, errors), None)) is not None:
                     raise ImageError(f'{error}; or leave such pictures out with --on-error skip (on_error="skip")')
 
     def _compute(self, unit: _Unit, batch: list[NDArray[np.float32] | ImageError]) -> ImageError | None:
@@ -520,9 +547,9 @@ class _Runner:
     def _tell(self, index: int, correct: int) -> None:
         if self.progress is not None:
             unit = self.units[index]
-            state = self.store.path
             counts = unit.done, len(unit.taking), correct, len(unit.failed)
-            self.progress(Progress(unit.model, index, len(self.units), *counts, state))
+            overall = sum(u.done for u in self.units), sum(len(u.taking) for u in self.units)
+            self.progress(Progress(unit.model, index, len(self.units), *counts, overall, self.store.path))
 
 
 # -------------------------------------------------------------------------------------------------------------- state

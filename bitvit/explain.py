@@ -14,14 +14,18 @@ What is computed, for one picture, from the quantised attention weights that the
 4. The head averages all pixels of stage 4, so a pixel's importance is its column's mean in the product of the blocks.
    It is carried back from block to block; each pixel of stage 4 is four pixels of stage 3, with a quarter for each.
 
+5. Even attention does not come to an even map: the last window//2 rows and columns of a map belong to no merged token's
+   cell, so the right and lower edges always get less, and the upper left corner more. So the importance is divided by
+   what would come of rows that attend to all tokens alike, and scaled to the sum 1.
+
 The result has stage 3's resolution: a cell is 16 x 16 pixels of the network's input.
 
 What it does not tell: which class the attention spoke for; what the values that were attended to contained; the MLPs
 and shift residuals (which mix neighbours); and that stages 1 and 2, which are convolutions, already brought together
-a surrounding of a cell far wider than 16 pixels. The last window//2 rows and columns of a map belong to no merged
-token's cell, so the right and lower edges get less. Attention is a trace of the computation, not a cause of the answer.
+a surrounding of a cell far wider than 16 pixels. Attention is a trace of the computation, not a cause of the answer.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     from bitvit.classify import Prediction
     from bitvit.probe import BlockAttention
 
-__all__ = ["Explanation", "rollout"]
+__all__ = ["Explanation", "importance", "rollout"]
 
 CELL = 16  # pixels of a side of stage 3's cells: a stem of 4, and two downsamplings
 SMALLEST = 224  # side of an overlay: smaller pictures are enlarged
@@ -112,27 +116,42 @@ def enlarge(grid: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 
 # ------------------------------------------------------------------------------------------------------------ rollout
-def rollout(blocks: "Sequence[BlockAttention]") -> NDArray[np.float32]:
-    """Importance of the cells of the first block's map: float32 [side, side], in sum 1.
+def importance(blocks: "Sequence[BlockAttention]") -> NDArray[np.float32]:
+    """What the network chose to attend to (steps 1 to 5): float32 [side, side] of the first block's map, in sum 1.
 
     blocks: all ViT blocks in order.
     """
+    found, even = rollout(blocks), rollout([_attending_evenly(block) for block in blocks])
+    chosen = np.divide(found, even, out=np.zeros_like(found), where=even > 0)
+    relative: NDArray[np.float32] = chosen / chosen.sum()
+    return relative
+
+
+def _attending_evenly(block: "BlockAttention") -> "BlockAttention":
+    """The block if each token that attends to any attended to all alike."""
+    attends = np.maximum(block.weights.mean(axis=1, keepdims=True), 0).sum(axis=3, keepdims=True) > 0
+    alike = np.broadcast_to(attends, (len(attends), 1, *block.weights.shape[2:])).astype(np.float32)
+    return dataclasses.replace(block, weights=alike)
+
+
+def rollout(blocks: "Sequence[BlockAttention]") -> NDArray[np.float32]:
+    """Where all attention leads (steps 1 to 4): float32 [side, side] of the first block's map, in sum 1."""
     side = blocks[-1].side
-    importance = np.full((side, side), 1 / side**2)
+    share = np.full((side, side), 1 / side**2)
     for block in reversed(blocks):
-        if block.side != len(importance):
-            importance = _upsample(importance, block.side)
-        importance = (importance + back_through(block, importance)) / 2
-    return importance.astype(np.float32)
+        if block.side != len(share):
+            share = _upsample(share, block.side)
+        share = (share + back_through(block, share)) / 2
+    return share.astype(np.float32)
 
 
-def back_through(block: "BlockAttention", importance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """T' · importance: from the pixels behind a block's attention, [side, side], to those before it."""
+def back_through(block: "BlockAttention", share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """T' · share: from the pixels behind a block's attention, [side, side], to those before it."""
     window, cells = block.window, block.side // block.window
     own = window**2
     weights = _normalized(block.weights)
     fine = min(max(block.fine_share, 0.0), 1.0)
-    tiles = importance.reshape(cells, window, cells, window).transpose(0, 2, 1, 3).reshape(cells**2, own)
+    tiles = share.reshape(cells, window, cells, window).transpose(0, 2, 1, 3).reshape(cells**2, own)
     coarse = (1 - fine) * tiles.sum(axis=1) / cells**2  # of each merged token, in each window
     queries = np.concatenate([fine * tiles, np.tile(coarse, (cells**2, 1))], axis=1)
     keys = np.einsum("wq,wqk->wk", queries, weights)
@@ -164,9 +183,9 @@ def _cells(side: int, window: int) -> NDArray[np.float64]:
     return shares
 
 
-def _upsample(importance: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+def _upsample(share: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     """Before a downsampling: a quarter for each of a pixel's four; an odd last row or column was dropped there."""
     before = np.zeros((side, side))
-    half = len(importance)
-    before[: 2 * half, : 2 * half] = np.repeat(np.repeat(importance, 2, axis=0), 2, axis=1) / 4
+    half = len(share)
+    before[: 2 * half, : 2 * half] = np.repeat(np.repeat(share, 2, axis=0), 2, axis=1) / 4
     return before

@@ -101,7 +101,7 @@ def measure(
     return Metrics(
         pictures=len(targets),
         top1=float(sk.accuracy_score(targets, answers)),
-        top1_interval=_interval(int(right.sum()), len(right)),
+        top1_interval=interval(int(right.sum()), len(right)),
         top5=_chunked(sk.top_k_accuracy_score, targets, logits, k=TOP, labels=every) if count > TOP else None,
         loss=_chunked(sk.log_loss, targets, logits, softmax, labels=every),
         balanced_accuracy=float(np.mean(recall[present])),
@@ -179,7 +179,8 @@ def _areas(
     return {int(k): float(sk.roc_auc_score(targets == k, likelihood(int(k)))) for k in present}
 
 
-def _interval(right: int, total: int) -> tuple[float, float]:
+def interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's interval for a share, at CONFIDENCE."""
     low, high = require("scipy.stats", "evaluate").binomtest(right, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(low), float(high)
 

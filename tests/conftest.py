@@ -1,5 +1,6 @@
 """Fixtures: golden cases converted once a session."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from bitvit import cache, loader
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
 from fuzz.seeds import CONFIGS, write_packed
+
+# A shell's background job ignores Ctrl-C, and its children would too; a handler of one's own is not passed on to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

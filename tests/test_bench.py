@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -126,6 +127,8 @@ def test_share_of_others() -> None:
     assert machine.share_of_others(before, after) == pytest.approx(min(1.0, 4 / 4 / cores))
     assert machine.share_of_others(None, after) is None
     assert machine.share_of_others(before, before) is None
+    tick = Load(100.01, 10.0, 0.02)  # all that can be told of a fiftieth of a second is 0, 50 or 100 %
+    assert machine.share_of_others(before, tick) is None
 
 
 @pytest.mark.usefixtures("quick")
@@ -205,6 +208,40 @@ def test_profile_adds_up(report: BenchReport) -> None:
     assert found.covered == pytest.approx(covered)
 
 
+def test_typical_times_add_up_and_leave_interruptions_out() -> None:
+    """Steps whose delays hit other runs each: their medians would add up to 3, but no run takes less than 4."""
+    runs = np.array([[2.0, 1, 1], [1, 2, 1], [1, 1, 2], [2, 1, 1], [1, 2, 1], [1, 1, 2], [1, 1, 900], [1, 900, 1]])
+    assert np.median(runs, axis=0).sum() < 4
+    assert profile.typical(runs).sum() == pytest.approx(4)
+    for count in (1, 2, 3, 5, 10, 11):
+        whole = np.random.default_rng(count).exponential(size=(count, 7))
+        assert profile.typical(whole).sum() == pytest.approx(profile.typical(whole.sum(axis=1)[:, None])[0])
+
+
+@pytest.mark.parametrize(("calls", "within"), [(1.0, True), (0.92, True), (1.2, False), (0.5, False)])
+def test_the_rule_of_ten_percent(calls: float, within: bool, report: BenchReport) -> None:
+    assert report.profile is not None
+    changed = dataclasses.replace(report.profile, seconds=0.9, calling_seconds=0.1, end_to_end_seconds=calls)
+    found = dataclasses.replace(report, profile=changed)
+    assert changed.adds_up is within
+    told = f"the profile adds up to {1 / calls:.0%} of the calls beside it, expected 90 to 110%"
+    assert any(warning.startswith(told) for warning in found.warnings) is not within
+    share = f"add up to {1 / calls:.1%} of ordinary calls beside it ({calls * 1e3:.3f} ms)"
+    assert f"{share}, {'within' if within else 'NOT within'} 10%;" in bench.markdown(found)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_profile_that_does_not_add_up_is_told(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def times(model: bitvit.BHViT, seconds: float) -> tuple[Any, list[float], float]:  # noqa: ARG001
+        steps = len(model.runner.program.steps)
+        return np.full((20, steps), 0.9 / steps), [2.0] * 20, 0.1
+
+    monkeypatch.setattr(profile, "_times", times)
+    stdout, stderr = run(packed("micro96_somefp"), *QUICK, "--profile")
+    assert "add up to 50.0% of ordinary calls beside it (2000.000 ms), NOT within 10%; 20 runs" in stdout
+    assert "Warning: the profile adds up to 50% of the calls beside it, expected 90 to 110%" in stderr
+
+
 def test_timed_steps_compute_what_a_call_computes(packed: Packed) -> None:
     from bitvit.runtime import Workspace
 
@@ -239,8 +276,9 @@ def test_csv_round_trip(report: BenchReport) -> None:
         assert row["model"] == report.model.name
         for name, value in dataclasses.asdict(result).items():
             assert row[name] == ("" if value is None else str(value))
-    timm = {"infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size", "param_count"}
-    assert timm <= rows[0].keys()
+    timm = {"infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size", "infer_gmacs"}
+    assert timm | {"param_count"} <= rows[0].keys()
+    assert 1e9 * float(rows[0]["infer_gmacs"]) == pytest.approx(report.model.binary_macs + report.model.float_macs)
 
 
 def test_markdown_has_every_number_of_the_tables(report: BenchReport) -> None:
@@ -305,7 +343,14 @@ def scaled(report: BenchReport, factor: float, spread: float) -> BenchReport:
 
 @pytest.mark.parametrize(
     ("factor", "spread", "verdict"),
-    [(1.0, 0.0, "same"), (0.5, 0.1, "faster"), (2.0, 0.1, "slower"), (1.1, 0.15, "same"), (1.015, 0.0, "same")],
+    [
+        (1.0, 0.0, "same"),
+        (0.5, 0.1, "faster"),
+        (2.0, 0.1, "slower"),
+        (1.1, 0.15, "unclear"),
+        (1.05, 0.1, "same"),
+        (1.015, 0.0, "same"),
+    ],
 )
 def test_verdict_is_as_good_as_the_runs(factor: float, spread: float, verdict: str, report: BenchReport) -> None:
     comparison = bench.compare(changed(report, spread=0.0), scaled(report, factor, spread))
@@ -314,6 +359,7 @@ def test_verdict_is_as_good_as_the_runs(factor: float, spread: float, verdict: s
 
 
 def test_what_else_differs_is_said(report: BenchReport) -> None:
+    report = changed(report, spread=0.0)
     assert bench.compare(report, report).differences == []
     other = dataclasses.replace(
         report,
@@ -340,6 +386,16 @@ def test_compare_on_the_command_line(report: BenchReport, tmp_path: Path) -> Non
     cells = json.loads(run("--compare", *paths, "--format", "json")[0])["cells"]
     assert Result(**cells[0]["first"]).p50_ms == pytest.approx(report.results[0].p50_ms)
     assert "| latency | 1 | 1 |" in run("--compare", *paths, "-f", "markdown")[0]
+
+
+def test_a_table_in_a_file_has_its_warnings(report: BenchReport, tmp_path: Path) -> None:
+    paths, out = (tmp_path / "a.json", tmp_path / "b.json"), tmp_path / "table.txt"
+    for path in paths:
+        path.write_text(changed(report, spread=0.3).to_json())
+    _, stderr = run("--compare", *paths, "-o", out)
+    assert "Warning: second: unsteady: medians of five parts" in stderr
+    assert "\nwarning: second: unsteady: medians of five parts" in out.read_text()
+    assert "unsteady" not in run("--compare", *paths)[0]
 
 
 def test_reports_with_nothing_in_common(report: BenchReport, tmp_path: Path) -> None:
@@ -409,6 +465,9 @@ def test_what_cannot_be_measured(packed: Packed, tmp_path: Path) -> None:
     path = packed("micro96_somefp")
     with pytest.raises(BenchError, match=r"1000 threads: this process may use \d+"):
         bench.measure(path, threads=[1000])
+    for batch in (10**10, 10**20):
+        with pytest.raises(BenchError, match=rf"batch size {batch}: [\d,.]+ GB of pixels do not fit into memory"):
+            bench.measure(path, batch_sizes=[batch])
     with pytest.raises(ModelFileError, match="does not exist"):
         bench.measure(tmp_path / "no.safetensors")
     with pytest.raises(ModelFileError, match="not a packed model"):
@@ -437,6 +496,19 @@ def test_table(packed: Packed) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_every_combination_is_measured(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bitvit.bench.measuring", "bitvit.runtime"):
+        monkeypatch.setattr(f"{module}.available_threads", lambda: 2)
+    options = ("-n", "6", "--warmup", "1", "-t", "1,2", "-b", "1", "-b", "3", "--mode", "both", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(run(packed("micro96_somefp"), *options)[0])))
+    cells = [(row["mode"], row["threads"], row["infer_batch_size"]) for row in rows]
+    assert cells == list(itertools.product(("latency", "throughput"), "12", "13"))
+    assert {row["iterations"] for row in rows if row["threads"] == "1"} == {"6"}
+    limits = {row["threads"]: row["limit_gmacs_per_sec"] for row in rows}
+    assert [row["limit_gmacs_per_sec"] for row in rows] == [limits[row["threads"]] for row in rows]
+
+
+@pytest.mark.usefixtures("quick")
 def test_json_on_the_command_line(packed: Packed, tmp_path: Path) -> None:
     picture, out = tmp_path / "picture.png", tmp_path / "report.json"
     Image.new("RGB", (200, 150)).save(picture)
@@ -452,6 +524,16 @@ def test_json_on_the_command_line(packed: Packed, tmp_path: Path) -> None:
     assert found.startup.load_seconds > 0
     assert (found.startup.peak_rss_bytes or 2) > (found.startup.import_rss_bytes or 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png", "report.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_measured_table_in_a_file_has_its_warnings(
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitvit.bench.report.UNSTEADY", -1.0)
+    _, stderr = run(packed("micro96_somefp"), *QUICK, "-o", tmp_path / "table.txt")
+    assert "Warning: unsteady" in stderr
+    assert "\nwarning: unsteady" in (tmp_path / "table.txt").read_text()
 
 
 @pytest.mark.usefixtures("quick")
@@ -477,7 +559,10 @@ def test_a_process_that_fails_is_told(packed: Packed, monkeypatch: pytest.Monkey
         (("model", "--batch-size", "0"), "expected whole numbers of at least 1, such as 1,8"),
         (("model", "--threads", "1,a"), "expected whole numbers of at least 1, such as 1,8"),
         (("model", "-n", "5", "-s", "1"), "give --iterations or --seconds, not both"),
-        (("model", "--compare", "a", "b"), "takes two reports and no MODEL"),
+        (("model", "-s", "inf"), "'--seconds'"),
+        (("model", "-s", "nan"), "'--seconds'"),
+        (("model", "--compare", "a", "b"), "takes two reports and measures nothing"),
+        (("--compare", "a", "b", "--plot", "plot.png"), "takes two reports and measures nothing"),
         (("model", "--format", "xml"), "'--format'"),
     ],
 )
@@ -549,9 +634,12 @@ def test_plot_without_matplotlib(packed: Packed, tmp_path: Path, monkeypatch: py
 
 def test_plot_that_cannot_be_written(packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "require_matplotlib", lambda: None)
-    for out in (tmp_path, tmp_path / "no" / "plot.png"):
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "folder.png", tmp_path / "no" / "plot.png"):
         _, stderr = run(packed("micro96_somefp"), "--plot", out, code=1)
         assert stderr.startswith(f"Error: {out}: cannot be written: name a .png file in an existing folder")
+    _, stderr = run(packed("micro96_somefp"), "--plot", "plot.jpg", code=1)
+    assert stderr == "Error: plot.jpg: drawings are PNG files; end the name with .png\n"
 
 
 def test_plot(report: BenchReport, tmp_path: Path) -> None:

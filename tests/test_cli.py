@@ -465,13 +465,13 @@ def test_inspect_missing_file() -> None:
 def test_verify(model: Path, checkpoint: Path, config: Path) -> None:
     stdout, _ = run("verify", model, checkpoint, "--config", config)
     assert re.search(r"stages\.0\.blocks\.0 +\d\.\d\de-\d\d", stdout)
-    assert "top-1 agreement 100.0% on 1 input\n" in stdout
-    assert stdout.endswith("PASSED\n")
+    assert "whole network: top-1 is the reference's on 1 of 1 inputs\n" in stdout
+    assert stdout.endswith("PASSED: all 10 parts compute what the checkpoint says\n")
 
 
 def test_verify_on_pictures(model: Path, checkpoint: Path, config: Path, pictures: Path) -> None:
     images = ("--images", pictures, "--images", pictures / "below" / "d.png")
-    assert "on 4 inputs" in run("verify", model, checkpoint, "--config", config, *images)[0]
+    assert "on 4 of 4 inputs" in run("verify", model, checkpoint, "--config", config, *images)[0]
 
 
 def test_verify_draws(
@@ -481,6 +481,8 @@ def test_verify_draws(
     run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "verify.png")
     with Image.open(tmp_path / "verify.png") as drawn:
         assert drawn.format == "PNG"
+    for name, message in (("verify.jpg", "drawings are PNG files"), ("no/verify.png", "in an existing folder")):
+        assert message in run("verify", "no", "no", "--draw", tmp_path / name, code=1)[1]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     _, stderr = run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "other.png", code=1)
     assert stderr == "Error: drawing needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'\n"
@@ -494,15 +496,30 @@ def test_verify_another_checkpoint(packed: Packed, checkpoint: Path, config: Pat
 def test_verify_that_fails_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     from bitvit.verify import VerifyReport, VerifyRow
 
-    row = VerifyRow(name="stem", max_error=0.5, relative_error=0.25, sign_disagreements=3, signs=1000)
-    report = VerifyReport(rows=[row], inputs=2, top1_agreement=0.5, max_relative_logit_error=1.5, passed=False)
+    row = VerifyRow("stem", 0.5, 0.25, sign_disagreements=3, signs=1000, undecided=1, wrong=2, places=9)
+    report = VerifyReport(rows=[row], inputs=2, apart=1, top1_agreement=0.5, max_relative_logit_error=1.5)
     fake = types.SimpleNamespace(verify=lambda *_, **__: report)
     monkeypatch.setitem(sys.modules, "bitvit.verify", fake)
     stdout, _ = run("verify", "model", "checkpoint", code=1)
-    assert re.search(r"stem +5\.00e-01 +2\.50e-01 +3 of 1,000", stdout)
-    assert "top-1 agreement 50.0% on 2 inputs" in stdout
+    assert re.search(r"stem +5\.00e-01 +2\.50e-01 +3 of 1,000 +WRONG at 2 of 9 places", stdout)
+    assert "whole network: top-1 is the reference's on 1 of 2 inputs" in stdout
     assert "largest logit error 1.50e+00" in stdout
-    assert stdout.endswith("FAILED\n")
+    assert "note:" not in stdout  # that the networks went apart needs no excuse here
+    assert stdout.endswith("FAILED: stem differs from the checkpoint\n")
+
+
+def test_verify_explains_why_networks_went_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitvit.verify import VerifyReport, VerifyRow
+
+    row = VerifyRow("stages.0.blocks.0", 0.5, 1e-7, sign_disagreements=1, signs=1000, undecided=9, wrong=0, places=36)
+    report = VerifyReport(rows=[row], inputs=1, apart=1, top1_agreement=0.0, max_relative_logit_error=0.4)
+    monkeypatch.setitem(sys.modules, "bitvit.verify", types.SimpleNamespace(verify=lambda *_, **__: report))
+    stdout, _ = run("verify", "model", "checkpoint")
+    assert "1 of 1,000   a sign on the edge of float32 reaches 9 of 36 places" in stdout
+    assert "whole network: top-1 is the reference's on 0 of 1 inputs" in stdout
+    assert "note: on 1 of 1 inputs the two went apart, as float32 and float64 do" in stdout
+    assert "It is no fault of the model file" in stdout
+    assert stdout.endswith("PASSED: all 1 parts compute what the checkpoint says\n")
 
 
 # --------------------------------------------------------------------------------------------------- the program itself

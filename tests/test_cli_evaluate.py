@@ -152,6 +152,21 @@ def test_an_error_at_the_first_picture_keeps_nothing(model: Path, data: Path, he
     assert "Note: nothing to resume, starting afresh" in run(model, data, "--resume", code=1)[1]
 
 
+def test_how_far_several_models_are(model: Path, data: Path) -> None:
+    """They take turns, so how far one of them is says little."""
+    bad = data / "1" / "01.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"<html>")
+    _, stderr = run(model, model, data, "--batch-size", "4", code=1)
+    found = re.search(r"Note: stopped after (\d+) of 48 pictures of 2 models, kept in", stderr)
+    assert found is not None
+    assert int(found[1]) % 2 == 0
+    assert 0 < int(found[1]) < 48
+    bad.write_bytes(good)
+    _, stderr = run(model, model, data, "--resume")
+    assert stderr == f"Note: resumed after {found[1]} of 48 pictures of 2 models\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -189,13 +204,13 @@ def test_a_missing_package_is_named(model: Path, data: Path, monkeypatch: pytest
 def test_progress_bar() -> None:
     screen = io.StringIO()
     with progress_bar(Console(file=screen, force_terminal=True, width=120)) as show:
-        show(Progress("a", 0, 2, 0, 100, 0, 0, None))
-        show(Progress("a", 0, 2, 60, 100, 25, 10, None))
+        show(Progress("a", 0, 2, 0, 100, 0, 0, (0, 200), None))
+        show(Progress("a", 0, 2, 60, 100, 25, 10, (60, 200), None))
     for text in ("1/2", "60/100", "top-1 50.00 %", "left"):
         assert text in screen.getvalue()
     log = io.StringIO()
     with progress_bar(Console(file=log)) as show:
-        show(Progress("a", 0, 1, 60, 100, 25, 10, None))
+        show(Progress("a", 0, 1, 60, 100, 25, 10, (60, 100), None))
     assert log.getvalue() == ""
 
 

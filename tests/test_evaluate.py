@@ -1,6 +1,7 @@
 """evaluate: from pictures to a report, with a model whose answers are known and with a packed one."""
 
 import csv
+import dataclasses
 import importlib.util
 import io
 import itertools
@@ -20,10 +21,12 @@ from PIL import Image
 
 import bitvit
 from bitvit import evaluate as exported
+from bitvit.classify import Classifier
 from bitvit.errors import BitvitError, ConfigError, ImageError
 from bitvit.evaluation import EvalReport, Progress, evaluate
-from bitvit.modelfile import load_model_file
+from bitvit.modelfile import load_model_file, save_model_file
 from bitvit.prefetch import prefetch
+from bitvit.preprocess import Preprocessing
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 needs_drawing = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
@@ -56,6 +59,18 @@ def noise(tmp_path: Path) -> Path:
 @pytest.fixture
 def model(packed: Callable[[str], Path]) -> Path:
     return packed("micro96_somefp")
+
+
+@pytest.fixture
+def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network with another normalisation."""
+    file, path = load_model_file(model), tmp_path_factory.mktemp("other") / "other.safetensors"
+    preprocessing = dataclasses.replace(file.preprocessing, mean=(0.5, 0.5, 0.5))
+    sha256 = file.source_sha256
+    save_model_file(
+        path, file.tensors, config=file.config, preprocessing=preprocessing, labels=None, source_sha256=sha256
+    )
+    return path
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -222,6 +237,58 @@ def test_several_models() -> None:
     assert evaluate([Colours()], (IMAGES, LABELS)).spread["top1"] is None
 
 
+class Halves(Colours):
+    """Prepares pictures otherwise: dimmed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing.for_image_size(32, mean=(0, 0, 0), std=(2, 2, 2))
+
+
+def test_models_that_prepare_alike_decode_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    original = Classifier.prepare
+
+    def prepare(self: Classifier, number: int, image: Any) -> Any:
+        decoded.append(number)
+        return original(self, number, image)
+
+    monkeypatch.setattr(Classifier, "prepare", prepare)
+    models: list[Colours] = [Colours(), Halves(), Colours()]
+    result = evaluate(models, (IMAGES, LABELS), batch_size=2)
+    assert sorted(decoded) == sorted([*range(5), *range(5)])  # once for the alike, once for the other
+    assert [model.batches for model in models] == [[2, 2, 1]] * 3
+    for report, model in zip(result.reports, models, strict=True):
+        assert same(report, evaluate(model, (IMAGES, LABELS)))
+    decoded.clear()
+    evaluate([Colours(), Colours()], [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])])
+    assert len(decoded) == 5  # of two data sets nothing is shared
+
+
+def test_models_that_share_pictures_share_their_failures() -> None:
+    images: list[Any] = [*IMAGES, b"x"]
+    labels, models = [*LABELS, "red"], [Colours(), Colours()]
+    result = evaluate(models, (images, labels), on_error="skip", batch_size=4)
+    assert [[failure.path for failure in report.failures] for report in result.reports] == [["picture 5"]] * 2
+    assert [report.top1 for report in result.reports] == [0.8] * 2
+    seen: list[Progress] = []
+    with pytest.raises(ImageError, match="picture 5: image of 1 bytes"):
+        evaluate(models, (images, labels), batch_size=4, progress=seen.append)
+    last = {progress.unit: progress.done for progress in seen}
+    assert last[0] == last[1]  # all models are through the pictures before it
+
+
+def test_progress_of_models_that_share_pictures() -> None:
+    seen: list[Progress] = []
+    evaluate([Colours(), Halves(), Colours()], (IMAGES, LABELS), batch_size=3, progress=seen.append)
+    assert [(p.unit, p.done) for p in seen] == [
+        *((0, 0), (2, 0), (0, 3), (2, 3), (0, 5), (2, 5)),
+        *((1, 0), (1, 3), (1, 5)),
+    ]
+    assert [p.accuracy for p in seen if p.done == 5] == [0.8] * 3
+    assert [p.overall for p in seen] == [(n, 15) for n in (0, 0, 3, 6, 8, 10, 10, 13, 15)]
+
+
 def test_folds(tmp_path: Path) -> None:
     rows = ["path,label,fold"]
     for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
@@ -311,18 +378,37 @@ def test_resume_after_a_bad_picture_was_mended(model: Path, noise: Path, tmp_pat
     assert not state.exists()
 
 
-def test_several_models_resume(model: Path, noise: Path, tmp_path: Path) -> None:
-    whole = evaluate([model, model], noise)
+@pytest.mark.parametrize(("unit", "done"), [(0, 16), (1, 16), (2, 16), (0, 32)])
+def test_several_models_resume(unit: int, done: int, model: Path, noise: Path, tmp_path: Path, other: Path) -> None:
+    """Stopped while the first, or the last, of two that share pictures was a batch ahead; or in the third's turn."""
+    models = [model, other, model]
+    whole = evaluate(models, noise)
     seen: list[Progress] = []
+    order = (0, 2, 1)
 
     def stop(progress: Progress) -> None:
-        if progress.unit == 1 and progress.done > 5:
+        if (progress.unit, progress.done) == (order[unit], done):
             raise Stop
 
     with pytest.raises(Stop):
-        evaluate([model, model], noise, state=tmp_path, progress=stop)
-    resumed = evaluate([model, model], noise, state=tmp_path, resume=True, progress=seen.append)
-    assert [(p.unit, p.done) for p in seen[:3]] == [(0, 40), (1, 16), (1, 32)]
+        evaluate(models, noise, state=tmp_path, progress=stop)
+    resumed = evaluate(models, noise, state=tmp_path, resume=True, progress=seen.append)
+    assert [(p.unit, p.done) for p in seen[:3]] == {
+        (0, 16): [(0, 16), (2, 0), (2, 16)],
+        (1, 16): [(0, 16), (2, 16), (0, 32)],
+        (2, 16): [(0, 40), (2, 40), (1, 16)],
+        (0, 32): [(0, 32), (2, 16), (2, 32)],
+    }[unit, done]
+    assert all(map(same, resumed.reports, whole.reports))
+    assert list(tmp_path.glob("*.state")) == []
+
+
+def test_one_of_several_models_has_come_further(model: Path, noise: Path, tmp_path: Path) -> None:
+    """As with another batch size than the stopped evaluation had."""
+    whole = evaluate([model, model], noise)
+    with pytest.raises(Stop):
+        evaluate([model, model], noise, state=tmp_path, batch_size=16, progress=stop_after(32))
+    resumed = evaluate([model, model], noise, state=tmp_path, batch_size=5, resume=True)
     assert all(map(same, resumed.reports, whole.reports))
 
 

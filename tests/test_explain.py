@@ -16,7 +16,7 @@ from PIL import Image
 import bitvit
 from bitvit import reference
 from bitvit.errors import BitvitError, ImageError
-from bitvit.explain import CELL, Explanation, enlarge, rollout
+from bitvit.explain import CELL, Explanation, enlarge, importance, rollout
 from bitvit.model import BHViT
 from bitvit.modelfile import load_model_file
 from bitvit.preprocess import Preprocessing
@@ -132,6 +132,23 @@ def test_a_row_that_the_downsampling_drops_has_no_importance() -> None:
     assert found.sum() == pytest.approx(1)
 
 
+def test_even_attention_is_an_even_map() -> None:
+    """Merged tokens see less of the right and lower edges, whatever is attended to: no choice of the network."""
+    ones = [np.ones((windows, n, n)) for windows, n in ((4, 13), (1, 10))]
+    blocks = [block(ones[0], 6, 3, fine=0.5), block(ones[1], 3, 3, fine=0.4)]
+    assert rollout(blocks)[5].max() < 0.85 / 36
+    assert importance(blocks) == pytest.approx(np.full((6, 6), 1 / 36))
+    assert importance([block(np.zeros((4, 13, 13)), 6, 3)]) == pytest.approx(np.full((6, 6), 1 / 36))
+
+
+def test_importance_is_relative_to_even_attention() -> None:
+    blocks = [attending(6, 3, key=4, fine=0.5)]
+    even = rollout([block(np.ones((4, 13, 13)), 6, 3, fine=0.5)])
+    found = importance(blocks)
+    assert found.sum() == pytest.approx(1)
+    assert found * even / (found * even).sum() == pytest.approx(rollout(blocks), rel=1e-5)
+
+
 # -------------------------------------------------------------------------------------------------------------- engine
 @pytest.mark.parametrize("name", ["micro96_somefp", "micro96_gsb", "micro96_ln", "micro160_odd"])
 def test_attention_is_the_references(name: str, packed: Packed) -> None:
@@ -190,7 +207,7 @@ def keys_of(model: BHViT, pixels: NDArray[np.float32], layer: str) -> NDArray[np
 
 @pytest.mark.parametrize("place", [(1, 1), (4, 4), (2, 5), (0, 3)])
 def test_a_planted_pattern_is_found(place: tuple[int, int], seeker: BHViT) -> None:
-    grid = rollout(Probe(seeker.runner).run_image(planted(*place))[1])
+    grid = importance(Probe(seeker.runner).run_image(planted(*place))[1])
     assert divmod(int(grid.argmax()), 6) == place
     assert grid.max() > 3 * grid.mean()
     assert sorted(grid.reshape(-1))[-2] < 0.7 * grid.max()

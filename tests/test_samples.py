@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-import golden_data
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,20 +35,6 @@ def tool() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model in weights, or one converted from the checkpoint it comes from."""
-    if MODEL.exists():
-        return MODEL
-    try:
-        checkpoint = golden_data.find("trained/fashion_mnist.pth")
-    except FileNotFoundError:
-        pytest.skip("neither the model nor its checkpoint is here")
-    out = tmp_path_factory.mktemp("model") / MODEL.name
-    bitvit.convert(checkpoint, out, config=checkpoint.with_name("config.json"), mean=[0.2860], std=[0.3530], pad=2)
-    return out
-
-
 def test_drawings_are_those_of_the_tool(tool: ModuleType, tmp_path: Path) -> None:
     tool.main(tmp_path)
     assert sorted(path.name for path in SAMPLES.iterdir()) == sorted(f"{name}.png" for name in CLASSES)
@@ -59,7 +44,7 @@ def test_drawings_are_those_of_the_tool(tool: ModuleType, tmp_path: Path) -> Non
             assert np.array_equal(np.asarray(drawn), np.asarray(stored))
 
 
-def test_model_recognises_them(model: Path) -> None:
-    classify = bitvit.Classifier(model)
+def test_model_recognises_them() -> None:
+    classify = bitvit.Classifier(MODEL)
     best = {name: classify(SAMPLES / f"{name}.png", top_k=1)[0]["index"] for name in CLASSES}
     assert best == CLASSES

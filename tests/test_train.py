@@ -3,6 +3,7 @@
 Without PyTorch, which only `pip install 'bitvit[train]'` brings, nothing of this can run.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ from train import (  # noqa: E402
     machine,
     oscillation,
     schedule,
+    sets,
 )
 from train.__main__ import main  # noqa: E402
 from train.network import BHViT, Options, binary_weights  # noqa: E402
@@ -264,7 +266,7 @@ def test_pixels_are_the_engines() -> None:
 
 def _digits() -> Any:
     pytest.importorskip("sklearn")
-    return data.digits_pictures()
+    return sets.digits_pictures()
 
 
 def test_variants_do_not_depend_on_the_batch() -> None:
@@ -310,6 +312,37 @@ def test_small_grey_pictures_get_a_border(tmp_path: Path) -> None:
     assert loaded.test.pixels[0, 2, 2:30].min() == 200
 
 
+def test_mixup_blends_pictures_and_classes_alike() -> None:
+    pixels, shares = torch.eye(6).view(6, 1, 1, 6), torch.eye(6)
+    torch.manual_seed(4)
+    mixed, classes = augment.mixup(pixels, shares, 0.7)
+    assert torch.allclose(mixed.view(6, 6), classes)  # picture k is 1 at k, as its class is
+    assert torch.allclose(classes.sum(1), torch.ones(6))
+    assert int((classes.amax(1) < 1).sum()) > 0
+    torch.manual_seed(4)
+    assert augment.mixup(pixels, shares, 0.7)[0].equal(mixed)
+
+
+def test_task_takes_classes_or_their_shares() -> None:
+    logits, labels = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1, 0])
+    shares = torch.nn.functional.one_hot(labels, 3).float()
+    assert losses.task(logits, labels, 0.1) == pytest.approx(float(losses.task(logits, shares, 0.1)), rel=1e-6)
+
+
+def test_dropped_branches_leave_a_picture_as_it_is() -> None:
+    options = Options(drop_path=0.5)
+    model = BHViT(SMALL.config(2), options)
+    blocks = [*model.vit.encoder.layerA, *model.vit.encoder.layerB]
+    assert [block.drop_path for block in blocks] == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2])
+    block, x, y = blocks[-1].train(), torch.zeros(400, 1, 1, 2), torch.ones(400, 1, 1, 2)
+    torch.manual_seed(0)
+    out = block.dropped(x, y)
+    kept = out[:, 0, 0, 0] != 0
+    assert 140 < int(kept.sum()) < 260  # half of 400, six deviations either way
+    assert torch.equal(out[kept], 2 * y[kept])
+    assert block.eval().dropped(x, y) is y
+
+
 # ------------------------------------------------------------------------------------------------ the loop
 
 
@@ -317,7 +350,15 @@ def states(run: loop.Run) -> dict[str, Any]:
     return {**run.model.state_dict(), **{f"ema {k}": v for k, v in run.best_model.state_dict().items()}}
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "views": 2, "augment": Augment(shift=2, flip=True)}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"ema": 0.9, "views": 2, "augment": Augment(shift=2, flip=True)},
+        {"mixup": 0.8, "drop_path": 0.3},
+        {"precision": "bfloat16", "network": dataclasses.replace(SMALL, widths=(16, 32, 64, 64))},
+    ],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[str, Any]) -> None:
     settings, squares = small(**extra), pictures()
     torch.manual_seed(9)
@@ -380,6 +421,38 @@ def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, 
     np.testing.assert_allclose(engine(pixels.contiguous().numpy()), expected, atol=2e-5 * expected.std())
     assert json.loads((tmp_path / "result.json").read_text())["sha256"] == result.sha256
     assert "drawn by a test" in (tmp_path / "CARD.md").read_text()
+
+
+def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    quiet: dict[str, Any] = {"say": lambda _text: None}
+    first = loop.Run(small(), pictures(), tmp_path / "first", **quiet)
+    first.train()
+    export.export(first, "")
+    path = tmp_path / "first" / "model.safetensors"
+    second = loop.Run(small(seed=5), pictures(), tmp_path / "second", start_from=path, **quiet)
+    for name, value in first.model.state_dict().items():
+        assert value.equal(second.model.state_dict()[name]), name
+    steps = [m.alpha.clone() for m in second.model.modules() if hasattr(m, "zero_point")]
+    second.stop_after = 0
+    second.settings = dataclasses.replace(second.settings, learning_rate=1e-12)
+    second.train()
+    assert all(
+        torch.allclose(step, m.alpha, rtol=1e-6)
+        for step, m in zip(steps, (m for m in second.model.modules() if hasattr(m, "zero_point")), strict=True)
+    ), "steps that were learnt are not measured afresh"
+
+    three = dataclasses.replace(pictures(), labels=["above", "below", "neither"])
+    third = loop.Run(small(), three, tmp_path / "third", start_from=path, **quiet)
+    assert third.model.classifier.weight.shape[0] == 3
+    key = "vit.encoder.layerA.0.GC.cov1.weight"
+    assert third.model.state_dict()[key].equal(first.model.state_dict()[key])
+
+    other = small(network=dataclasses.replace(SMALL, widths=(8, 16, 16, 16)))
+    with pytest.raises(TrainingError, match=r"\[2, 32\], expected \[2, 16\]; .*another network"):
+        loop.Run(other, pictures(), tmp_path / "fourth", start_from=path, **quiet)
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(bitvit.BitvitError, match=r"text\.pth"):
+        loop.Run(small(), pictures(), tmp_path / "fifth", start_from=tmp_path / "text.pth", **quiet)
 
 
 def test_a_trained_teacher_is_loaded_and_its_classes_are_checked(tmp_path: Path) -> None:
@@ -476,7 +549,8 @@ def test_every_row_of_the_ablation_differs_from_the_first() -> None:
 
 def test_ablation_table() -> None:
     rows = [{"top1": 80.0, "flips": 0.25}, {"top1": 81.0, "flips": 0.75}]
-    last = ablation.table({"everything": rows}).splitlines()[-1]
+    first, _, last = ablation.table({"everything": rows}, [3, 7]).splitlines()
+    assert first == "| variant | seed 3 | seed 7 | mean top-1 | flips at the end |"
     assert last == "| everything | 80.00 | 81.00 | 80.50 % | 50.00 % |"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bitvit import Classifier
 
@@ -31,3 +32,15 @@ def test_digits_on_the_held_out_third() -> None:
     assert accuracy >= 98
     # One picture of 599 is 0.17 points: another CPU's floats may decide one sign otherwise (golden/TOLERANCE.md).
     assert accuracy == pytest.approx(float(card[2]), abs=0.2)
+
+
+def test_sample_digits_are_held_out_and_recognised() -> None:
+    with np.load(TESTS / "digits" / "held_out.npz") as archive:
+        pictures, labels = archive["pictures"], archive["labels"]
+    classify = Classifier(WEIGHTS / "bhvit-digits.safetensors")
+    for digit in range(10):
+        path = WEIGHTS / "samples-digits" / f"{digit}.png"
+        with Image.open(path) as picture:
+            same = (pictures == np.asarray(picture)).all(axis=(1, 2))
+        assert set(labels[same]) == {digit}
+        assert classify(path, top_k=1)[0]["label"] == str(digit)

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from bitvit.bench.report import BenchReport, Result, cell_name
+from bitvit.bench.report import UNSTEADY, BenchReport, Result, cell_name
 
 LEAST = 0.02  # a difference below it is noise, however steady the runs were
 
@@ -29,9 +29,9 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """faster, slower or same, of the second; same means within the noise."""
+        """What the second is: faster, slower, same (but for the noise), or unclear where the noise hides too much."""
         if abs(self.ratio - 1) <= self.noise:
-            return "same"
+            return "same" if self.noise <= UNSTEADY else "unclear"
         return "faster" if self.ratio < 1 else "slower"
 
 

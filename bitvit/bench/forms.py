@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from bitvit.bench.comparison import Comparison
-from bitvit.bench.report import BenchReport, Part, Profile, Result
+from bitvit.bench.report import COVERS, BenchReport, Part, Profile, Result
 
 NONE = "–"
 
@@ -135,8 +135,9 @@ def profile_facts(profile: Profile) -> list[str]:
     """How the profile agrees with ordinary calls, and its limits."""
     limits = profile.limits
     return [
-        f"steps {profile.seconds * 1e3:.3f} ms + calling {profile.calling_seconds * 1e3:.3f} ms: {profile.covered:.1%}"
-        f" of ordinary calls beside it ({profile.end_to_end_seconds * 1e3:.3f} ms); medians of {profile.runs} runs",
+        f"steps {profile.seconds * 1e3:.3f} ms + calling {profile.calling_seconds * 1e3:.3f} ms add up to"
+        f" {profile.covered:.1%} of ordinary calls beside it ({profile.end_to_end_seconds * 1e3:.3f} ms),"
+        f" {'within' if profile.adds_up else 'NOT within'} {COVERS:.0%}; {profile.runs} runs",
         f"limits of one core: {limits.binary_macs / 1e9:,.0f} binary GMAC/s, {limits.float_macs / 1e9:.1f} float"
         f" GMAC/s, {limits.cache_bytes / 1e9:.0f} GB/s out of a cache, {limits.memory_bytes / 1e9:.0f} GB/s out of"
         " memory",
@@ -185,6 +186,9 @@ def write_csv(report: BenchReport, stream: TextIO) -> None:
     m, e = report.model, report.environment
     fixed: dict[str, Any] = {
         "infer_img_size": m.infer_img_size,
+        "infer_gmacs": (m.binary_macs + m.float_macs) / 1e9,
+        "binary_macs": m.binary_macs,
+        "float_macs": m.float_macs,
         "param_count": m.param_count,
         "sha256": m.sha256,
         "bitvit": e.bitvit,

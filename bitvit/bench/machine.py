@@ -14,6 +14,7 @@ import bitvit
 from bitvit.cores import available_threads, cgroup_quota
 from bitvit.kernels import target
 
+LEAST_SECONDS = 0.5  # to judge a load by: the system counts in hundredths of a second, and so five parts of a run
 ROOT = Path(bitvit.__file__).resolve().parent.parent
 PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "pillow")
 # What matters to inference engines, as LLVM calls it.
@@ -151,10 +152,10 @@ class Load:
 def share_of_others(before: Load | None, after: Load | None) -> float | None:
     """The part of the machine's processors that others used between two moments, 0 to 1.
 
-    Others are all other processes, and what a hypervisor took away. None where the system does not tell, or within a
-    hundredth of a second.
+    Others are all other processes, and what a hypervisor took away. None where the system does not tell, or for less
+    than LEAST_SECONDS.
     """
-    if before is None or after is None or after.wall <= before.wall:
+    if before is None or after is None or after.wall - before.wall < LEAST_SECONDS:
         return None
     seconds = (after.everybody - before.everybody) - (after.own - before.own)
     return min(1.0, max(0.0, seconds / (after.wall - before.wall) / (os.cpu_count() or 1)))

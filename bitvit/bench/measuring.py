@@ -80,15 +80,16 @@ def measure(
     compiled = _compile(path)
     summary = summarize(path)
     models = {n: load(path, threads=n) for n in {1, *threads}}
+    cells = [_Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
+    pixels = _pixels(max(batch_sizes), models[1].config.image_size)
     prepared = measure_preprocessing(models[1].preprocessing, image)
     started = None
     if startup:
         say("starting processes")
         started = measure_startup(path, max(threads), max(batch_sizes), compiled, cold=cold)
-    cells = [_Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
     say("limits of the machine")
     popcounts = {n: popcount_rate(n) for n in threads}
-    _measure_cells(cells, models, Amount(iterations, seconds or SECONDS), warmup, say)
+    _measure_cells(cells, models, pixels, Amount(iterations, seconds or SECONDS), warmup, say)
     popcounts = {n: max(rate, popcount_rate(n)) for n, rate in popcounts.items()}
     limits = measure_limits() if profile else None
     profiled: Profile | None = None
@@ -286,12 +287,25 @@ def timed_together(call: Callable[[], object], amount: Amount, callers: int) -> 
     return [t for one in times for t in one]
 
 
+def _pixels(batch: int, size: int) -> NDArray[np.float32]:
+    """Float32 [batch, 3, size, size]. BenchError if memory does not hold so many."""
+    try:
+        return np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
+    except (MemoryError, ValueError):  # the latter for sizes that no memory could have
+        raise BenchError(
+            f"batch size {batch}: {12e-9 * batch * size**2:,.1f} GB of pixels do not fit into memory; ask for less"
+        ) from None
+
+
 def _measure_cells(
-    cells: list[_Cell], models: dict[int, BHViT], amount: Amount, warmup: int | None, say: Callable[[str], None]
+    cells: list[_Cell],
+    models: dict[int, BHViT],
+    pixels: NDArray[np.float32],
+    amount: Amount,
+    warmup: int | None,
+    say: Callable[[str], None],
 ) -> None:
     """Part by part, the cells taking turns; Python does not collect garbage meanwhile."""
-    size = models[1].config.image_size
-    pixels = np.random.default_rng(0).standard_normal((max(c.batch for c in cells), 3, size, size), np.float32)
 
     def call(cell: _Cell) -> Callable[[], object]:
         model, images = models[cell.threads if cell.mode == "latency" else 1], pixels[: cell.batch]

@@ -84,12 +84,10 @@ def _bars(axis: Any, profile: Profile) -> None:
     axis.set_yticks(range(len(kinds)), [part.kind for part in kinds])
     axis.set_xlim(0, 1.5 * most)
     axis.set_xlabel(f"{unit}; numbers are stages, a black line is the limit")
-    total, calls = scale * profile.seconds, scale * profile.end_to_end_seconds
-    axis.set_title(
-        f"Where the time goes: {digits(total)} {unit} (ordinary calls beside it {digits(calls)})",
-        fontsize=10,
-        loc="left",
-    )
+    total, calls = scale * (profile.seconds + profile.calling_seconds), scale * profile.end_to_end_seconds
+    title = f"Where the time goes: with calling {digits(total)} {unit}, {profile.covered:.0%} of ordinary calls"
+    title += f" beside it ({digits(calls)} {unit})"
+    axis.set_title(title, fontsize=10, loc="left", color="black" if profile.adds_up else "red")
 
 
 def _roofline(axis: Any, profile: Profile) -> None:
@@ -131,7 +129,9 @@ def _roofline(axis: Any, profile: Profile) -> None:
     axis.set_title("Roofline of one core", fontsize=10, loc="left")
     for rate, name in ((limits.cache_bytes, "cache"), (limits.memory_bytes, "memory")):
         _slope(axis, rate / 1e9, low, limits.binary_macs / rate, f"{name}: {rate / 1e9:.0f} GB/s")
-    axis.legend(fontsize=8, frameon=False, loc="lower right", markerscale=0.8)
+    legend = axis.legend(fontsize=8, frameon=False, loc="lower right")
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])  # alike: there a dot's size means nothing
 
 
 def _slope(axis: Any, rate: float, low: float, high: float, text: str) -> None:

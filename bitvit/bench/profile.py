@@ -32,7 +32,7 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
     times, calls, calling = _times(model, seconds)
     work = _work(steps, rows)
     parts = []
-    for step, spent, (binary, real, weights) in zip(steps, np.median(times, axis=0), work, strict=True):
+    for step, spent, (binary, real, weights) in zip(steps, typical(times), work, strict=True):
         moved = 4 * activations(step)
         least, bound = limits.seconds(binary, real, weights + moved)
         name = step.kernel.name
@@ -43,10 +43,22 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
         kinds=kinds,
         seconds=sum(part.seconds for part in parts),
         calling_seconds=calling,
-        end_to_end_seconds=float(np.median(calls)),
+        end_to_end_seconds=float(typical(np.array(calls)[:, None])[0]),
         runs=len(times),
         limits=limits,
     )
+
+
+def typical(runs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the middle half of runs [runs, steps], ranked by their totals: [steps].
+
+    What interrupts a run does not count, as with medians. But medians of steps add up to less than the median of the
+    totals, 2 % for a model of 70 steps, as each leaves out another run's delays.
+    """
+    order = np.argsort(runs.sum(axis=1))
+    quarter = len(runs) // 4
+    middle: NDArray[np.float64] = runs[order[quarter : len(runs) - quarter]].mean(axis=0)
+    return middle
 
 
 def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[float], float]:

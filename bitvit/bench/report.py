@@ -141,10 +141,10 @@ class Part:
 class Profile:
     """Where the time of one picture on one thread goes.
 
-    All steps run in one call of a C function that reads the processor's clock between them; a step's time is the
-    median over the runs. end_to_end_seconds is the median of ordinary calls of the model in between, calling_seconds
-    that of calls with no picture: on a quiet machine steps and calling add up to the former. Others that interrupt make
-    calls longer, but hardly the medians of short steps.
+    All steps run in one call of a C function that reads the processor's clock between them; a step's time is its mean
+    over the middle half of the runs, and end_to_end_seconds that of ordinary calls of the model, which take turns with
+    them. calling_seconds is the median of calls with no picture. Steps and calling must add up to ordinary calls,
+    within COVERS: else the machine was too restless, and the report warns.
     """
 
     parts: list[Part]  # one a step, in order
@@ -159,6 +159,11 @@ class Profile:
     def covered(self) -> float:
         """Steps and calling over ordinary calls."""
         return (self.seconds + self.calling_seconds) / self.end_to_end_seconds
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the steps are what ordinary calls spend their time on."""
+        return abs(self.covered - 1) <= COVERS
 
 
 @dataclass(frozen=True)
@@ -190,10 +195,10 @@ class BenchReport:
                 f" {len(unsteady)} of {len(self.results)} results"
             )
         p = self.profile
-        if p is not None and abs(p.covered - 1) > COVERS:
+        if p is not None and not p.adds_up:
             found.append(
-                f"the profile adds up to {p.covered:.0%} of the calls beside it, expected 90 to 110%, as calls were"
-                " interrupted; measure again when the machine is quiet"
+                f"the profile adds up to {p.covered:.0%} of the calls beside it, expected 90 to 110%: the machine"
+                " changed its speed meanwhile; measure again when it is quiet"
             )
         return found
 

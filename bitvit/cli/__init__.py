@@ -93,16 +93,13 @@ def _options(
 def main() -> None:
     """The console script."""
     try:
-        _run()
+        # Of pictures that are refused, or of what is beside the pixels.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
+                stream.reconfigure(errors="backslashreplace")
+        app()
     except KeyboardInterrupt:  # before a verb has begun
         sys.exit(INTERRUPTED)
     finally:  # nothing is left to be tidied up: Ctrl-C may end what Python still does
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _run() -> None:
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of pictures that are refused, or of what is beside the pixels
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
-    app()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import output, print_warning, printable, stderr_console
+from bitvit.cli.console import check_drawing, output, print_warning, printable, stderr_console
 from bitvit.errors import BenchError
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def bench(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", "-s", min=0.01, metavar="S", help="Seconds to measure for instead; default 3."),
+        typer.Option(
+            "--seconds", "-s", min=0.01, max=86400, metavar="S", help="Seconds to measure for instead; default 3."
+        ),
     ] = None,
     image: Annotated[
         Path | None,
@@ -97,8 +99,8 @@ def bench(
     json has everything, csv a row a result; what timm's benchmark.py has too is called as there.
     """
     if compare is not None:
-        if model is not None:
-            raise typer.BadParameter("takes two reports and no MODEL", param_hint="--compare")
+        if model is not None or profile or plot is not None or cold or image is not None:
+            raise typer.BadParameter("takes two reports and measures nothing", param_hint="--compare")
         _compare(*compare, form, out)
         return
     if model is None:
@@ -108,7 +110,10 @@ def bench(
     batches = _numbers(batch_size, "--batch-size")
     counts = None if not threads else _numbers(threads, "--threads")
     if plot is not None:
-        _check_plot(plot)  # before minutes of measuring
+        from bitvit.bench.plot import require_matplotlib
+
+        require_matplotlib()  # before minutes of measuring
+        check_drawing(plot)
     from bitvit.bench import measure
     from bitvit.bench.report import MODES
 
@@ -132,6 +137,8 @@ def bench(
 
                 draw(report, plot)
         _write(report, form, stream)
+        if out is not None and form is Format.table:
+            _print_lines([f"warning: {warning}" for warning in report.warnings], stream)
     for warning in report.warnings:
         print_warning(warning)
 
@@ -144,15 +151,6 @@ def _numbers(texts: list[str], option: str) -> list[int]:
             f"{','.join(texts)!r}, expected whole numbers of at least 1, such as 1,8", param_hint=option
         )
     return [int(part) for part in parts]
-
-
-def _check_plot(path: Path) -> None:
-    """BenchError if it is plain that the picture cannot be drawn or written."""
-    from bitvit.bench.plot import require_matplotlib
-
-    require_matplotlib()
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise BenchError(f"{path}: cannot be written: name a .png file in an existing folder")
 
 
 @contextlib.contextmanager
@@ -202,6 +200,8 @@ def _compare(first: Path, second: Path, form: Format, out: Path | None) -> None:
         raise BenchError(f"{first} and {second} have no mode, threads and batch size in common; measure the same ones")
     with output(out) as stream:
         _write_comparison(comparison, form, stream)
+        if out is not None and form is Format.table:
+            _print_lines([f"warning: {warning}" for warning in comparison.warnings], stream)
     for warning in comparison.warnings:
         print_warning(warning)
 

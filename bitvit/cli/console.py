@@ -53,6 +53,14 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def check_drawing(path: Path) -> None:
+    """Raises BitvitError if no PNG can be written there: better known before the work than after it."""
+    if path.suffix.lower() != ".png":
+        raise BitvitError(f"{path}: drawings are PNG files; end the name with .png")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise BitvitError(f"{path}: cannot be written: name a .png file in an existing folder")
+
+
 @contextlib.contextmanager
 def compiling_status() -> Iterator[None]:
     """Say on a terminal that kernels are being compiled, which the first run on a machine does."""

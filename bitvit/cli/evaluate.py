@@ -171,13 +171,14 @@ def _keeping(resume: bool) -> "Iterator[Callable[[Progress], None]]":
     def watch(progress: "Progress") -> None:
         nonlocal last
         if resume and last is None:
-            print_note(f"resumed after {_through(progress)}" if progress.done else "nothing to resume, starting afresh")
+            found = progress.overall[0] > 0
+            print_note(f"resumed after {_through(progress)}" if found else "nothing to resume, starting afresh")
         last = progress
 
     try:
         yield watch
     except (KeyboardInterrupt, BitvitError) as problem:
-        if last is not None and (last.done or last.unit) and last.state is not None and last.state.exists():
+        if last is not None and last.overall[0] and last.state is not None and last.state.exists():
             if isinstance(problem, BitvitError):
                 print_error(str(problem))
             print_note(f"stopped after {_through(last)}, kept in {last.state}: the same command with --resume goes on")
@@ -186,8 +187,8 @@ def _keeping(resume: bool) -> "Iterator[Callable[[Progress], None]]":
 
 
 def _through(progress: "Progress") -> str:
-    model = f" of model {progress.unit + 1} of {progress.units}" if progress.units > 1 else ""
-    return f"{progress.done:,} of {progress.total:,} pictures{model}"
+    done, total = progress.overall
+    return f"{done:,} of {total:,} pictures" + (f" of {progress.units} models" if progress.units > 1 else "")
 
 
 @contextlib.contextmanager

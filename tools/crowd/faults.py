@@ -25,8 +25,17 @@ from .crowds import PATIENCE, CheckError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# Says when the command begins: before that, Python itself is at work.
-_START = "import sys; import bitvit.cli; print('ready', flush=True); sys.argv[0] = 'bitvit'; bitvit.cli.main()"
+# Says when the command begins: before that, Python itself is at work. Ctrl-C waits until then.
+_START = """
+import signal, sys
+import bitvit.cli
+app, press = bitvit.cli.app, {signal.SIGINT}
+bitvit.cli.app = lambda: (signal.pthread_sigmask(signal.SIG_UNBLOCK, press), app())
+signal.pthread_sigmask(signal.SIG_BLOCK, press)
+print("ready", flush=True)
+sys.argv[0] = "bitvit"
+bitvit.cli.main()
+"""
 
 
 @dataclass

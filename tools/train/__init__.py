@@ -2,10 +2,15 @@
 
 __main__.py     the command line
 settings.py     what a run is: network, data, schedule; read from a JSON file
-data.py         labelled image sets as uint8 arrays
-augment.py      random crops, flips, turns and holes, drawn ahead for a whole epoch
+sets.py         labelled image sets as their files hold them
+pictures.py     the same as files of pictures, for `bitvit evaluate`
+data.py         a set at the size of the network's input
+augment.py      random crops, flips, turns and holes, drawn ahead for a whole epoch; mixup
 estimators.py   signs and levels with straight-through gradients
 network.py      BHViT in PyTorch
+operators.py    what it does between its products, by PyTorch's operators or
+fused.py        on a CPU by whole chains in a pass or two over memory, whose loops are in
+passes.py
 teacher.py      a small float network to distil from
 losses.py       task, distillation, oscillation regulariser
 oscillation.py  counts the weights whose signs flip

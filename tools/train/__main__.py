@@ -21,6 +21,7 @@ from . import data, export, report
 from .checkpoint import write_bytes
 from .loop import Run
 from .machine import FixedThreads, ThreadChooser, keep_memory
+from .sets import NAMES
 from .settings import read_settings
 from .teacher import load_teacher
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             pictures,
             options.out,
             teacher=teacher,
+            start_from=options.start_from,
             device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             threads=FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads()),
             say=report.say,
@@ -59,11 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, choices=data.NAMES)
+    parser.add_argument("--data", required=True, choices=NAMES)
     parser.add_argument("--data-folder", type=Path, help="where the pictures are; digits needs none")
     parser.add_argument("--config", type=Path, required=True, help="settings, JSON; see tools/train/settings.py")
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="change a setting, e.g. epochs=3")
     parser.add_argument("--teacher", type=Path, help="a teacher's model.safetensors, or a .pt2 of torch.export")
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin with these weights, .pth or .safetensors; the number of classes may differ",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
         "--threads",
@@ -86,6 +94,7 @@ def _command(options: argparse.Namespace) -> str:
     parts = [f"python -m tools.train --data {options.data} --config {config.as_posix()} --out runs/{options.data}"]
     parts += ["--data-folder DATA"] if options.data_folder else []
     parts += ["--teacher TEACHER"] if options.teacher else []
+    parts += ["--start-from CHECKPOINT"] if options.start_from else []
     return " ".join(parts + [f"--set {shlex.quote(change)}" for change in options.set or []])
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from .settings import Augment
 
-__all__ = ["Variants", "generator", "normalise"]
+__all__ = ["Variants", "generator", "mixup", "normalise"]
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -90,3 +90,13 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     x = pixels.float() / 255
     x = (x - x.new_tensor(mean)) / x.new_tensor(std)
     return x.permute(0, 3, 1, 2)
+
+
+def mixup(pixels: Tensor, shares: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Blend every picture [B, ...] with another of the batch, and its classes' shares [B, L] likewise.
+
+    The share of the first is drawn from Beta(alpha, alpha), once for the batch, by PyTorch's global generator.
+    """
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    partner = torch.randperm(len(pixels)).to(pixels.device)
+    return pixels.lerp(pixels[partner], 1 - share), shares.float().lerp(shares[partner].float(), 1 - share)

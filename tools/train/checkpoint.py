@@ -1,4 +1,5 @@
-"""Files that are whole or not there: written beside their place, then renamed; and the state of a run as one."""
+"""Files that are whole or not there: written beside their place, then renamed; the state of a run as one; and
+weights to begin with."""
 
 import os
 import tempfile
@@ -6,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
+
+from bitvit.checkpoint import read_checkpoint
 
 from .settings import TrainingError
 
-__all__ = ["load_state", "save_state", "write_bytes", "write_whole"]
+__all__ = ["load_state", "load_weights", "save_state", "write_bytes", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -51,3 +56,24 @@ def load_state(path: Path, digest: str) -> dict[str, Any] | None:
     if found != digest:
         raise TrainingError(f"{path}: from a run with other settings or data; choose another --out, or delete it")
     return state
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Give a model the weights of a checkpoint, .pth or .safetensors; nothing of a .pth is executed.
+
+    A classifier for another number of classes is left as it is. Raises BitvitError for a file that is no checkpoint,
+    TrainingError for one of another network.
+    """
+    found = {name: torch.from_numpy(np.array(value)) for name, value in read_checkpoint(path).state.items()}
+    own = model.state_dict()
+    head = "classifier.weight"
+    if head in found and head in own and len(found[head]) != len(own[head]):
+        found |= {name: value for name, value in own.items() if name.startswith("classifier.")}
+    for name in sorted(own.keys() | found.keys()):
+        if name not in found or name not in own or found[name].shape != own[name].shape:
+            there, here = (list(state[name].shape) if name in state else "missing" for state in (found, own))
+            raise TrainingError(
+                f"--start-from {path}: {name} is {there}, expected {here}; the checkpoint is of another network than "
+                "the settings', whose image size, window, widths and options must be the same"
+            )
+    model.load_state_dict(found)

@@ -1,9 +1,10 @@
 """The training loop: one run from settings to a trained network, resumable after any step.
 
 Nothing random is carried from step to step: order and variants of the pictures are functions of seed and epoch
-(augment.py), rate and β of the step (schedule.py). What a run must remember is the network, the optimiser's moments,
-the average, the flips, the teacher's answers so far and the log; checkpoint.py keeps it. A run that was stopped and
-resumed therefore ends, on one machine, with the same bits as one that was not.
+(augment.py), rate and β of the step (schedule.py), and what a step draws it draws from a seed of its own. What a run
+must remember is the network, the optimiser's moments, the average, the flips, the teacher's answers so far and the
+log; checkpoint.py keeps it. A run that was stopped and resumed therefore ends, on one machine, with the same bits as
+one that was not.
 """
 
 import copy
@@ -17,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from . import losses, schedule
-from .augment import Variants, generator, normalise
-from .checkpoint import load_state, save_state
+from .augment import Variants, generator, mixup, normalise
+from .checkpoint import load_state, load_weights, save_state
 from .data import DataSet, Split
 from .machine import FixedThreads, ThreadChooser
 from .network import BHViT, BinaryDownsampling, Options, binary_weights
@@ -45,7 +47,7 @@ def build(settings: Settings, num_classes: int) -> nn.Module:
         network = settings.network
         if network.kind == "teacher":
             return ResidualNetwork(network, num_classes).to(memory_format=torch.channels_last)
-        return BHViT(network.config(num_classes), Options(network.recu, network.attention_levels))
+        return BHViT(network.config(num_classes), Options(network.recu, network.attention_levels, settings.drop_path))
 
 
 @dataclass
@@ -56,6 +58,8 @@ class Run:
     data: DataSet
     folder: Path
     teacher: Teacher | None = None
+    start_from: Path | None = None
+    """A checkpoint whose weights the run begins with."""
     device: str = "cpu"
     save_seconds: float = 240.0
     threads: FixedThreads | ThreadChooser = field(default_factory=FixedThreads)
@@ -77,7 +81,10 @@ class Run:
                 f"batch_size {self.settings.batch_size}: the training split has only {len(self.train_split)} pictures"
             )
         self.steps = self.per_epoch * self.settings.epochs
-        self.model = build(self.settings, len(self.data.labels)).to(self.device)
+        self.model = build(self.settings, len(self.data.labels))
+        if self.start_from is not None:
+            load_weights(self.model, self.start_from)
+        self.model.to(self.device)
         if isinstance(self.teacher, nn.Module):
             self.teacher.to(self.device)
         self.optimizer = torch.optim.AdamW(_groups(self.model, self.settings.weight_decay), lr=0.0, fused=True)
@@ -93,8 +100,9 @@ class Run:
 
         Raises InterruptedRunError on SIGINT and SIGTERM, its state saved.
         """
-        if self.step == 0 and isinstance(self.model, BHViT):
+        if self.step == 0 and self.start_from is None and isinstance(self.model, BHViT):
             pixels, _ = self._batch(next(self._batches(0, 0)), self._variants(0))
+            torch.manual_seed(generator(self.settings.seed, 4).initial_seed())
             self.model.initialise(pixels)
         saved = spoken = time.monotonic()
         with _stop_requests() as stop:
@@ -127,6 +135,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         pixels, labels = self._batch(index, variants)
+        if settings.mixup or settings.drop_path:
+            torch.manual_seed(generator(settings.seed, 3, self.step).initial_seed())
+        if settings.mixup:
+            pixels, labels = mixup(pixels, functional.one_hot(labels, len(self.data.labels)), settings.mixup)
         taught = self._teach(pixels, index, epoch)
         self.model.train()
         with self._precision():
@@ -237,7 +249,8 @@ class Run:
 
     @property
     def _digest(self) -> str:
-        return f"{self.settings.digest()} {self.data.name} {self.teacher is not None}"
+        started = " started" if self.start_from is not None else ""
+        return f"{self.settings.digest()} {self.data.name} {self.teacher is not None}{started}"
 
     def save(self) -> None:
         """Everything that the rest of the run depends on."""

@@ -10,7 +10,7 @@ __all__ = ["distillation", "oscillation", "task"]
 
 
 def task(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with labels [B], smoothed."""
+    """Cross-entropy with labels [B], or their shares [B, L], smoothed."""
     return functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
 

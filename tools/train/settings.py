@@ -95,6 +95,10 @@ class Settings:
     weight_decay: float = 0.0
     """Of float matrices only: never of binary weights, norms, offsets and steps."""
     label_smoothing: float = 0.1
+    mixup: float = 0.0
+    """α of mixup: pictures are blended in pairs, by a share drawn from Beta(α, α); 0: none. Not with views."""
+    drop_path: float = 0.0
+    """Stochastic depth: the chance that a branch of the last block is left out for a picture."""
     distillation: float = 0.9
     """λ in (1 - λ) task + λ distillation; without a teacher there is only the task."""
     views: int = 0
@@ -124,7 +128,9 @@ class Settings:
             "warmup": 0 <= self.warmup < 1,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "distillation": 0 <= self.distillation <= 1,
-            "views": self.views >= 0,
+            "mixup": self.mixup >= 0,
+            "drop_path": 0 <= self.drop_path < 1,
+            "views": self.views >= 0 and not (self.views and self.mixup),
             "regulariser_share": 0 <= self.regulariser_share <= 1,
             "flip_window": self.flip_window >= 1,
             "ema": 0 <= self.ema < 1,

@@ -1,0 +1,126 @@
+"""What BHViT does between its products: here in PyTorch's operators, by fused.py where that fits.
+
+Maps and tokens are [..., C]. norm is a batch or layer norm; rprelu, scale and move are of SPEC section 1.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import fused
+from .estimators import levels, sign
+
+__all__ = [
+    "attend",
+    "by_window",
+    "contract",
+    "expand",
+    "mix",
+    "move_sign",
+    "norm_sign",
+    "shift",
+    "softmax_scores",
+    "tile",
+    "weighted",
+]
+
+
+def tile(x: Tensor, width: int) -> Tensor:
+    """Channel i of the result is channel i mod C of x (SPEC 7.5)."""
+    return torch.cat([x] * (width // x.shape[-1]), -1)
+
+
+def move_sign(x: Tensor, move: Tensor) -> Tensor:
+    """sign(x + move)."""
+    return fused.move_sign(x, move) if fused.fits(None, x) else sign(x + move)
+
+
+def norm_sign(x: Tensor, norm: nn.Module, move: Tensor, *, wanted: bool = True) -> tuple[Tensor, Tensor]:
+    """norm(x), which is None or anything if it is not wanted, and sign(norm(x) + move)."""
+    if fused.fits(norm, x):
+        return fused.norm_sign(x, norm, move, wanted=wanted)
+    normed = norm(x)
+    return normed, sign(normed + move)
+
+
+def expand(
+    y: Tensor, shortcut: Tensor, norm: nn.Module, rprelu: nn.Module, move: Tensor | None, copies: int = 1
+) -> tuple[Tensor, Tensor]:
+    """v = rprelu(norm(y) + tile(shortcut)) -> sign(v + move) and pool(v), the means of `copies` adjacent channels.
+
+    Without a move the former is None.
+    """
+    if fused.fits(norm, y, shortcut) and copies in (1, 2, 4) and y.shape[-1] % (fused.LANES * copies) == 0:
+        return fused.expand(y, shortcut, norm, rprelu, move, copies)
+    v = rprelu(norm(y) + tile(shortcut, y.shape[-1]))
+    pooled = v if copies == 1 else v.unflatten(-1, (-1, copies)).mean(-1)
+    return v if move is None else sign(v + move), pooled
+
+
+def contract(
+    y: Tensor, shortcut: Tensor, x: Tensor, norm: nn.Module, rprelu: nn.Module, scale: nn.Module | None
+) -> Tensor:
+    """x + scale(rprelu(norm(y) + shortcut))."""
+    if fused.fits(norm, y, shortcut, x):
+        return fused.contract(y, shortcut, x, norm, rprelu, scale)
+    v = rprelu(norm(y) + shortcut)
+    return x + (v if scale is None else scale(v))
+
+
+def mix(x: Tensor, ys: list[Tensor], biases: list[Tensor], rprelus: list[nn.Module], norm: nn.Module) -> Tensor:
+    """x + norm(Σ rprelu_i(y_i + bias_i))."""
+    if fused.fits(norm, x, *ys):
+        return fused.mix(x, ys, biases, rprelus, norm)
+    terms = [rprelu(y + bias) for y, bias, rprelu in zip(ys, biases, rprelus, strict=True)]
+    return x + norm(terms[0] + terms[1] + terms[2])
+
+
+def shift(x: Tensor, n: Tensor, taps: Tensor, constant: Tensor) -> Tensor:
+    """x + Σ taps_k · (n read at tap k) + constant, on maps [B, S, S, C] whose edges meet (SPEC 9.11).
+
+    taps [9, C]: the pixel; one above, one below, two above, two below; one left, one right, two left, two right.
+    """
+    if fused.fits(None, x, n):
+        return fused.stencil(x, n, taps, constant)
+    reads = [(0, 1), (1, 1), (-1, 1), (2, 1), (-2, 1), (1, 2), (-1, 2), (2, 2), (-2, 2)]
+    for tap, (reach, axis) in zip(taps, reads, strict=True):
+        x = x + tap * n.roll(reach, axis)
+    return x + constant
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, step: Tensor, zero_point: Tensor, square: int, coarse: int, highest: int
+) -> Tensor:
+    """Contexts [B, windows, w² + M, C] of signs [B, S² + M, C], by the default quantizer (SPEC 7.4.5 to 7.4.7).
+
+    square is w², coarse is M; step and zero_point are [heads].
+    """
+    if fused.fits_heads(query, len(step)):
+        return fused.attend(query, key, value, step, zero_point, square, coarse, highest)
+    shares = softmax_scores(query, key, len(step), square, coarse)
+    return weighted(levels(3 * shares, step, zero_point, highest), value, square, coarse)
+
+
+def softmax_scores(query: Tensor, key: Tensor, heads: int, square: int, coarse: int) -> Tensor:
+    """Probabilities [B, windows, heads, N, N] of signs [B, S² + M, C]."""
+    query, key = (_by_head(by_window(x, square, coarse), heads) for x in (query, key))
+    return (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1)
+
+
+def weighted(shares: Tensor, value: Tensor, square: int, coarse: int) -> Tensor:
+    """Contexts [B, windows, N, C] of quantised probabilities and signs [B, S² + M, C]."""
+    values = _by_head(by_window(value, square, coarse), shares.shape[2])
+    return (shares @ values).transpose(2, 3).flatten(-2)
+
+
+def by_window(tokens: Tensor, square: int, coarse: int) -> Tensor:
+    """[B, S² + M, C] -> [B, windows, w² + M, C]: each window's tokens, then the image's merged ones."""
+    fine, merged = tokens.split([tokens.shape[1] - coarse, coarse], 1)
+    windows = fine.unflatten(1, (-1, square))
+    return torch.cat([windows, merged[:, None].expand(-1, windows.shape[1], -1, -1)], 2)
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """[B, windows, N, C] -> [B, windows, heads, N, C / heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(2, 3)
