@@ -4,7 +4,8 @@ How MACs are counted, for one picture and from the Config alone, so that a check
 
 - a convolution or linear layer: output pixels x output channels x inputs of one output, taps outside the map included;
 - query, key, value: on every token of every window, the merged tokens once a window, as the training code computes
-  them; an engine that computes merged tokens once an image does less;
+  them. They are the same in all windows, and bitvit computes them once a picture: what it leaves out is counted apart,
+  as repeated MACs;
 - attention scores and context: windows x N² x C each, with N = window² + merged tokens. The context is one product of
   2-bit levels with signs and counts once;
 - element-wise work (norms, RPReLU, scales, shifts, pooling, softmax) does not count.
@@ -44,6 +45,7 @@ class Row:
     float_parameters: int
     binary_macs: int
     float_macs: int
+    repeated_macs: int  # of binary_macs, those that bitvit leaves out
     bytes: int
 
 
@@ -77,6 +79,11 @@ class Summary:
     @property
     def float_macs(self) -> int:
         return sum(row.float_macs for row in self.rows)
+
+    @property
+    def computed_binary_macs(self) -> int:
+        """Those that bitvit computes: without the repeated ones."""
+        return sum(row.binary_macs - row.repeated_macs for row in self.rows)
 
     @property
     def ops(self) -> float:
@@ -148,7 +155,7 @@ def _summarize_checkpoint(path: Path, config_json: str | os.PathLike[str] | Mapp
 
 def _rest(name: str, size: int, rows: Iterable[Row]) -> Row:
     """What a file holds besides the tensors of the rows; nothing if they were widened when read (half precision)."""
-    return Row(name, "", (), 0, 0, 0, 0, max(0, size - sum(row.bytes for row in rows)))
+    return Row(name, "", (), 0, 0, 0, 0, 0, max(0, size - sum(row.bytes for row in rows)))
 
 
 # ---------------------------------------------------------------------------------------------- layers of a Config
@@ -164,6 +171,7 @@ class _Layer:
     macs: int
     binary: bool
     sources: tuple[str, ...]  # its prefixes in a checkpoint
+    repeated_macs: int = 0
 
 
 def _layers(config: Config) -> Iterator[_Layer]:
@@ -208,8 +216,8 @@ def _attention(config: Config, s: int, block: str, source: str) -> Iterator[_Lay
     for name in ("query", "key", "value"):
         parts = (name, f"norm{name[0]}", f"rprelu{name[0]}", f"move{name[0]}", f"move{name[0]}2")
         sources = tuple(f"{inner}.{part}" for part in parts)
-        macs = windows * tokens * width**2
-        yield _Layer(f"{block}.attention.{name}", "binary linear", square, macs, True, sources)
+        macs, repeated = windows * tokens * width**2, (windows - 1) * windows * width**2
+        yield _Layer(f"{block}.attention.{name}", "binary linear", square, macs, True, sources, repeated)
     product = windows * tokens**2 * width
     yield _Layer(f"{block}.attention.scores", "binary product", (), product, True, ())
     sources = (f"{inner}.norm_context", f"{inner}.rprelu_context")
@@ -260,5 +268,6 @@ def _row(layer: _Layer, tensors: Tensors, packed: bool) -> Row:
         else floats - weights,  # a checkpoint holds them as floats, of use only as bits
         binary_macs=layer.macs if layer.binary else 0,
         float_macs=0 if layer.binary else layer.macs,
+        repeated_macs=layer.repeated_macs,
         bytes=sum(tensor.nbytes for tensor in tensors.values()),
     )

@@ -30,6 +30,7 @@ from bitvit.summary import summarize
 CASES = ("micro96_somefp", "micro96_binary", "micro96_gsb", "micro96_ln")
 ROOT = Path(__file__).resolve().parent.parent
 Packed = Callable[[str], Path]
+WINDOW_OF_ONE = ROOT / "weights" / "bhvit-cifar10.safetensors"  # as many merged tokens as pixels
 QUICK = ("--iterations", "5", "--warmup", "1", "--threads", "1")
 
 
@@ -186,13 +187,37 @@ def test_profile_has_all_the_work_of_the_model(case: str, packed: Packed) -> Non
     """Every multiply-add and every weight that `inspect` counts belongs to one step."""
     summary, model = summarize(packed(case)), bitvit.load(packed(case), threads=1)
     found = profile.profile(model, summary.rows, seconds=0.0, limits=Limits(1e12, 1e11, 1e11, 1e10))
-    assert sum(p.binary_macs for p in found.parts) == summary.binary_macs
+    assert sum(p.binary_macs for p in found.parts) == summary.computed_binary_macs
     assert sum(p.float_macs for p in found.parts) == summary.float_macs
     header = next(row.bytes for row in summary.rows if row.name == "(header)")
     assert sum(p.weight_bytes for p in found.parts) == summary.bytes - header
     assert [p.kind for p in found.kinds] == list(profile.KINDS)
     assert len(found.parts) == len(model.runner.program.steps)
     assert all(p.activation_bytes > 0 and p.seconds >= 0 and p.limit_seconds > 0 for p in found.parts)
+
+
+def test_merged_tokens_count_once_a_picture() -> None:
+    """The engine projects them once, however many windows see them: S² + M rows, not M·(w² + M)."""
+    summary, model = summarize(WINDOW_OF_ONE), bitvit.load(WINDOW_OF_ONE, threads=1)
+    found = profile.profile(model, summary.rows, seconds=0.0, limits=Limits(1e12, 1e11, 1e11, 1e10))
+    rows = {step.layer: step for step in model.runner.program.steps if step.kernel.name == "project"}
+    parts = [part for part in found.parts if part.kernel == "project"]
+    assert len(parts) == len(rows) > 0
+    for part in parts:
+        arguments = rows[part.layer].arguments
+        assert part.binary_macs == 3 * int(arguments["rows"]) * int(arguments["channels"]) ** 2
+    assert summary.computed_binary_macs < 0.8 * summary.binary_macs
+
+
+@pytest.mark.usefixtures("quick")
+def test_results_count_what_is_computed() -> None:
+    found = bench.measure(WINDOW_OF_ONE, threads=[1], iterations=5, warmup=0, startup=False)
+    summary, r = summarize(WINDOW_OF_ONE), found.results[0]
+    assert found.model.binary_macs == summary.binary_macs
+    assert found.model.computed_binary_macs == summary.computed_binary_macs
+    assert r.binary_gmacs_per_sec == pytest.approx(r.infer_samples_per_sec * summary.computed_binary_macs / 1e9)
+    assert r.share_of_limit == pytest.approx(r.binary_gmacs_per_sec / r.limit_gmacs_per_sec)
+    assert f"(of which {forms.digits(summary.computed_binary_macs / 1e6)} computed)" in bench.markdown(found)
 
 
 def test_profile_adds_up(report: BenchReport) -> None:
@@ -265,6 +290,8 @@ def test_json_round_trip(report: BenchReport, tmp_path: Path) -> None:
     assert content["schema"] == "bitvit-bench/1"
     assert content["warnings"] == report.warnings
     assert BenchReport.from_dict({**content, "new in a later version": 1}) == report
+    del content["model"]["computed_binary_macs"]
+    assert BenchReport.from_dict(content).model.computed_binary_macs is None  # as earlier versions wrote it
 
 
 def test_csv_round_trip(report: BenchReport) -> None:

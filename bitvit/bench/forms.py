@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from bitvit.bench.comparison import Comparison
-from bitvit.bench.report import COVERS, BenchReport, Part, Profile, Result
+from bitvit.bench.report import COVERS, BenchReport, ModelFacts, Part, Profile, Result
 
 NONE = "–"
 
@@ -84,13 +84,19 @@ def digits(value: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ facts
+def _computed(model: ModelFacts) -> str:
+    if model.computed_binary_macs in (None, model.binary_macs):
+        return ""
+    return f" (of which {digits(model.computed_binary_macs / 1e6)} computed)"
+
+
 def facts(report: BenchReport) -> list[str]:
     """A line each: model, start-up, memory, preparation of pictures, machine, software."""
     m, s, p = report.model, report.startup, report.preprocessing
     lines = [
         f"model: {m.name}, {m.infer_img_size} x {m.infer_img_size} pixels, {m.param_count:.1f} million parameters,"
-        f" {digits(m.binary_macs / 1e6)} binary and {digits(m.float_macs / 1e6)} float MMAC a picture, sha256"
-        f" {m.sha256[:12]}",
+        f" {digits(m.binary_macs / 1e6)} binary{_computed(m)} and {digits(m.float_macs / 1e6)} float MMAC a picture,"
+        f" sha256 {m.sha256[:12]}",
     ]
     memory = f"file {m.file_bytes / 1e6:.1f} MB, weights in memory {m.weight_bytes / 1e6:.1f} MB,"
     memory += f" {m.workspace_bytes / 1e6:.1f} MB more a thread"
@@ -189,6 +195,7 @@ def write_csv(report: BenchReport, stream: TextIO) -> None:
         "infer_gmacs": (m.binary_macs + m.float_macs) / 1e9,
         "binary_macs": m.binary_macs,
         "float_macs": m.float_macs,
+        "computed_binary_macs": "" if m.computed_binary_macs is None else m.computed_binary_macs,
         "param_count": m.param_count,
         "sha256": m.sha256,
         "bitvit": e.bitvit,

@@ -103,7 +103,7 @@ def measure(
         environment=environment(),
         startup=started,
         preprocessing=prepared,
-        results=[cell.result(summary.binary_macs, popcounts[cell.threads]) for cell in cells],
+        results=[cell.result(summary.computed_binary_macs, popcounts[cell.threads]) for cell in cells],
         profile=profiled,
     )
 
@@ -167,6 +167,7 @@ def _facts(path: Path, model: BHViT, summary: Summary) -> ModelFacts:
         param_count=(summary.binary_weights + summary.float_parameters) / 1e6,
         binary_macs=summary.binary_macs,
         float_macs=summary.float_macs,
+        computed_binary_macs=summary.computed_binary_macs,
     )
 
 
@@ -210,7 +211,7 @@ class _Cell:
         self.parts.append(times)
 
     def result(self, binary_macs: int, limit: float) -> Result:
-        """binary_macs: of a picture; limit: binary multiply-adds a second."""
+        """binary_macs: computed for a picture; limit: binary multiply-adds a second."""
         times = np.array([t for part in self.parts for t in part])
         rate = len(times) * self.batch / self.seconds
         return Result(

@@ -123,12 +123,12 @@ def kind_of(step: Step) -> str:
 
 
 def _work(steps: list[Step], rows: Iterable[Row]) -> list[tuple[int, int, int]]:
-    """Binary MACs, float MACs and bytes of weights of each step."""
+    """Binary MACs that the engine computes, float MACs and bytes of weights of each step."""
     work = [[0, 0, 0] for _ in steps]
     for row in rows:
         i = _step_of(row.name, steps)
         if i is not None:
-            for k, amount in enumerate((row.binary_macs, row.float_macs, row.bytes)):
+            for k, amount in enumerate((row.binary_macs - row.repeated_macs, row.float_macs, row.bytes)):
                 work[i][k] += amount
     return [(binary, real, weights) for binary, real, weights in work]
 

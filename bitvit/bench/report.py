@@ -43,6 +43,7 @@ class ModelFacts:
     param_count: float  # millions, binary and float
     binary_macs: int
     float_macs: int
+    computed_binary_macs: int | None = None  # without repeated ones (see bitvit.summary); null: an older report
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Result:
     max_ms: float
     iterations: int  # calls timed
     seconds: float  # time in all
-    binary_gmacs_per_sec: float
+    binary_gmacs_per_sec: float  # of those that are computed
     limit_gmacs_per_sec: float  # what as many threads reached in the same run with xor, popcount and add alone
     share_of_limit: float  # the quotient of the two
     spread: float  # of the medians of five parts of the run: (most - least) / median of all
@@ -116,7 +117,7 @@ class Part:
     kernel: str  # likewise
     kind: str
     seconds: float
-    binary_macs: int
+    binary_macs: int  # computed
     float_macs: int
     weight_bytes: int
     activation_bytes: int
@@ -255,10 +256,13 @@ def _object(kind: type[T], content: Any, where: str) -> T:
     if not isinstance(content, Mapping):
         raise BenchError(f"{where}: {content!r:.40}, expected an object; the report is damaged")
     hints = typing.get_type_hints(kind)
-    missing = hints.keys() - content.keys()
+    fields: dict[str, dataclasses.Field[Any]] = getattr(kind, "__dataclass_fields__", {})
+    later = {name for name, field in fields.items() if field.default is not dataclasses.MISSING}  # than some reports
+    missing = hints.keys() - later - content.keys()
     if missing:
         raise BenchError(f"{where}: without {sorted(missing)}; the report is damaged")
-    return kind(**{name: _value(hint, content[name], f"{where}: {name}") for name, hint in hints.items()})
+    known = {name: hint for name, hint in hints.items() if name in content}
+    return kind(**{name: _value(hint, content[name], f"{where}: {name}") for name, hint in known.items()})
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -90,6 +90,8 @@ def bench(
 
     Times are milliseconds of a call with float32 pixels; decoding, resizing and normalising are timed apart.
 
+    binary GMAC/s: of what bitvit computes, which is merged tokens once a picture, not once a window.
+
     of limit: share of what the same threads reach in this run with xor, popcount and add alone.
 
     spread: how far the medians of five parts of the run lie apart; differences below it mean nothing.

@@ -20,7 +20,7 @@ class Format(str, Enum):
     json = "json"
 
 
-_TOTALS = ("binary_weights", "float_parameters", "binary_macs", "float_macs", "ops", "bytes")
+_TOTALS = ("binary_weights", "float_parameters", "binary_macs", "computed_binary_macs", "float_macs", "ops", "bytes")
 
 
 def inspect(
