@@ -50,14 +50,14 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def start(self, *more: str, limit: int | None = None) -> "subprocess.Popen[bytes]":
-        """limit: most bytes of a file that it may write."""
+        """It has begun when this returns. limit: most bytes of a file that it may write."""
 
         def prepare() -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", _START, *self.arguments, *more],
             cwd=ROOT,
             env={**os.environ, **self.environment},
@@ -65,10 +65,16 @@ class Command:
             stderr=subprocess.PIPE,
             preexec_fn=prepare,
         )
+        assert process.stdout is not None
+        process.stdout.readline()  # ready
+        return process
 
     def run(self, *more: str, limit: int | None = None) -> "subprocess.CompletedProcess[bytes]":
+        """From begin to end."""
+        return self.finish(self.start(*more, limit=limit))
+
+    def finish(self, process: "subprocess.Popen[bytes]") -> "subprocess.CompletedProcess[bytes]":
         """To its end."""
-        process = self.start(*more, limit=limit)
         try:
             out, error = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -151,36 +157,30 @@ def make_commands(folder: Path) -> dict[str, Command]:
     }  # fmt: skip
 
 
-def _reference(command: Command) -> tuple[dict[str, bytes], bytes, float]:
-    """What an undisturbed run writes and prints, and the seconds that it takes."""
+def _reference(command: Command) -> tuple[dict[str, bytes], float]:
+    """What an undisturbed run writes, and the seconds that it takes once it has begun."""
     command.empty()
-    begin = time.monotonic()
-    done = command.run()
+    process, begin = command.start(), time.monotonic()
+    done = command.finish(process)
     if done.returncode:
         raise CheckError(f"{command.name}: {done.stderr.decode()}")
-    return command.written(), done.stdout, time.monotonic() - begin
+    return command.written(), time.monotonic() - begin
 
 
 # ----------------------------------------------------------------------------------------------------------- interrupts
 def check_interrupts(command: Command, times: int = 8) -> str:
     """Ctrl-C at moments all over a command."""
-    expected, _, seconds = _reference(command)
+    expected, seconds = _reference(command)
     stopped = 0
     for number in range(times):
         command.empty()
         process = command.start()
-        assert process.stdout is not None
-        process.stdout.readline()  # ready
         time.sleep(seconds * number / times)
         process.send_signal(signal.SIGINT)
-        try:
-            _, error = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise CheckError(f"{command.name} goes on after Ctrl-C") from None
-        if process.returncode not in (0, 1, 130, -signal.SIGINT) or b"Traceback" in error:
-            raise CheckError(f"{command.name} after Ctrl-C: {process.returncode}, {error.decode()}")
-        stopped += process.returncode != 0
+        done = command.finish(process)
+        if done.returncode not in (0, 1, 130, -signal.SIGINT) or b"Traceback" in done.stderr:
+            raise CheckError(f"{command.name} after Ctrl-C: {done.returncode}, {done.stderr.decode()}")
+        stopped += done.returncode != 0
         _check_whole(command, expected, "Ctrl-C")
         done = command.run(*command.again)
         if done.returncode or not command.written().items() >= _chosen(expected, command).items():
@@ -211,14 +211,14 @@ def small_disk(place: Path, kilobytes: int) -> Iterator[bool]:
 
 def check_full_disk(command: Command) -> str:
     """A file that can only be written in part: a limit of its size, and a disk that is full."""
-    expected, printed, _ = _reference(command)
+    expected, _ = _reference(command)
     command.empty()
-    _full(command, expected, printed, lambda: command.run(limit=1000))
+    _full(command, expected, lambda: command.run(limit=1000))
     ways = ["a limit of the file's size"]
     with small_disk(command.folder, 64) as mounted:
         if mounted:
             (command.folder / "ballast").write_bytes(bytes(60 << 10))
-            _full(command, {**expected, "ballast": bytes(60 << 10)}, printed, command.run)
+            _full(command, {**expected, "ballast": bytes(60 << 10)}, command.run)
             ways.append("a disk of 64 KB")
     command.empty()
     done = command.run()
@@ -230,7 +230,6 @@ def check_full_disk(command: Command) -> str:
 def _full(
     command: Command,
     expected: Mapping[str, bytes],
-    printed: bytes,
     run: "Callable[[], subprocess.CompletedProcess[bytes]]",
 ) -> None:
     done = run()
@@ -242,14 +241,13 @@ def _full(
         raise CheckError(f"{command.name} on a full disk: {done.returncode}, {done.stderr.decode()}")
     if b"Traceback" in done.stderr:
         raise CheckError(f"{command.name} on a full disk: {done.stderr.decode()}")
-    del printed
     _check_whole(command, expected, "a full disk")
 
 
 # ----------------------------------------------------------------------------------------------------- home, and a kill
 def check_read_only_home(command: Command) -> str:
     """No place for compiled kernels: the answers are the same."""
-    expected, _, _ = _reference(command)
+    expected, _ = _reference(command)
     command.empty()
     bare = dict.fromkeys(("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"), "") | {"HOME": "/proc/self/fdinfo/none"}
     homeless = Command(command.arguments, command.folder, command.outputs, environment=bare)
@@ -261,13 +259,11 @@ def check_read_only_home(command: Command) -> str:
 
 def check_killed(warmup: Command, times: int = 4) -> str:
     """A process killed while it compiles: what it leaves is whole, its helpers end, and the next run goes on."""
-    expected, _, seconds = _reference(warmup)
+    expected, seconds = _reference(warmup)
     names = {name for name in expected if name.endswith(".o")}
     for number in range(times):
         warmup.empty()
         process = warmup.start()
-        assert process.stdout is not None
-        process.stdout.readline()
         time.sleep(seconds * (number + 0.5) / times)
         process.kill()
         process.communicate()
