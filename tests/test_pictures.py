@@ -44,6 +44,15 @@ def trained_on(data: bytes) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def is_readable(data: bytes) -> bool:
+    """By Pillow alone: 12.3 cannot read the YCbCr TIFF that it writes."""
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        return False
+    return True
+
+
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)
@@ -129,6 +138,10 @@ USUAL: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", USUAL)
 def test_prepared_as_in_training(name: str) -> None:
     data = USUAL[name]()
+    if not is_readable(data):
+        with pytest.raises(ImageError):
+            open_image(data)
+        return
     prepared = Preprocessing.for_image_size(SIZE)(open_image(data))
     assert prepared.tobytes() == trained_on(data).tobytes()
 
@@ -137,7 +150,9 @@ def test_a_picture_of_each_kind_is_classified(tiny: Path) -> None:
     """And the answer does not depend on whether the picture comes as a file, as bytes or opened."""
     model = bitvit.load(tiny)
     classify = bitvit.Classifier(model)
-    resized = {name: encoded(open_image(make()).resize((32, 32)), "PNG") for name, make in USUAL.items()}
+    pictures = {name: data for name, make in USUAL.items() if is_readable(data := make())}
+    resized = {name: encoded(open_image(data).resize((32, 32)), "PNG") for name, data in pictures.items()}
+    assert len(resized) >= len(USUAL) - 1
     together = classify.logits(list(resized.values()))
     assert np.isfinite(together).all()
     for row, data in zip(together, resized.values(), strict=True):

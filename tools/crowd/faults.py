@@ -25,13 +25,15 @@ from .crowds import PATIENCE, CheckError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# Says when the command begins: before that, Python itself is at work. Ctrl-C waits until then.
+# Says when the command begins: before that, Python itself is at work. Ctrl-C waits until then, in every thread: those
+# that an import starts take over what the first one blocks.
 _START = """
 import signal, sys
-import bitvit.cli
-app, press = bitvit.cli.app, {signal.SIGINT}
-bitvit.cli.app = lambda: (signal.pthread_sigmask(signal.SIG_UNBLOCK, press), app())
+press = {signal.SIGINT}
 signal.pthread_sigmask(signal.SIG_BLOCK, press)
+import bitvit.cli
+app = bitvit.cli.app
+bitvit.cli.app = lambda: (signal.pthread_sigmask(signal.SIG_UNBLOCK, press), app())
 print("ready", flush=True)
 sys.argv[0] = "bitvit"
 bitvit.cli.main()
