@@ -41,7 +41,7 @@ def test_drawings_are_those_of_the_tool(tool: ModuleType, tmp_path: Path) -> Non
     for path in tmp_path.iterdir():
         with Image.open(path) as drawn, Image.open(SAMPLES / path.name) as stored:
             assert (drawn.mode, drawn.size) == ("L", (28, 28))
-            assert np.array_equal(np.asarray(drawn), np.asarray(stored))
+            assert np.abs(np.asarray(drawn, int) - np.asarray(stored, int)).max() <= 1  # Pillow before 11.3 rounds so
 
 
 def test_model_recognises_them() -> None:

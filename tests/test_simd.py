@@ -584,7 +584,8 @@ def test_a_binary_tile_stays_in_registers() -> None:
 
     (assembly,) = product.inspect_asm().values()
     assert_tiles_stay_in_registers(assembly, "vpopcntd", ROWS)
-    assert len([loop for loop in loops(assembly) if any("vpopcnt" in line for line in loop)]) == 1
+    counts = [sum("vpopcnt" in line for line in loop) for loop in loops(assembly)]
+    assert {count % ROWS for count in counts} == {0}  # an older LLVM unrolls, and has a second loop for the rest
     assert re.findall(r"\bpopcnt[wlq]\b", assembly) == []
 
 

@@ -1,6 +1,7 @@
 """bitvit bench: how fast a packed model is on this machine, and where the time goes."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -109,6 +110,8 @@ def bench(
         raise typer.BadParameter("name a packed model, or two reports with --compare", param_hint="MODEL")
     if iterations is not None and seconds is not None:
         raise typer.BadParameter("give --iterations or --seconds, not both", param_hint="--iterations")
+    if seconds is not None and math.isnan(seconds):  # no limit of an option's range refuses it
+        raise typer.BadParameter("is nan, expected a number", param_hint="--seconds")
     batches = _numbers(batch_size, "--batch-size")
     counts = None if not threads else _numbers(threads, "--threads")
     if plot is not None:

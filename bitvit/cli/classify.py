@@ -167,9 +167,11 @@ def _progress(console: "Console", total: int, stream: TextIO) -> Iterator[Callab
     """A progress bar on stderr, if a person looks at it and the results do not scroll it away; call to advance it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    shown = total > FEW and console.is_terminal and not stream.isatty()
+    if total <= FEW or not console.is_terminal or stream.isatty():
+        yield lambda: None
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
 

@@ -197,6 +197,9 @@ def _progress(console: "Console") -> "Iterator[Callable[[Progress], None]]":
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
+    if not console.is_terminal:
+        yield lambda _: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -206,7 +209,7 @@ def _progress(console: "Console") -> "Iterator[Callable[[Progress], None]]":
         TimeRemainingColumn(),
         TextColumn("top-1 {task.fields[accuracy]}"),
     )
-    with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with RichProgress(*columns, console=console, transient=True) as bar:
         yield _Shown(bar)
 
 
