@@ -93,7 +93,7 @@ def half_dots(bits: Array, rows: int, panels: Array, features: int) -> NDArray[n
     out = np.full((len(panels), len(bits) + 1, LANES), -77, np.float32)
     flat = (bits.reshape(-1), rows, bits.shape[1], panels.reshape(-1), len(panels) * LANES, -(features // 2))
     run_binary_matmul(*flat, out.reshape(-1), out.shape[1])
-    assert (out[:, len(bits) :] == -77).all(), "rows behind the last tile"
+    assert (out[:, rows + 1 :] == -77).all(), "more than one row in vain"
     found: NDArray[np.float32] = out[:, :rows].transpose(1, 0, 2).reshape(rows, -1)
     return found
 

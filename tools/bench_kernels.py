@@ -46,7 +46,8 @@ WIDTHS = [64, 72, 80, 96, 112, 120, 128, 144, 160, 176, 192, 224, 256, 288, 320,
 def _count_matmul(bits, rows, words, panels, width, out):  # type: ignore[no-untyped-def]
     for n in range(0, width, LANES):
         for m in range(0, rows, ROWS):
-            store_rows(out, n * rows + m * LANES, LANES, half_dots(bits, m * words, words, panels, n * words, 0))
+            h = half_dots(bits, m * words, words, panels, n * words, 0, ROWS)
+            store_rows(out, n * rows + m * LANES, LANES, h)
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import ATTEND, COARSEN, OUTPUT, PROJECT, WORD
-from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.matmul import binary_matmul, half_dots, in_whole_tiles
 from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     broadcast_rows,
@@ -52,7 +52,7 @@ from bitvit.kernels.simd import (
     words_at,
 )
 from bitvit.kernels.step import inline
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import FEW, LANES, ROWS
 
 
 # ------------------------------------------------------------------------------------------------------ project
@@ -87,25 +87,27 @@ def merge_token(m, a, source, norm, tokens, to):
 
 
 @inline
-def normalize_tokens(m, a, tokens, bits, block_words, token_norm, thresholds, valid):
-    """Layer-norm ROWS tokens in place and take their signs for q, k and v.
+def normalize_tokens(m, a, const, tokens, bits, height):
+    """Layer-norm `height` tokens in place and take their signs for q, k and v.
 
     The rows of a tile go side by side: one row alone would wait for its own sums. token_norm: [width/LANES][weight,
     bias][LANES]; thresholds: [width/LANES][q, k, v][LANES].
     """
-    at, stride, row_bits, block = m * a.stride, a.stride, a.words * WORD, block_words * WORD
+    token_norm, thresholds = floats_at(const, a.token_norm), floats_at(const, a.thresholds)
+    valid = floats_at(const, a.valid)
+    at, stride, row_bits, block = m * a.stride, a.stride, a.words * WORD, a.piece_rows * a.words * WORD
     share = splat(np.float32(1) / np.float32(a.channels))
-    total = splat_rows(np.float32(0), ROWS)
+    total = splat_rows(np.float32(0), height)
     for c in range(0, a.width, LANES):
-        total = fma(load_rows(tokens, at + c, stride, ROWS), load(valid, c), total)
+        total = fma(load_rows(tokens, at + c, stride, height), load(valid, c), total)
     mean = row_sums(total) * share
-    total = splat_rows(np.float32(0), ROWS)
+    total = splat_rows(np.float32(0), height)
     for c in range(0, a.width, LANES):
-        centred = (load_rows(tokens, at + c, stride, ROWS) - mean) * load(valid, c)
+        centred = (load_rows(tokens, at + c, stride, height) - mean) * load(valid, c)
         total = fma(centred, centred, total)
     scale = splat(np.float32(1)) / sqrt(row_sums(total) * share + splat(EPS))
     for c in range(0, a.width, LANES):
-        t = (load_rows(tokens, at + c, stride, ROWS) - mean) * scale
+        t = (load_rows(tokens, at + c, stride, height) - mean) * scale
         t = fma(t, load(token_norm, 2 * c), load(token_norm, 2 * c + LANES))
         store_rows(tokens, at + c, stride, t)
         bit = m * row_bits + c
@@ -115,50 +117,59 @@ def normalize_tokens(m, a, tokens, bits, block_words, token_norm, thresholds, va
 
 
 @inline
+def project_tile(m, c, first, a, const, state, scratch, height, layer_norms):
+    """`project_rows` for rows m … of the piece and channels c …"""
+    tokens, bits, z = floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z)
+    panels, affine, signs = words_at(const, a.panels), floats_at(const, a.affine), words_at(state, a.signs)
+    width, words, block_rows = a.width, a.words, a.piece_rows
+    token = load_rows(tokens, m * a.stride + c, a.stride, height)
+    total = splat_rows(np.float32(0), height)
+    for k in range(3):
+        if layer_norms:
+            h = load_rows(z, (k * width + c) * block_rows + m * LANES, LANES, height)
+        else:
+            bit_row = (k * block_rows + m) * words
+            h = to_float(half_dots(bits, bit_row, words, panels, (k * width + c) * words, a.start, height))
+        p = 4 * (k * width + c)
+        u = fma(h, load(affine, p), load(affine, p + LANES)) + token
+        u = prelu(u, load(affine, p + 2 * LANES))
+        word = (k * words + c // WORD) * a.plane + first + m
+        store_mask_rows(signs, word * WORD + c % WORD, WORD, u > load(affine, p + 3 * LANES))
+        total += u
+    store_rows(floats_at(state, a.shortcut), (first + m) * a.stride + c, a.stride, total)
+
+
+@inline
 def project_rows(first, rows, a, const, state, scratch, layer_norms):
     """Signs of q, k, v and the sum of their real values for rows first … of the token list.
 
     affine: [q, k, v][width/LANES][scale, bias, slope - 1, threshold][LANES].
     """
     source, pixels, norm = floats_at(state, a.source), ints_at(const, a.pixels), floats_at(const, a.norm)
-    tokens, bits, z = floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z)
-    valid, panels, affine = floats_at(const, a.valid), words_at(const, a.panels), floats_at(const, a.affine)
-    width, stride, words, block_rows, start = a.width, a.stride, a.words, a.piece_rows, a.start
-    fine, block_words, matrix_words, plane = a.side * a.side, block_rows * words, width * words, a.plane
+    tokens, bits = floats_at(scratch, a.tokens), words_at(scratch, a.bits)
+    width, stride, words, block_rows, fine = a.width, a.stride, a.words, a.piece_rows, a.side * a.side
     for i in range(rows):
         if first + i < fine:
             fetch_token(first + i, a, source, pixels, norm, tokens, i * stride)
         else:
             merge_token(first + i - fine, a, source, norm, tokens, i * stride)
-    for m in range(0, rows, ROWS):
-        normalize_tokens(
-            m, a, tokens, bits, block_words, floats_at(const, a.token_norm), floats_at(const, a.thresholds), valid
-        )
+    whole = in_whole_tiles(rows)
+    for m in range(0, whole, ROWS):
+        normalize_tokens(m, a, const, tokens, bits, ROWS)
+    for m in range(whole, rows, FEW):
+        normalize_tokens(m, a, const, tokens, bits, FEW)
     if layer_norms:
         for k in range(3):
-            at, own_bits = k * width * block_rows, words_at(scratch, a.bits + k * block_words)
-            own_panels, own_z = words_at(const, a.panels + k * matrix_words), floats_at(scratch, a.z + at)
-            binary_matmul(own_bits, rows, words, own_panels, width, start, own_z, block_rows)
-            prescale = floats_at(const, a.prescale + k * 2 * width)
+            at, own_bits = k * width * block_rows, words_at(scratch, a.bits + k * block_rows * words)
+            own_panels, own_z = words_at(const, a.panels + k * width * words), floats_at(scratch, a.z + at)
+            binary_matmul(own_bits, rows, words, own_panels, width, a.start, own_z, block_rows)
+            prescale, valid = floats_at(const, a.prescale + k * 2 * width), floats_at(const, a.valid)
             normalize_products(own_z, rows, block_rows, width, a.channels, prescale, valid)
-    shortcut, signs = floats_at(state, a.shortcut), words_at(state, a.signs)
     for c in range(0, width, LANES):
-        for m in range(0, rows, ROWS):
-            token = load_rows(tokens, m * stride + c, stride, ROWS)
-            total = splat_rows(np.float32(0), ROWS)
-            for k in range(3):
-                if layer_norms:
-                    h = load_rows(z, (k * width + c) * block_rows + m * LANES, LANES, ROWS)
-                else:
-                    bit_row = k * block_words + m * words
-                    h = to_float(half_dots(bits, bit_row, words, panels, k * matrix_words + c * words, start))
-                p = 4 * (k * width + c)
-                u = fma(h, load(affine, p), load(affine, p + LANES)) + token
-                u = prelu(u, load(affine, p + 2 * LANES))
-                word = (k * words + c // WORD) * plane + first + m
-                store_mask_rows(signs, word * WORD + c % WORD, WORD, u > load(affine, p + 3 * LANES))
-                total += u
-            store_rows(shortcut, (first + m) * stride + c, stride, total)
+        for m in range(0, whole, ROWS):
+            project_tile(m, c, first, a, const, state, scratch, ROWS, layer_norms)
+        for m in range(whole, rows, FEW):
+            project_tile(m, c, first, a, const, state, scratch, FEW, layer_norms)
 
 
 def project(piece, arguments, const, state, scratch):
@@ -218,17 +229,27 @@ def gather_head(window, head, a, state, scratch):
 
 
 @inline
+def score_tile(q, k, a, head_bits, scores, height):
+    """`score` for queries q … and keys k …"""
+    n, words = a.keys_padded, a.key_words
+    acc = splat_rows(np.uint32(0), height)
+    for w in range(words):
+        key = load(head_bits, (words + w) * n + k)
+        acc += popcount(key ^ broadcast_rows(head_bits, w * n + q, 1, height))
+    store_rows(scores, q * n + k, n, acc)
+
+
+@inline
 def score(a, scratch):
     """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
     head_bits, scores = words_at(scratch, a.head_bits), words_at(scratch, a.scores)
-    n, words = a.keys_padded, a.key_words
-    for k in range(0, n, LANES):
-        for q in range(0, a.rows_padded, ROWS):
-            acc = splat_rows(np.uint32(0), ROWS)
-            for w in range(words):
-                key = load(head_bits, (words + w) * n + k)
-                acc += popcount(key ^ broadcast_rows(head_bits, w * n + q, 1, ROWS))
-            store_rows(scores, q * n + k, n, acc)
+    tokens = a.window_tokens + a.merged
+    whole = in_whole_tiles(tokens)
+    for k in range(0, a.keys_padded, LANES):
+        for q in range(0, whole, ROWS):
+            score_tile(q, k, a, head_bits, scores, ROWS)
+        for q in range(whole, tokens, FEW):
+            score_tile(q, k, a, head_bits, scores, FEW)
 
 
 @inline
@@ -263,29 +284,40 @@ def count_plane(planes, at, words):
 
 
 @inline
+def weigh_tile(q, c, a, window, head, weights, state, scratch, height):
+    """`weigh_values` for queries q … and channels c … of the head."""
+    transposed, planes = words_at(scratch, a.transposed), words_at(scratch, a.plane_words)
+    counts, context = words_at(scratch, a.counts), floats_at(state, a.context)
+    words, rows = a.token_words, a.rows_padded
+    total = splat_rows(np.float32(0), height)
+    for p in range(a.planes):
+        acc = splat_rows(np.uint32(0), height)
+        at = (p * rows + q) * words
+        for w in range(words):
+            values = load(transposed, w * a.dim_padded + c)
+            acc += popcount(values & broadcast_rows(planes, at + w, words, height))
+        difference = acc + acc - broadcast_rows(counts, p * rows + q, 1, height)
+        total = fma(to_float(difference), splat(weights[p]), total)
+    to = (window * rows + q) * a.stride + head * a.head_dim + c
+    if a.head_dim - c < LANES:
+        store_rows_first(context, to, a.stride, total, a.head_dim - c)
+    else:
+        store_rows(context, to, a.stride, total)
+
+
+@inline
 def weigh_values(a, window, head, weights, state, scratch):
     """context[window][query] = Σ_planes weight·(2·popcount(plane & v) - popcount(plane)), float32.
 
     counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [plane].
     """
-    transposed, planes = words_at(scratch, a.transposed), words_at(scratch, a.plane_words)
-    counts, context = words_at(scratch, a.counts), floats_at(state, a.context)
-    words, dim, rows = a.token_words, a.dim_padded, a.rows_padded
-    for c in range(0, dim, LANES):
-        for q in range(0, rows, ROWS):
-            total = splat_rows(np.float32(0), ROWS)
-            for p in range(a.planes):
-                acc = splat_rows(np.uint32(0), ROWS)
-                at = (p * rows + q) * words
-                for w in range(words):
-                    acc += popcount(load(transposed, w * dim + c) & broadcast_rows(planes, at + w, words, ROWS))
-                difference = acc + acc - broadcast_rows(counts, p * rows + q, 1, ROWS)
-                total = fma(to_float(difference), splat(weights[p]), total)
-            to = (window * rows + q) * a.stride + head * a.head_dim + c
-            if a.head_dim - c < LANES:
-                store_rows_first(context, to, a.stride, total, a.head_dim - c)
-            else:
-                store_rows(context, to, a.stride, total)
+    tokens = a.window_tokens + a.merged
+    whole = in_whole_tiles(tokens)
+    for c in range(0, a.dim_padded, LANES):
+        for q in range(0, whole, ROWS):
+            weigh_tile(q, c, a, window, head, weights, state, scratch, ROWS)
+        for q in range(whole, tokens, FEW):
+            weigh_tile(q, c, a, window, head, weights, state, scratch, FEW)
 
 
 @inline
@@ -397,19 +429,34 @@ def coarsen_ln(piece, arguments, const, state, scratch):
 
 # ------------------------------------------------------------------------------------------------------- output
 @inline
+def output_tile(m, c, first, a, const, state, scratch, height, layer_norms):
+    """`output_rows` for rows m … of the piece and channels c …, from the projection on."""
+    source, out, pixels = floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels)
+    mixed, bits, z = floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z)
+    affine, p = floats_at(const, a.affine), 5 * c
+    if layer_norms:
+        h = load_rows(z, c * a.piece_rows + m * LANES, LANES, height)
+    else:
+        panels = words_at(const, a.panels)
+        h = to_float(half_dots(bits, m * a.words, a.words, panels, c * a.words, a.start, height))
+    u = fma(h, load(affine, p), load(affine, p + LANES)) + load_rows(mixed, m * a.stride + c, a.stride, height)
+    u = fma(prelu(u, load(affine, p + 2 * LANES)), load(affine, p + 3 * LANES), load(affine, p + 4 * LANES))
+    store_rows_at(out, c, pixels, first + m, u + load_rows_at(source, c, pixels, first + m, height))
+
+
+@inline
 def output_rows(piece, a, const, state, scratch, layer_norms):
     """A = fine·G + (1 - fine)·coarse -> signs -> projection -> RPReLU -> layer scale + residual, back to pixels.
 
     affine: [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES].
     """
-    source, out, pixels = floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels)
     context, shortcut, coarse = floats_at(state, a.context), floats_at(state, a.shortcut), floats_at(state, a.coarse)
     mixed, bits, z = floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z)
-    fine, thresholds, panels = floats_at(const, a.fine), floats_at(const, a.thresholds), words_at(const, a.panels)
+    fine, thresholds = floats_at(const, a.fine), floats_at(const, a.thresholds)
     valid, context_affine = floats_at(const, a.valid), floats_at(const, a.context_affine)
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
-    width, stride, words, block_rows, start = a.width, a.stride, a.words, a.piece_rows, a.start
+    width, stride, words, block_rows = a.width, a.stride, a.words, a.piece_rows
     for i in range(rows):
         window, t = (first + i) // a.window_tokens, (first + i) % a.window_tokens
         at = (window * a.rows_padded + t) * stride
@@ -422,21 +469,14 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
             store(mixed, i * stride + c, v)
             store_mask(bits, i * words * WORD + c, v > load(thresholds, c))
     if layer_norms:
-        binary_matmul(bits, rows, words, panels, width, start, z, block_rows)
+        binary_matmul(bits, rows, words, words_at(const, a.panels), width, a.start, z, block_rows)
         normalize_products(z, rows, block_rows, width, a.channels, floats_at(const, a.prescale), valid)
-    affine = floats_at(const, a.affine)
+    whole = in_whole_tiles(rows)
     for c in range(0, width, LANES):
-        p = 5 * c
-        scale, bias, slope = load(affine, p), load(affine, p + LANES), load(affine, p + 2 * LANES)
-        out_scale, out_bias = load(affine, p + 3 * LANES), load(affine, p + 4 * LANES)
-        for m in range(0, rows, ROWS):
-            if layer_norms:
-                h = load_rows(z, c * block_rows + m * LANES, LANES, ROWS)
-            else:
-                h = to_float(half_dots(bits, m * words, words, panels, c * words, start))
-            u = prelu(fma(h, scale, bias) + load_rows(mixed, m * stride + c, stride, ROWS), slope)
-            residual = load_rows_at(source, c, pixels, first + m, ROWS)
-            store_rows_at(out, c, pixels, first + m, fma(u, out_scale, out_bias) + residual)
+        for m in range(0, whole, ROWS):
+            output_tile(m, c, first, a, const, state, scratch, ROWS, layer_norms)
+        for m in range(whole, rows, FEW):
+            output_tile(m, c, first, a, const, state, scratch, FEW, layer_norms)
 
 
 def output(piece, arguments, const, state, scratch):

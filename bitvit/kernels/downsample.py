@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN
-from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots
+from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots, in_whole_tiles
 from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     floats_at,
@@ -20,7 +20,7 @@ from bitvit.kernels.simd import (
     words_at,
 )
 from bitvit.kernels.step import inline
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import FEW, LANES, ROWS
 
 
 @inline
@@ -110,30 +110,39 @@ def pooled_span(a):
 
 
 @inline
+def binary_down_tile(m, c, first, a, const, state, bits, pooled, z, height, layer_norms):
+    """`binary_down_rows` for rows m … of the piece and channels c …"""
+    out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
+    pooled_row = pooled_span(a)
+    if layer_norms:
+        h = load_rows(z, c * a.piece_rows + m * LANES, LANES, height)
+    else:
+        panels = words_at(const, a.panels)
+        h = to_float(half_dots(bits, m * a.words, a.words, panels, c * a.words, a.start, height))
+    mean = load_rows(pooled, m * pooled_row + c % a.in_channels, pooled_row, height)
+    u = fma(h, load(affine, 3 * c), load(affine, 3 * c + LANES)) + mean
+    u = prelu(u, load(affine, 3 * c + 2 * LANES))
+    at = (first + m) * a.stride + c
+    store_rows(out, at, a.stride, u + load_rows(position, (first + m) * a.width + c, a.width, height))
+
+
+@inline
 def binary_down_rows(piece, a, const, state, scratch, layer_norms):
     """RPReLU(affine(product) + tiled mean) + position; affine: [width/LANES][scale, bias, slope - 1][LANES]."""
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
     bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     pool_and_sign(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), bits, pooled)
-    panels = words_at(const, a.panels)
     if layer_norms:
-        binary_matmul(bits, rows, a.words, panels, a.width, a.start, z, a.piece_rows)
+        binary_matmul(bits, rows, a.words, words_at(const, a.panels), a.width, a.start, z, a.piece_rows)
         valid = floats_at(const, a.valid)
         normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale), valid)
-    out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
-    stride, pooled_row = a.stride, pooled_span(a)
+    whole = in_whole_tiles(rows)
     for c in range(0, a.width, LANES):
-        scale, bias, slope = load(affine, 3 * c), load(affine, 3 * c + LANES), load(affine, 3 * c + 2 * LANES)
-        start = c % a.in_channels
-        for m in range(0, rows, ROWS):
-            if layer_norms:
-                h = load_rows(z, c * a.piece_rows + m * LANES, LANES, ROWS)
-            else:
-                h = to_float(half_dots(bits, m * a.words, a.words, panels, c * a.words, a.start))
-            u = prelu(fma(h, scale, bias) + load_rows(pooled, m * pooled_row + start, pooled_row, ROWS), slope)
-            o = (first + m) * stride + c
-            store_rows(out, o, stride, u + load_rows(position, (first + m) * a.width + c, a.width, ROWS))
+        for m in range(0, whole, ROWS):
+            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, ROWS, layer_norms)
+        for m in range(whole, rows, FEW):
+            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, FEW, layer_norms)
 
 
 def binary_down(piece, arguments, const, state, scratch):

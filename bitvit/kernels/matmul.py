@@ -6,7 +6,10 @@ and <a, w> = -2·h + (K mod 2): the factor -2 and the odd 1 fold into the affine
 constant is ever cancelled in float32.
 
 Lanes run over output features. A panel holds LANES outputs: [K/32][LANES] words, or [K][LANES] floats; one word (or
-float) of each of ROWS input rows is broadcast against it. No horizontal sums, any K, exact 32-bit counters.
+float) of each of a tile's rows is broadcast against it. No horizontal sums, any K, exact 32-bit counters.
+
+A tile has ROWS rows. What a block of rows has left behind whole tiles is done in tiles of FEW, so that no more than one
+row is computed in vain: a picture of 48 pixels has one token in stage 4, and 9 in stage 3.
 """
 
 import numpy as np
@@ -26,7 +29,7 @@ from bitvit.kernels.simd import (
     to_float,
 )
 from bitvit.kernels.step import inline
-from bitvit.kernels.target import LANES, ROWS, target_has
+from bitvit.kernels.target import FEW, LANES, ROWS, target_has
 
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
 # counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.
@@ -51,19 +54,25 @@ def total_ones(count, words):
 
 
 @inline
-def half_dots(bits, first, words, panels, panel, start):
-    """ROWS x LANES tile of popcount(a xor w) + start, as int32.
+def in_whole_tiles(rows):
+    """How many of so many rows go in tiles of ROWS, the last of which may have one row too many."""
+    return (rows + FEW - 1) // ROWS * ROWS
+
+
+@inline
+def half_dots(bits, first, words, panels, panel, start, height):
+    """Tile of `height` rows x LANES of popcount(a xor w) + start, as int32.
 
     bits: uint32 rows of `words` words, the tile's first word at `first`; panels: uint32 [..][words][LANES], this
     panel at `panel`; start: int32, -(K // 2).
     """
-    acc = splat_rows(np.uint32(start), ROWS)
+    acc = splat_rows(np.uint32(start), height)
     if LANE_POPCOUNT:
         for k in range(words):
-            acc += popcount(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, ROWS))
+            acc += popcount(load(panels, panel + k * LANES) ^ broadcast_rows(bits, first + k, words, height))
         return acc
     for block in range(0, words, BLOCK):
-        count = splat_rows(np.uint32(0), ROWS)
+        count = splat_rows(np.uint32(0), height)
         for k in range(block, min(words, block + BLOCK)):
             count = count_differences_bytes(count, load(panels, panel + k * LANES), bits, first + k, words)
         acc += total_ones(count, words)
@@ -72,40 +81,60 @@ def half_dots(bits, first, words, panels, panel, start):
 
 @inline
 def binary_matmul(bits, rows, words, panels, width, start, out, out_rows):
-    """Half dots of every row m < rows (rounded up to ROWS) and output n < width, as float32.
+    """Half dots of every row m < rows (and of one row behind them) and output n < width, as float32.
 
     out[n/LANES][m][n mod LANES] = popcount(bits[m] xor w[n]) - K // 2, out_rows rows a panel: a tile is stored in one
     piece, where rows a power of two apart would share a few sets of the first-level cache. The panel loop is outside:
     a panel (K/32 · 64 bytes) stays in that cache while the rows pass.
     """
+    whole = in_whole_tiles(rows)
     for n in range(0, width, LANES):
-        for m in range(0, rows, ROWS):
-            to = n * out_rows + m * LANES
-            store_rows(out, to, LANES, to_float(half_dots(bits, m * words, words, panels, n * words, start)))
+        to = n * out_rows
+        for m in range(0, whole, ROWS):
+            h = half_dots(bits, m * words, words, panels, n * words, start, ROWS)
+            store_rows(out, to + m * LANES, LANES, to_float(h))
+        for m in range(whole, rows, FEW):
+            h = half_dots(bits, m * words, words, panels, n * words, start, FEW)
+            store_rows(out, to + m * LANES, LANES, to_float(h))
+
+
+@inline
+def two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, height):
+    """A tile of `float_matmul`, two panels wide, which share each broadcast."""
+    left = load_rows(offsets, m * offset_stride + n, offset_stride, height)
+    right = load_rows(offsets, m * offset_stride + n + LANES, offset_stride, height)
+    for k in range(depth):
+        x = broadcast_rows(a, m * depth + k, depth, height)
+        left = fma(load(panels, n * depth + k * LANES), x, left)
+        right = fma(load(panels, (n + LANES) * depth + k * LANES), x, right)
+    store_rows(out, m * out_stride + n, out_stride, left)
+    store_rows(out, m * out_stride + n + LANES, out_stride, right)
+
+
+@inline
+def one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, height):
+    """A tile of `float_matmul`, one panel wide."""
+    acc = load_rows(offsets, m * offset_stride + n, offset_stride, height)
+    for k in range(depth):
+        acc = fma(load(panels, n * depth + k * LANES), broadcast_rows(a, m * depth + k, depth, height), acc)
+    store_rows(out, m * out_stride + n, out_stride, acc)
 
 
 @inline
 def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out_stride):
     """out[m, n] = Σ_k a[m, k]·w[n, k] + offsets[m·offset_stride + n], float32.
 
-    a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels a pass share each broadcast, where there are
-    registers for two tiles. Every element is summed over k in order, so the result does not depend on how rows are
-    split.
+    a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels go together where there are registers for two
+    tiles. Every element is summed over k in order, so the result does not depend on how rows are split.
     """
-    pairs = width // (2 * LANES) * 2 * LANES if MANY_REGISTERS else 0
+    pairs, whole = width // (2 * LANES) * 2 * LANES if MANY_REGISTERS else 0, in_whole_tiles(rows)
     for n in range(0, pairs, 2 * LANES):
-        for m in range(0, rows, ROWS):
-            left = load_rows(offsets, m * offset_stride + n, offset_stride, ROWS)
-            right = load_rows(offsets, m * offset_stride + n + LANES, offset_stride, ROWS)
-            for k in range(depth):
-                x = broadcast_rows(a, m * depth + k, depth, ROWS)
-                left = fma(load(panels, n * depth + k * LANES), x, left)
-                right = fma(load(panels, (n + LANES) * depth + k * LANES), x, right)
-            store_rows(out, m * out_stride + n, out_stride, left)
-            store_rows(out, m * out_stride + n + LANES, out_stride, right)
+        for m in range(0, whole, ROWS):
+            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, ROWS)
+        for m in range(whole, rows, FEW):
+            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, FEW)
     for n in range(pairs, width, LANES):
-        for m in range(0, rows, ROWS):
-            acc = load_rows(offsets, m * offset_stride + n, offset_stride, ROWS)
-            for k in range(depth):
-                acc = fma(load(panels, n * depth + k * LANES), broadcast_rows(a, m * depth + k, depth, ROWS), acc)
-            store_rows(out, m * out_stride + n, out_stride, acc)
+        for m in range(0, whole, ROWS):
+            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, ROWS)
+        for m in range(whole, rows, FEW):
+            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, FEW)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import BORDER, GROUPS, MIXER, MIXER_SIGNS
-from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, total_ones
+from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, in_whole_tiles, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
     at,
@@ -43,7 +43,7 @@ from bitvit.kernels.simd import (
     words_at,
 )
 from bitvit.kernels.step import inline
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import FEW, LANES, ROWS
 
 
 def mixer_signs(piece, arguments, const, state, scratch):
@@ -95,8 +95,8 @@ def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
 
 
 @inline
-def convolve_tile(y, x, g, chunk, a, words, base, const):
-    """Σ over dilations of RPReLU(convolution): ROWS pixels from (y, x) by LANES channels of a group, float32.
+def convolve_tile(y, x, g, chunk, a, words, base, const, height):
+    """Σ over dilations of RPReLU(convolution): `height` pixels from (y, x) by LANES channels of a group, float32.
 
     const: panels [group][chunk][dilation][words][LANES]; affine [group][chunk][dilation][scale, slope - 1][LANES];
     biases [group][chunk][dilation][16 sets of missing taps][LANES]; classes int32 [dilation][y or x].
@@ -105,24 +105,24 @@ def convolve_tile(y, x, g, chunk, a, words, base, const):
     biases, classes = floats_at(const, a.biases), ints_at(const, a.classes)
     n, padded_side = a.words, (a.side + ROWS - 1) // ROWS * ROWS
     chunks = (a.group + LANES - 1) // LANES
-    total = splat_rows(np.float32(0), ROWS)
+    total = splat_rows(np.float32(0), height)
     for d in range(3):
         part = (g * chunks + chunk) * 3 + d
-        acc = splat_rows(np.uint32(a.start), ROWS)
+        acc = splat_rows(np.uint32(a.start), height)
         if LANE_POPCOUNT:
             for j in range(n):
                 word = base + np.int64(at(offsets, (g * 3 + d) * n + j)) + x
-                acc += popcount(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, word, 1, ROWS))
+                acc += popcount(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, word, 1, height))
         else:
             for block in range(0, n, BLOCK):
-                count = splat_rows(np.uint32(0), ROWS)
+                count = splat_rows(np.uint32(0), height)
                 for j in range(block, min(n, block + BLOCK)):
                     word = base + np.int64(at(offsets, (g * 3 + d) * n + j)) + x
                     count = count_differences_bytes(count, load(panels, (part * n + j) * LANES), words, word, 1)
                 acc += total_ones(count, n)
         # classes hold LANES·(1 if the first tap is missing, + 2 if the last is); y counts fourfold
         missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])
-        bias = load_rows_at(biases, missing, classes, d * padded_side + x, ROWS)
+        bias = load_rows_at(biases, missing, classes, d * padded_side + x, height)
         p = part * 2 * LANES
         total += prelu(fma(to_float(acc), load(affine, p), bias), load(affine, p + LANES))
     return total
@@ -143,12 +143,15 @@ def find_taps(y, a, const, state, scratch):
 def convolve_row(y, a, const, state, scratch):
     """Convolutions of image row y into scratch `mixed`, whose rows are width + LANES apart."""
     words, base = find_taps(y, a, const, state, scratch)
-    mixed, mixed_row = floats_at(scratch, a.mixed), a.width + LANES
+    mixed, mixed_row, whole = floats_at(scratch, a.mixed), a.width + LANES, in_whole_tiles(a.side)
     for g in range(GROUPS):
         for chunk in range((a.group + LANES - 1) // LANES):
             to = g * a.group + chunk * LANES
-            for x in range(0, a.side, ROWS):
-                total = convolve_tile(y, x, g, chunk, a, words, base, const)
+            for x in range(0, whole, ROWS):
+                total = convolve_tile(y, x, g, chunk, a, words, base, const, ROWS)
+                store_rows(mixed, x * mixed_row + to, mixed_row, total)
+            for x in range(whole, a.side, FEW):
+                total = convolve_tile(y, x, g, chunk, a, words, base, const, FEW)
                 store_rows(mixed, x * mixed_row + to, mixed_row, total)
 
 
@@ -165,24 +168,34 @@ def add_row(y, a, const, state, mixed):
 
 
 @inline
-def convolve_and_add_row(y, a, const, state, scratch):
-    """`convolve_row` and `add_row` in one, for rows of whole tiles and groups of whole vectors."""
-    words, base = find_taps(y, a, const, state, scratch)
+def convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, height):
+    """`convolve_and_add_row` for some pixels and channels."""
     residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
+    total = convolve_tile(y, x, g, chunk, a, words, base, const, height)
+    c = g * a.group + chunk * LANES
+    o = (y * a.side + x) * a.stride + c
+    v = fma(total, load(affine, 2 * c), load(affine, 2 * c + LANES))
+    store_rows(out, o, a.stride, v + load_rows(residual, o, a.stride, height))
+
+
+@inline
+def convolve_and_add_row(y, a, const, state, scratch):
+    """`convolve_row` and `add_row` in one, where no pixel is computed in vain and groups are whole vectors."""
+    words, base = find_taps(y, a, const, state, scratch)
+    whole = in_whole_tiles(a.side)
     for g in range(GROUPS):
         for chunk in range(a.group // LANES):
-            c = g * a.group + chunk * LANES
-            for x in range(0, a.side, ROWS):
-                total = convolve_tile(y, x, g, chunk, a, words, base, const)
-                o = (y * a.side + x) * a.stride + c
-                v = fma(total, load(affine, 2 * c), load(affine, 2 * c + LANES))
-                store_rows(out, o, a.stride, v + load_rows(residual, o, a.stride, ROWS))
+            for x in range(0, whole, ROWS):
+                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, ROWS)
+            for x in range(whole, a.side, FEW):
+                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, FEW)
 
 
 def mixer(piece, arguments, const, state, scratch):
     """X + BN(Σ RPReLU(conv)) for some image rows."""
     a = carray(arguments, 1, MIXER)[0]
-    whole = a.side % ROWS == 0 and a.group % LANES == 0
+    rest = a.side - in_whole_tiles(a.side)
+    whole = rest >= 0 and rest % FEW == 0 and a.group % LANES == 0
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
         if whole:
             convolve_and_add_row(y, a, const, state, scratch)

@@ -20,7 +20,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import MLP
-from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.matmul import binary_matmul, half_dots, in_whole_tiles
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
     floats_at,
@@ -39,7 +39,7 @@ from bitvit.kernels.simd import (
     words_at,
 )
 from bitvit.kernels.step import inline
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import FEW, LANES, ROWS
 
 
 @inline
@@ -59,25 +59,30 @@ def prepare_rows(first, rows, a, source, norm, bits, row, tiled):
 
 
 @inline
+def hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, height):
+    """`hidden_layer` for rows m … and the hidden features of channels c …"""
+    span, words, row_bits, start = a.span, a.words, a.hidden_words * 32, c % a.period
+    pool = splat_rows(np.float32(0), height)
+    for j in range(a.ratio):
+        p = c * a.ratio + j * LANES
+        h = half_dots(bits, m * words, words, panels, p * words, a.start1, height)
+        shortcut = load_rows(tiled, (j * a.piece_rows + m) * span + start, span, height)
+        y = fma(to_float(h), load(affine, 4 * p), shortcut)
+        w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
+        store_mask_rows(hidden_bits, m * row_bits + p, row_bits, w > load(affine, 4 * p + 3 * LANES))
+        pool += w
+    store_rows(pooled, c * a.piece_rows + m * LANES, LANES, pool)
+
+
+@inline
 def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
     """Hidden signs and pooled sums; affine: [vector p][scale, -bias, slope - 1, threshold][LANES]."""
-    width, ratio, span, words, start1 = a.width, a.ratio, a.span, a.words, a.start1
-    hidden_bits_row, period = a.hidden_words * 32, a.period
-    for c in range(0, width, LANES):
-        start = c % period
-        for m in range(0, rows, ROWS):
-            pool = splat_rows(np.float32(0), ROWS)
-            for j in range(ratio):
-                p = c * ratio + j * LANES
-                h = half_dots(bits, m * words, words, panels, p * words, start1)
-                shortcut = load_rows(tiled, (j * a.piece_rows + m) * span + start, span, ROWS)
-                y = fma(to_float(h), load(affine, 4 * p), shortcut)
-                w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
-                store_mask_rows(
-                    hidden_bits, m * hidden_bits_row + p, hidden_bits_row, w > load(affine, 4 * p + 3 * LANES)
-                )
-                pool += w
-            store_rows(pooled, c * a.piece_rows + m * LANES, LANES, pool)
+    whole = in_whole_tiles(rows)
+    for c in range(0, a.width, LANES):
+        for m in range(0, whole, ROWS):
+            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, ROWS)
+        for m in range(whole, rows, FEW):
+            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, FEW)
 
 
 @inline
