@@ -350,14 +350,17 @@ class Runner:
         """All members share the pieces of one image."""
         state = self._shared[0].state
         if self._image is None:
-            first = catalog.CLAIMS + len(self.program.steps)  # of the helpers' own cells
+            ranges = min(self.threads, catalog.MOST_RANGES)
+            claims = ranges * len(self.program.steps)
+            first = catalog.CLAIMS + claims  # of the helpers' own cells
             cells = _new_cells(first + self.threads)
-            calls = [self._call(self._lead_image, state, self._shared[0].scratch, cells)]
+            calls = [self._call(self._lead_image, state, self._shared[0].scratch, cells, ranges)]
             for i, workspace in enumerate(self._shared[1:]):
-                calls.append(self._call(self._help_image, state, workspace.scratch, cells, first + i))
+                home = (i + 1) * ranges // self.threads
+                calls.append(self._call(self._help_image, state, workspace.scratch, cells, ranges, home, first + i))
             lingering = cells[first * catalog.LINE :: catalog.LINE][: len(calls) - 1]
             gate = cells[catalog.GATE * catalog.LINE :]
-            self._image = _Image(Call(self._open_image, len(self.program.steps), cells), calls, lingering, gate)
+            self._image = _Image(Call(self._open_image, claims, cells), calls, lingering, gate)
         self._pixels = image
         self._shared[0].set_image(image)
         self._image.open()

@@ -119,20 +119,61 @@ def test_helpers_that_leave_early_do_no_harm(model: BHViT, pixels: NDArray[np.fl
     expected = model(pixels[:1])
     workspace = runtime.Workspace(runner.program)
     workspace.set_image(pixels[0])
-    own = catalog.CLAIMS + len(runner.program.steps)
+    claims = 2 * len(runner.program.steps)
+    own = catalog.CLAIMS + claims
     cells = runtime._new_cells(own + 1)
     cells[catalog.GATE * catalog.LINE] = catalog.OPEN
     cells[catalog.STALLED * catalog.LINE] = 1
-    runner._call(runner._help_image, workspace.state, workspace.scratch, cells, own)()
+    runner._call(runner._help_image, workspace.state, workspace.scratch, cells, 2, 1, own)()
     assert cells[catalog.DONE * catalog.LINE] == 0
     assert cells[catalog.GATE * catalog.LINE] == catalog.OPEN
     assert cells[own * catalog.LINE] == 0, "it did not linger for ever"
     cells[:] = 0
-    runtime.Call(runner._open_image, len(runner.program.steps), cells)()
-    assert runner._call(runner._lead_image, workspace.state, workspace.scratch, cells)() == 0
+    runtime.Call(runner._open_image, claims, cells)()
+    assert runner._call(runner._lead_image, workspace.state, workspace.scratch, cells, 2)() == 0
+    assert np.array_equal(_logits(runner, workspace), expected[0])
+
+
+def _logits(runner: runtime.Runner, workspace: runtime.Workspace) -> NDArray[np.float32]:
     start = runner.program.output.offset
-    logits = workspace.state[start : start + runner.program.outputs].view(np.float32)
-    assert np.array_equal(logits, expected[0])
+    return workspace.state[start : start + runner.program.outputs].view(np.float32)
+
+
+@pytest.mark.parametrize("ranges", range(1, catalog.MOST_RANGES + 1))
+def test_every_piece_is_computed_once(ranges: int, model: BHViT, pixels: NDArray[np.float32]) -> None:
+    """Also of ranges whose own members never come: some are empty, as there are steps of one piece."""
+    runner = model.runner
+    pieces = [step.pieces for step in runner.program.steps]
+    assert min(pieces) == 1
+    expected, workspace = model(pixels[:1]), runtime.Workspace(runner.program)
+    workspace.set_image(pixels[0])
+    cells = runtime._new_cells(catalog.CLAIMS + ranges * len(pieces))
+    for _ in range(2):
+        runtime.Call(runner._open_image, ranges * len(pieces), cells)()
+        assert runner._call(runner._lead_image, workspace.state, workspace.scratch, cells, ranges)() == 0
+        assert np.array_equal(_logits(runner, workspace), expected[0])
+        assert cells[catalog.DONE * catalog.LINE] == sum(pieces)
+        claimed = cells[catalog.CLAIMS * catalog.LINE :: catalog.LINE][: ranges * len(pieces)]
+        assert claimed.reshape(-1, ranges).sum(axis=1).tolist() == pieces
+
+
+@pytest.mark.parametrize("home", range(3))
+def test_a_helper_has_a_range_of_its_own(home: int, model: BHViT, pixels: NDArray[np.float32]) -> None:
+    """All of it, where others have begun all pieces of theirs."""
+    runner, ranges, waits_for_nobody = model.runner, 3, 1 << 40
+    pieces = np.array([step.pieces for step in runner.program.steps])[:, None]
+    sizes = pieces * np.arange(1, ranges + 1) // ranges - pieces * np.arange(ranges) // ranges
+    workspace = runtime.Workspace(runner.program)
+    workspace.set_image(pixels[0])
+    own = catalog.CLAIMS + sizes.size
+    cells = runtime._new_cells(own + 1)
+    claimed = cells[catalog.CLAIMS * catalog.LINE :: catalog.LINE][: sizes.size].reshape(sizes.shape)
+    claimed[:] = np.where(np.arange(ranges) == home, 0, sizes)
+    cells[catalog.GATE * catalog.LINE] = catalog.OPEN
+    cells[catalog.DONE * catalog.LINE] = waits_for_nobody
+    runner._call(runner._help_image, workspace.state, workspace.scratch, cells, ranges, home, own)()
+    assert cells[catalog.DONE * catalog.LINE] - waits_for_nobody == sizes[:, home].sum()
+    assert (claimed == sizes).all()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs thread affinity")

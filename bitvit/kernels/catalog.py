@@ -192,12 +192,13 @@ KERNELS = tuple(value for value in list(globals().values()) if isinstance(value,
 LINE = 8  # int64 cells of a cache line
 GATE, EPOCH, DONE, STALLED, CLAIMS = 0, 1, 2, 3, 4  # cells, see kernels/schedule.py
 OPEN, INSIDE = 1, 2
+MOST_RANGES = 8  # of a step's pieces
 
 
 run_steps = Scheduling("run_steps", 5)
 open_image = Scheduling("open_image", 2)
-lead_image = Scheduling("lead_image", 6, returns=True)
-help_image = Scheduling("help_image", 7)
+lead_image = Scheduling("lead_image", 7, returns=True)
+help_image = Scheduling("help_image", 9)
 lead_batch = Scheduling("lead_batch", 7)
 help_batch = Scheduling("help_batch", 7)
 
