@@ -10,8 +10,8 @@ arguments, pieces]; `const`, `state` and `scratch` are the arenas. `cells` are s
     CLAIMS…  [step][range] pieces claimed; then for each helper whether it lingers for the next image
 
 Pieces are rows of a map from the top down, so the pieces of a step are split into ranges, and a member takes those of
-its own range first: it then finds in its core's cache what it wrote a step before. A line from another core takes 0.05 µs
-where the two share a cache, and five times that where they do not.
+its own range first: it then finds in its core's cache what it wrote a step before. A line from another core takes
+0.05 µs where the two share a cache, and five times that where they do not.
 """
 
 from typing import Any
