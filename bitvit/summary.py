@@ -48,6 +48,11 @@ class Row:
     repeated_macs: int  # of binary_macs, those that bitvit leaves out
     bytes: int
 
+    @property
+    def computed_binary_macs(self) -> int:
+        """Those that bitvit computes: without the repeated ones."""
+        return self.binary_macs - self.repeated_macs
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -82,8 +87,7 @@ class Summary:
 
     @property
     def computed_binary_macs(self) -> int:
-        """Those that bitvit computes: without the repeated ones."""
-        return sum(row.binary_macs - row.repeated_macs for row in self.rows)
+        return sum(row.computed_binary_macs for row in self.rows)
 
     @property
     def ops(self) -> float:

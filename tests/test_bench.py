@@ -587,7 +587,7 @@ def test_a_process_that_fails_is_told(packed: Packed, monkeypatch: pytest.Monkey
         (("model", "--threads", "1,a"), "expected whole numbers of at least 1, such as 1,8"),
         (("model", "-n", "5", "-s", "1"), "give --iterations or --seconds, not both"),
         (("model", "-s", "inf"), "'--seconds'"),
-        (("model", "-s", "nan"), "--seconds"),
+        (("model", "-s", "nan"), "'--seconds'"),
         (("model", "--compare", "a", "b"), "takes two reports and measures nothing"),
         (("--compare", "a", "b", "--plot", "plot.png"), "takes two reports and measures nothing"),
         (("model", "--format", "xml"), "'--format'"),

@@ -558,23 +558,26 @@ def vector_spills(instructions: list[str]) -> list[str]:
 
 
 def assert_tiles_stay_in_registers(assembly: str, operation: str) -> list[int]:
-    """All loops with `operation` do it for tiles of ROWS or FEW rows, in registers; returns how often each does it.
+    """All loops with `operation` do it for tiles of ROWS or FEW rows, in registers.
 
-    They may be unrolled. An address may come from the stack, which a load port does beside the arithmetic, but fewer
-    than one a vector.
+    Returns how often the loops of whole tiles do it. They may be unrolled. An address may come from the stack, which a
+    load port does beside the arithmetic, but fewer than one a vector.
     """
-    counts = []
+    whole = []
     for loop in loops(assembly):
         count = sum(operation in line for line in loop)
         if count == 0:
             continue
-        counts.append(count)
-        assert count % ROWS == 0 or count % FEW == 0
-        assert len(loop) <= 5 * count + 4  # load and logic, count, add, less than two more for addresses; the loop
+        if count % ROWS == 0:
+            whole.append(count)
+            assert len(loop) <= 5 * count  # load and logic, count, add, and less than two more for addresses
+        else:
+            assert count % FEW == 0
+            assert len(loop) <= 5 * count + 4  # the same, and what the loop itself takes
         assert sum("%rsp" in line for line in loop) < count
         assert vector_spills(loop) == []
-    assert min(count % ROWS for count in counts) == 0
-    return counts
+    assert whole
+    return whole
 
 
 @needs_vector_popcount
@@ -589,7 +592,8 @@ def test_a_binary_tile_stays_in_registers() -> None:
         binary_matmul(bits, rows, words, panels, width, start, out, out_rows)
 
     (assembly,) = product.inspect_asm().values()
-    assert_tiles_stay_in_registers(assembly, "vpopcntd")
+    whole = assert_tiles_stay_in_registers(assembly, "vpopcntd")
+    assert len(whole) == 1 if llvmlite.binding.llvm_version_info >= (20,) else len(whole) <= 2  # an older one unrolls
     assert re.findall(r"\bpopcnt[wlq]\b", assembly) == []
 
 
@@ -608,8 +612,8 @@ def test_a_float_tile_stays_in_registers() -> None:
         float_matmul(a, rows, depth, panels, width, offsets, step, out, out_step)
 
     (assembly,) = product.inspect_asm().values()
-    counts = assert_tiles_stay_in_registers(assembly, "vfmadd")
-    assert min(count % (2 * ROWS) for count in counts) == 0  # two panels a pass
+    whole = assert_tiles_stay_in_registers(assembly, "vfmadd")
+    assert max(whole) % (2 * ROWS) == 0  # two panels a pass
 
 
 @needs_vector_popcount

@@ -128,7 +128,7 @@ def _work(steps: list[Step], rows: Iterable[Row]) -> list[tuple[int, int, int]]:
     for row in rows:
         i = _step_of(row.name, steps)
         if i is not None:
-            for k, amount in enumerate((row.binary_macs - row.repeated_macs, row.float_macs, row.bytes)):
+            for k, amount in enumerate((row.computed_binary_macs, row.float_macs, row.bytes)):
                 work[i][k] += amount
     return [(binary, real, weights) for binary, real, weights in work]
 

@@ -252,17 +252,19 @@ T = TypeVar("T")
 
 
 def _object(kind: type[T], content: Any, where: str) -> T:
-    """A dataclass out of a JSON object; fields that it does not know are left out."""
+    """A dataclass out of a JSON object.
+
+    Fields that it does not know are left out; those with a default, an attribute of the class, are newer than some
+    reports and may be missing.
+    """
     if not isinstance(content, Mapping):
         raise BenchError(f"{where}: {content!r:.40}, expected an object; the report is damaged")
     hints = typing.get_type_hints(kind)
-    fields: dict[str, dataclasses.Field[Any]] = getattr(kind, "__dataclass_fields__", {})
-    later = {name for name, field in fields.items() if field.default is not dataclasses.MISSING}  # than some reports
-    missing = hints.keys() - later - content.keys()
+    missing = {name for name in hints if name not in content and not hasattr(kind, name)}
     if missing:
         raise BenchError(f"{where}: without {sorted(missing)}; the report is damaged")
-    known = {name: hint for name, hint in hints.items() if name in content}
-    return kind(**{name: _value(hint, content[name], f"{where}: {name}") for name, hint in known.items()})
+    found = {name: hint for name, hint in hints.items() if name in content}
+    return kind(**{name: _value(hint, content[name], f"{where}: {name}") for name, hint in found.items()})
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -111,7 +111,7 @@ def bench(
     if iterations is not None and seconds is not None:
         raise typer.BadParameter("give --iterations or --seconds, not both", param_hint="--iterations")
     if seconds is not None and math.isnan(seconds):  # no limit of an option's range refuses it
-        raise typer.BadParameter("is nan, expected a number", param_hint="--seconds")
+        raise typer.BadParameter("is nan, expected a number", param_hint="'--seconds'")
     batches = _numbers(batch_size, "--batch-size")
     counts = None if not threads else _numbers(threads, "--threads")
     if plot is not None:
