@@ -4,7 +4,7 @@ bitvit.convert("checkpoint.pth", "model.safetensors")
 model = bitvit.load("model.safetensors")      # model(pixels) -> logits
 clf = bitvit.Classifier("model.safetensors")  # clf("photo.jpg") -> [{"label", "index", "score"}]
 report = bitvit.bench.measure("model.safetensors")
-bitvit.evaluate("model.safetensors", "pictures").top1
+bitvit.evaluate("model.safetensors", "images").top1
 """
 
 import importlib

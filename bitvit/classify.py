@@ -1,6 +1,6 @@
-"""Classifier: pictures in, predictions out, in the shape of Hugging Face's image-classification pipeline.
+"""Classifier: images in, predictions out, in the shape of Hugging Face's image-classification pipeline.
 
-Pictures are decoded, prepared and classified a few at a time, so neither a long list nor an endless iterator is ever
+Images are decoded, prepared and classified a few at a time, so neither a long list nor an endless iterator is ever
 held in memory.
 """
 
@@ -46,16 +46,16 @@ class Model(Protocol):
 
 
 class Classifier:
-    """Classifies pictures with a packed model.
+    """Classifies images with a packed model.
 
         classify = Classifier("model.safetensors")
         classify("cat.jpg", top_k=1)      # [{"label": "tabby cat", "index": 281, "score": 0.61}]
 
-    A picture is a path, the bytes of a file, a PIL image, or a uint8 array [H, W, 3] (R, G, B) or [H, W] (grey).
+    An image is a path, the bytes of a file, a PIL image, or a uint8 array [H, W, 3] (R, G, B) or [H, W] (grey).
 
     model: path of a packed model, or a model that is loaded already.
     threads: how many threads a model given by path may use; default: as many as the process has CPUs.
-    batch_size: how many pictures are decoded and run through the network together.
+    batch_size: how many images are decoded and run through the network together.
 
     Raises ModelFileError for a file that is not a packed model, ConfigError for a model without a classifier,
     ValueError for impossible arguments.
@@ -89,11 +89,11 @@ class Classifier:
     ) -> list[Prediction] | list[list[Prediction]] | Iterator[list[Prediction]]:
         """The top_k most probable classes, the most probable first (equal ones by index).
 
-        One picture gives a list of Predictions; a list or tuple of pictures a list of such lists; any other iterable
+        One image gives a list of Predictions; a list or tuple of images a list of such lists; any other iterable
         a lazy iterator of such lists, in order. `score` is the softmax probability, in float64. top_k beyond the
         number of classes gives them all.
 
-        Raises ImageError for the first picture that cannot be read, when its turn comes; ValueError for top_k < 1.
+        Raises ImageError for the first image that cannot be read, when its turn comes; ValueError for top_k < 1.
         """
         _at_least_one("top_k", top_k)
         if isinstance(images, _ONE_IMAGE):
@@ -102,7 +102,7 @@ class Classifier:
         return list(predictions) if isinstance(images, list | tuple) else predictions
 
     def attempt(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[list[Prediction] | ImageError]:
-        """Like a lazy call, but a picture that cannot be read gives its ImageError in place of predictions."""
+        """Like a lazy call, but an image that cannot be read gives its ImageError in place of predictions."""
         _at_least_one("top_k", top_k)
         return (
             outcome if isinstance(outcome, ImageError) else self._best(outcome, top_k)
@@ -110,16 +110,16 @@ class Classifier:
         )
 
     def logits(self, images: ImageSource | Iterable[ImageSource]) -> Logits:
-        """The network's output, float32 [B, classes]; B is 1 for one picture. Raises ImageError as a call does."""
+        """The network's output, float32 [B, classes]; B is 1 for one image. Raises ImageError as a call does."""
         rows = list(self._rows([images] if isinstance(images, _ONE_IMAGE) else _several(images)))
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def explain(self, image: ImageSource, top_k: int = 5) -> Explanation:
-        """Where the network looked: a heat map over the picture, by attention rollout (bitvit.explain says exactly).
+        """Where the network looked: a heat map over the image, by attention rollout (bitvit.explain says exactly).
 
             classify.explain("cat.jpg").save("cat-heat.png")
 
-        `heat` is float32 [S, S] over the network's input, `overlay()` the picture with it, `predictions` what a call
+        `heat` is float32 [S, S] over the network's input, `overlay()` the image with it, `predictions` what a call
         gives. Raises ImageError as a call does; TypeError for a model that is not a BHViT of this package.
         """
         from bitvit.model import BHViT
@@ -140,19 +140,19 @@ class Classifier:
             heat=enlarge(grid, preprocessing.image_size),
             grid=grid,
             predictions=self._best(logits, top_k),
-            picture=preprocessing.resized(opened),
+            image=preprocessing.resized(opened),
             preprocessing=preprocessing,
         )
 
     def _rows(self, images: Iterable[ImageSource]) -> Iterator[Logits]:
-        """Each picture's logits, float32 [classes]. Raises the first ImageError."""
+        """Each image's logits, float32 [classes]. Raises the first ImageError."""
         for outcome in self._outcomes(images):
             if isinstance(outcome, ImageError):
                 raise outcome
             yield outcome
 
     def _outcomes(self, images: Iterable[ImageSource]) -> Iterator[Logits | ImageError]:
-        """Each picture's logits, float32 [classes], or why there are none; in order, batch_size pictures at a time."""
+        """Each image's logits, float32 [classes], or why there are none; in order, batch_size images at a time."""
         numbered = enumerate(images)
         while batch := [self.prepare(*item) for item in itertools.islice(numbered, self.batch_size)]:
             pixels = [item for item in batch if not isinstance(item, ImageError)]
@@ -161,7 +161,7 @@ class Classifier:
                 yield item if isinstance(item, ImageError) else next(logits)
 
     def prepare(self, number: int, image: ImageSource) -> NDArray[np.float32] | ImageError:
-        """A picture as the network takes it, float32 [3, S, S], or why there is none, naming its path or number."""
+        """An image as the network takes it, float32 [3, S, S], or why there is none, naming its path or number."""
         try:
             return self.model.preprocessing(open_image(image))
         except ImageError as error:
@@ -175,8 +175,8 @@ class Classifier:
 
 
 def _named(error: ImageError, number: int, image: ImageSource) -> ImageError:
-    """The error, which names the picture by its path or number."""
-    name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
+    """The error, which names the image by its path or number."""
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
     return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
 
 

@@ -86,7 +86,7 @@ def convert(
     ema: take the exponential moving average of the weights (`model_ema`).
     labels: one name a class.
     mean, std: of R, G, B in [0, 1]; default ImageNet's.
-    resize, pad: preprocessing of pictures, see Preprocessing.for_image_size.
+    resize, pad: preprocessing of images, see Preprocessing.for_image_size.
 
     Raises CheckpointError, ConfigError or ModelFileError; nothing is written then.
     """

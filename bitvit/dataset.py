@@ -1,4 +1,4 @@
-"""Labelled pictures to evaluate on: a folder for each class, a CSV table, or arrays."""
+"""Labelled images to evaluate on: a folder for each class, a CSV table, or arrays."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from bitvit.preprocess import EXTENSIONS, ImageSource, find_images
 __all__ = ["DataSource", "Dataset", "Layout", "read_data", "read_folds"]
 
 DataSource: TypeAlias = str | os.PathLike[str] | tuple[Sequence[ImageSource] | NDArray[np.uint8], Iterable[Any]]
-"""A folder with a folder for each class, a CSV file, or a pair: pictures, and the class name or number of each."""
+"""A folder with a folder for each class, a CSV file, or a pair: images, and the class name or number of each."""
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "filepath", "file_name", "image_path")
 LABEL_COLUMNS = ("label", "class", "target", "class_name", "label_name", "y")
@@ -27,7 +27,7 @@ SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "
 
 @dataclass(frozen=True)
 class Layout:
-    """What a CSV file calls its columns, and where its pictures are."""
+    """What a CSV file calls its columns, and where its images are."""
 
     path_column: str | None = None  # None: one of PATH_COLUMNS
     label_column: str | None = None  # None: one of LABEL_COLUMNS
@@ -36,21 +36,21 @@ class Layout:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures, their names, and what the data set calls their classes."""
+    """Images, their names, and what the data set calls their classes."""
 
     name: str
     images: Sequence[ImageSource] | NDArray[np.uint8]
     paths: list[str]
     labels: list[Label]
     notes: tuple[str, ...] = ()
-    empty: tuple[str, ...] = ()  # classes that have a folder but no picture
+    empty: tuple[str, ...] = ()  # classes that have a folder but no image
 
     def __len__(self) -> int:
         return len(self.paths)
 
 
 def read_data(data: DataSource, layout: Layout | None = None) -> Dataset:
-    """The data set that `data` names. Raises ImageError for what cannot be read, or has no labelled picture."""
+    """The data set that `data` names. Raises ImageError for what cannot be read, or has no labelled image."""
     if isinstance(data, tuple):
         return _from_arrays(data)
     path = _existing(data)
@@ -83,16 +83,16 @@ def _existing(data: str | os.PathLike[str]) -> Path:
 # ------------------------------------------------------------------------------------------------------------- arrays
 def _from_arrays(data: tuple[Sequence[ImageSource] | NDArray[np.uint8], Iterable[Any]]) -> Dataset:
     if len(data) != 2:
-        raise ImageError(f"data: a tuple of {len(data)}, expected two: pictures and labels")
+        raise ImageError(f"data: a tuple of {len(data)}, expected two: images and labels")
     images, given = data
     labels = given.tolist() if isinstance(given, np.ndarray) else list(given)
     if len(images) != len(labels):
-        raise ImageError(f"data: {len(images)} pictures and {len(labels)} labels, expected a label for each picture")
+        raise ImageError(f"data: {len(images)} images and {len(labels)} labels, expected a label for each image")
     if not labels:
-        raise ImageError("data: no pictures")
+        raise ImageError("data: no images")
     clean = [_label(label, number) for number, label in enumerate(labels)]
     paths = [
-        os.fspath(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
+        os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
         for number, image in enumerate(images)
     ]
     return Dataset("arrays", images, paths, clean)
@@ -115,7 +115,7 @@ def _folders_in(path: Path) -> list[Path]:
         raise ImageError(f"{problem.filename}: cannot be read: {problem.strerror}; check the folder") from None
     if not found:
         raise ImageError(
-            f"{path}: holds no folders; expected one for each class with its pictures in it, such as {path}/cat/1.jpg, "
+            f"{path}: holds no folders; expected one for each class with its images in it, such as {path}/cat/1.jpg, "
             "or a CSV file with the columns path,label"
         )
     return found
@@ -138,11 +138,11 @@ def _from_folder(path: Path) -> Dataset:
         if not found:
             empty.append(folder.name)
     if not images:
-        raise ImageError(f"{path}: no pictures in its {len(folders)} folders ({' '.join(EXTENSIONS)})")
-    notes = [f"{name!r}: its folder holds no picture" for name in empty]
+        raise ImageError(f"{path}: no images in its {len(folders)} folders ({' '.join(EXTENSIONS)})")
+    notes = [f"{name!r}: its folder holds no image" for name in empty]
     stray = len(find_images(path, recursive=False))
     if stray:
-        notes.append(f"{stray} pictures beside the class folders are left out: they have no label")
+        notes.append(f"{stray} images beside the class folders are left out: they have no label")
     return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty))
 
 
@@ -166,22 +166,22 @@ def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset
         if not name or not all(values):
             empty = header[columns[[name, *values].index("")]]
             raise ImageError(f"{path}: line {line}: {empty!r} is empty; expected a value in every row")
-        picture = os.path.normpath(root / name)
-        if seen.setdefault(picture, tuple(values)) != tuple(values):
+        image = os.path.normpath(root / name)
+        if seen.setdefault(image, tuple(values)) != tuple(values):
             raise ImageError(
-                f"{path}: line {line}: {name!r} is {values}, and before it was {list(seen[picture])}; a picture has "
+                f"{path}: line {line}: {name!r} is {values}, and before it was {list(seen[image])}; an image has "
                 "one label"
             )
         twice += 1
     twice -= len(seen)
     if not seen:
-        raise ImageError(f"{path}: holds no pictures, expected a row for each")
-    notes = (f"{twice} rows that name a picture again are left out",) if twice else ()
+        raise ImageError(f"{path}: holds no images, expected a row for each")
+    notes = (f"{twice} rows that name an image again are left out",) if twice else ()
     if not folds:
-        return [_of_table(str(path), {picture: label for picture, (label,) in seen.items()}, notes)]
+        return [_of_table(str(path), {image: label for image, (label,) in seen.items()}, notes)]
     by_fold: dict[str, dict[str, Label]] = {}
-    for picture, (label, fold) in seen.items():
-        by_fold.setdefault(fold, {})[picture] = label
+    for image, (label, fold) in seen.items():
+        by_fold.setdefault(fold, {})[image] = label
     ordered = sorted(by_fold, key=lambda fold: (not fold.isdecimal(), int(fold) if fold.isdecimal() else 0, fold))
     return [_of_table(f"{path} fold {fold}", by_fold[fold], notes) for fold in ordered]
 
@@ -206,7 +206,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not rows:
         raise ImageError(f"{path}: is empty, expected a table with the columns path,label")
     header = [cell.strip() for cell in rows[0][1]]
-    if len(header) == 2 and header[0].lower().endswith(EXTENSIONS):  # a picture: there is no header
+    if len(header) == 2 and header[0].lower().endswith(EXTENSIONS):  # an image: there is no header
         return ["path", "label"], rows
     return header, rows[1:]
 

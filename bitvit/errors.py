@@ -4,7 +4,7 @@
     ├── CheckpointError   a training checkpoint cannot be read or is not a binary BHViT
     ├── ConfigError       a network shape that BHViT does not allow, or two sources that disagree
     ├── ModelFileError    a packed model file is damaged, foreign or of another version
-    ├── ImageError        a picture cannot be decoded or does not fit the model
+    ├── ImageError        an image cannot be decoded or does not fit the model
     └── BenchError        a benchmark cannot be run as asked for, or its report cannot be read
 
 Every message says where, what was found, what was expected and what to do.
@@ -30,7 +30,7 @@ class ModelFileError(BitvitError):
 
 
 class ImageError(BitvitError):
-    """A picture cannot be decoded, or its size does not fit the model."""
+    """An image cannot be decoded, or its size does not fit the model."""
 
 
 class BenchError(BitvitError):

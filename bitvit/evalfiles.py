@@ -40,7 +40,7 @@ CHUNK = 1024  # rows of predictions at a time
 
 # ------------------------------------------------------------------------------------------------------------ reports
 def report_dict(report: "EvalReport") -> dict[str, Any]:
-    """A report as JSON can hold it, without what belongs to single pictures."""
+    """A report as JSON can hold it, without what belongs to single images."""
     from bitvit import __version__
     from bitvit.evaluation import FIGURES
 
@@ -49,7 +49,7 @@ def report_dict(report: "EvalReport") -> dict[str, Any]:
         "model": report.model,
         "model_sha256": report.model_sha256,
         "data": report.data,
-        "pictures": report.pictures,
+        "images": report.images,
         "failures": [asdict(failure) for failure in report.failures],
         **{name: getattr(report, name) for name in FIGURES},
         "top1_interval_95": [low, high],
@@ -96,13 +96,13 @@ def save_comparison(comparison: "Comparison", folder: Path) -> list[Path]:
 
     make_folder(folder)
     rows: list[list[Any]] = [
-        [report.model, report.data, report.pictures, *(getattr(report, name) for name in FIGURES)]
+        [report.model, report.data, report.images, *(getattr(report, name) for name in FIGURES)]
         for report in comparison.reports
     ]
     for title, figures in (("mean", comparison.mean), ("standard deviation", comparison.spread)):
         rows.append([title, "", "", *figures.values()])
     written = [folder / "summary.csv", folder / "summary.json"]
-    write_file(written[0], _csv(["model", "data", "pictures", *FIGURES], rows))
+    write_file(written[0], _csv(["model", "data", "images", *FIGURES], rows))
     write_file(written[1], _text(json.dumps(comparison.to_dict(), indent=2) + "\n"))
     for number, report in enumerate(comparison.reports):
         written += save_report(report, folder / f"{number}-{Path(report.model).stem}")
@@ -130,18 +130,18 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Callable[[Bina
 
 # ----------------------------------------------------------------------------------------------------------- drawings
 def _draw_confusion(report: "EvalReport", file: BinaryIO) -> None:
-    """Rows are true classes; colour is the share of the row. A row without pictures is blank."""
+    """Rows are true classes; colour is the share of the row. A row without images is blank."""
     count, sums = len(report.classes), report.confusion.sum(axis=1, keepdims=True)
     shares = np.where(sums > 0, report.confusion / np.maximum(sums, 1), np.nan)
     named = count <= MOST_NAMED
     side = max(4.5, min(12.0, 2.5 + 0.42 * count))
     drawing = figure(side + 1, side)
     axes = drawing.subplots()
-    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-    drawing.colorbar(picture, ax=axes, shrink=0.8, label="share of the class's pictures")
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    drawing.colorbar(image, ax=axes, shrink=0.8, label="share of the class's images")
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
-    axes.set_title(f"top-1 {100 * report.top1:.2f} % of {report.pictures:,} pictures")
+    axes.set_title(f"top-1 {100 * report.top1:.2f} % of {report.images:,} images")
     if named:
         labels = [_plain(scores.name) for scores in report.classes]
         axes.set_xticks(range(count), labels, rotation=45, ha="right", rotation_mode="anchor")
@@ -160,7 +160,7 @@ def _draw_calibration(report: "EvalReport", file: BinaryIO) -> None:
     upper, lower = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     parts = report.calibration
     confidence, accuracy = np.array([(part.confidence, part.accuracy) for part in parts]).T
-    bounds = np.array([interval(round(part.accuracy * part.pictures), part.pictures) for part in parts]).T
+    bounds = np.array([interval(round(part.accuracy * part.images), part.images) for part in parts]).T
     beyond = np.abs(bounds - accuracy)  # how far the interval goes below and above
     upper.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
     upper.errorbar(confidence, accuracy, beyond, fmt="o", capsize=2, elinewidth=1, label="measured, 95 % interval")
@@ -169,12 +169,12 @@ def _draw_calibration(report: "EvalReport", file: BinaryIO) -> None:
     upper.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     drawing.suptitle(f"calibration error (ECE) {report.calibration_error:.4f}")
     places = (np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence) + 0.5) / BINS
-    lower.bar(places, [part.pictures for part in parts], width=1 / BINS, edgecolor="white", linewidth=0.5)
+    lower.bar(places, [part.images for part in parts], width=1 / BINS, edgecolor="white", linewidth=0.5)
     lower.set_yscale("log")
-    lower.set_ylim(0.5, None)  # so that a single picture is seen
+    lower.set_ylim(0.5, None)  # so that a single image is seen
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence: probability of the answer")
-    lower.set_ylabel("pictures")
+    lower.set_ylabel("images")
     drawing.savefig(file, format="png", dpi=120)
 
 
@@ -196,7 +196,7 @@ def check_predictions(path: Path) -> None:
 
 
 def save_predictions(reports: Sequence["EvalReport"], path: str | os.PathLike[str]) -> None:
-    """One row a picture and model, in the order of the data; see PREDICTION_COLUMNS.
+    """One row an image and model, in the order of the data; see PREDICTION_COLUMNS.
 
     score is the softmax probability of the answer, label_score that of the true class, label_rank its place, from 1.
     """

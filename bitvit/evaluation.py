@@ -1,10 +1,10 @@
-"""evaluate: labelled pictures and packed models in, figures out.
+"""evaluate: labelled images and packed models in, figures out.
 
     read the data and match its classes with each model's   (dataset.py, classes.py)
-    decode ahead, once for all models that prepare pictures alike; compute; keep the logits of every picture
+    decode ahead, once for all models that prepare images alike; compute; keep the logits of every image
     measure                                                 (metrics.py)
 
-Everything that can be wrong with names, files and options is found before the first picture is computed. What is done
+Everything that can be wrong with names, files and options is found before the first image is computed. What is done
 is kept in a state file, so an evaluation that was stopped goes on where it was; logits are the same bits in any
 batch, so its figures are those of an uninterrupted one.
 """
@@ -47,7 +47,7 @@ FIGURES = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "roc_auc", "
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     path: str
     reason: str
@@ -62,13 +62,13 @@ class Progress:
     """Number of the model, from 0, of `units`."""
     units: int
     done: int
-    """Pictures of this model that are through, failures included, of `total`."""
+    """Images of this model that are through, failures included, of `total`."""
     total: int
     correct: int
     """Of those that could be read."""
     failed: int
     overall: tuple[int, int]
-    """Pictures that are through, and how many there are, of all models together: some take turns, batch by batch."""
+    """Images that are through, and how many there are, of all models together: some take turns, batch by batch."""
     state: Path | None
     """Where the evaluation is kept if it is stopped."""
 
@@ -88,24 +88,24 @@ class EvalReport(Metrics):
     """Of the model file; None for a model that was given loaded."""
     data: str
     failures: tuple[Failure, ...]
-    """Pictures that could not be read; they are in no figure."""
+    """Images that could not be read; they are in no figure."""
     notes: tuple[str, ...]
     """What a reader of the figures should know."""
     seconds: float
-    """Of decoding and computing, which overlap; models that share decoded pictures share the waiting for them."""
+    """Of decoding and computing, which overlap; models that share decoded images share the waiting for them."""
     paths: tuple[str, ...]
     targets: NDArray[np.int64]
-    """[pictures] position of each picture's class in `classes`."""
+    """[images] position of each image's class in `classes`."""
     logits: NDArray[np.float32]
-    """[pictures, classes]"""
+    """[images, classes]"""
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """[pictures, classes], softmax of the logits."""
+        """[images, classes], softmax of the logits."""
         return metrics.softmax(self.logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON can hold it."""
+        """Everything but the images, as JSON can hold it."""
         from bitvit.evalfiles import report_dict
 
         return report_dict(self)
@@ -117,7 +117,7 @@ class EvalReport(Metrics):
         return save_report(self, Path(folder))
 
     def save_predictions(self, path: str | os.PathLike[str]) -> None:
-        """Write what was answered to each picture: .csv, .jsonl or .parquet, as the name ends."""
+        """Write what was answered to each image: .csv, .jsonl or .parquet, as the name ends."""
         from bitvit.evalfiles import save_predictions
 
         save_predictions([self], path)
@@ -148,7 +148,7 @@ class Comparison:
             yield name, None if None in values else values
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON can hold it."""
+        """Everything but the images, as JSON can hold it."""
         return {
             "reports": [report.to_dict() for report in self.reports],
             "mean": self.mean,
@@ -231,31 +231,31 @@ def evaluate(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> EvalReport | Comparison:
-    """Measure a model, or several, on labelled pictures.
+    """Measure a model, or several, on labelled images.
 
-        report = evaluate("model.safetensors", "pictures")      # pictures/cat/1.jpg, pictures/dog/2.jpg, ...
+        report = evaluate("model.safetensors", "images")      # images/cat/1.jpg, images/dog/2.jpg, ...
         report.top1, report.calibration_error, report.confusion
         evaluate(["a.safetensors", "b.safetensors"], "labels.csv").mean["top1"]
 
     model: path of a packed model, or a loaded one; a list of them gives a Comparison.
     data: a folder with a folder for each class; a CSV file with the columns path and label (and fold), in which paths
-        start from the file's own folder; or a pair of pictures (a list, or uint8 [B, H, W] or [B, H, W, 3]) and labels.
+        start from the file's own folder; or a pair of images (a list, or uint8 [B, H, W] or [B, H, W, 3]) and labels.
         With several models it may be a list with one for each.
     classes: what the data set's class names mean, if they are not the model's own: names in the model's order, or a
         mapping of names to class names or numbers, or a file with either (bitvit.classes.read_class_map).
-    subset: names or numbers of the only classes that take part: pictures of others are left out, and answers are
-        chosen among these. "present" alone stands for the classes that have pictures.
-    on_error: "fail": the first picture that cannot be read is an error; "skip": such pictures are left out and
+    subset: names or numbers of the only classes that take part: images of others are left out, and answers are
+        chosen among these. "present" alone stands for the classes that have images.
+    on_error: "fail": the first image that cannot be read is an error; "skip": such images are left out and
         listed in the report.
     folds: the data has a fold for each model, in this order: the folders in the folder, or the column `fold`.
     path_column, label_column, root: of a CSV file, if they are not the usual.
-    batch_size, threads: as for Classifier. decoders: threads that decode pictures meanwhile.
-    output: a folder for the tables and drawings of the report. predictions: a file for the answer to each picture.
+    batch_size, threads: as for Classifier. decoders: threads that decode images meanwhile.
+    output: a folder for the tables and drawings of the report. predictions: a file for the answer to each image.
     state: keep what is done in this file if the evaluation is stopped, and every minute; in a folder, the file is
         named after the job. resume: go on from there, if it exists. Models must be given by their paths.
     progress: called after every batch of every model.
 
-    Models that take the same pictures and prepare them alike share them: each picture is decoded once.
+    Models that take the same images and prepare them alike share them: each image is decoded once.
 
     Raises BitvitError for what the user can mend; ValueError for impossible arguments.
     """
@@ -322,9 +322,9 @@ def _datasets(data: DataSource | list[DataSource], count: int, folds: bool, layo
 # --------------------------------------------------------------------------------------------------- one model's part
 @dataclass
 class _Unit:
-    """A model and the pictures for it; what has been computed grows from the first picture on.
+    """A model and the images for it; what has been computed grows from the first image on.
 
-    Pictures are taken in a random order, the same every time: class after class, what has been found so far would say
+    Images are taken in a random order, the same every time: class after class, what has been found so far would say
     little about the whole.
     """
 
@@ -332,18 +332,18 @@ class _Unit:
     model: str
     sha256: str | None
     dataset: Dataset
-    taking: NDArray[np.int64]  # positions in the data set of the pictures that take part, [B]
+    taking: NDArray[np.int64]  # positions in the data set of the images that take part, [B]
     targets: NDArray[np.int64]  # [B] their class, as a column
     columns: NDArray[np.int64] | None  # classes to choose among; None: all
     names: tuple[str, ...]  # of the columns
     notes: tuple[str, ...]
     logits: NDArray[np.float32]  # [B, columns], rows of failures mean nothing
     done: int = 0
-    failed: dict[int, str] = field(default_factory=dict)  # number of a picture -> why
+    failed: dict[int, str] = field(default_factory=dict)  # number of an image -> why
     seconds: float = 0.0
 
-    def shares_pictures(self, other: "_Unit") -> bool:
-        """Whether both models take the same pictures, in the same order and prepared alike."""
+    def shares_images(self, other: "_Unit") -> bool:
+        """Whether both models take the same images, in the same order and prepared alike."""
         return (
             self.dataset is other.dataset
             and self.classifier.model.preprocessing == other.classifier.model.preprocessing
@@ -358,7 +358,7 @@ class _Unit:
         return int(right.sum()) - sum(bool(right[n - start]) for n in self.failed if start <= n < stop)
 
     def prepare(self, number: int) -> NDArray[np.float32] | ImageError:
-        """Decode a picture; called from other threads."""
+        """Decode an image; called from other threads."""
         place = int(self.taking[number])
         return self.classifier.prepare(place, self.dataset.images[place])
 
@@ -367,7 +367,7 @@ class _Unit:
         kept = [n for n in order if n not in self.failed]
         if not kept:
             raise ImageError(
-                f"{self.dataset.name}: none of the {len(order)} pictures could be read; the first: "
+                f"{self.dataset.name}: none of the {len(order)} images could be read; the first: "
                 f"{self.failed[order[0]]}"
             )
         logits, targets = self.logits[kept], self.targets[kept]
@@ -411,7 +411,7 @@ def _unit(
     taking = np.array([i for i, number in pairs if number in wanted], np.int64)
     targets = np.array([number for _, number in pairs if number in wanted], np.int64)
     if not len(taking):
-        raise ConfigError(f"{dataset.name}: no picture of the chosen classes; check --subset (subset=)")
+        raise ConfigError(f"{dataset.name}: no image of the chosen classes; check --subset (subset=)")
     order = np.random.default_rng(0).permutation(len(taking))
     chosen = range(count) if columns is None else columns.tolist()
     if len(chosen) < 2:
@@ -458,11 +458,11 @@ def _notes(
     if not every:
         notes.append(f"{len(chosen)} of the model's {len(matching.names)} classes take part: the best of them is taken")
     if left_out:
-        notes.append(f"{left_out} pictures of other classes are left out")
+        notes.append(f"{left_out} images of other classes are left out")
     missing = len(chosen) - len(np.unique(targets))
     if missing:
         notes.append(
-            f"{missing} of {len(chosen)} classes have no pictures"
+            f"{missing} of {len(chosen)} classes have no images"
             + ("; an answer with one of them counts as wrong" if every else "")
         )
     return tuple(notes)
@@ -478,9 +478,9 @@ class _Runner:
     progress: Callable[[Progress], None] | None
 
     def run(self) -> None:
-        groups: list[list[int]] = []  # numbers of units that share pictures
+        groups: list[list[int]] = []  # numbers of units that share images
         for index, unit in enumerate(self.units):
-            group = next((g for g in groups if self.units[g[0]].shares_pictures(unit)), None)
+            group = next((g for g in groups if self.units[g[0]].shares_images(unit)), None)
             if group is None:
                 groups.append(group := [])
             group.append(index)
@@ -488,7 +488,7 @@ class _Runner:
             self._run_group(group)
 
     def _run_group(self, group: list[int]) -> None:
-        """Decode a batch of pictures after the other, and let each of the group's models compute it."""
+        """Decode a batch of images after the other, and let each of the group's models compute it."""
         units = [self.units[index] for index in group]
         correct = [unit.correct(0, unit.done) for unit in units]
         for index, right in zip(group, correct, strict=True):
@@ -517,12 +517,12 @@ class _Runner:
                 start += len(batch)
                 self.store.save_sometimes()
                 if (error := next(filter(None, errors), None)) is not None:
-                    raise ImageError(f'{error}; or leave such pictures out with --on-error skip (on_error="skip")')
+                    raise ImageError(f'{error}; or leave such images out with --on-error skip (on_error="skip")')
 
     def _compute(self, unit: _Unit, batch: list[NDArray[np.float32] | ImageError]) -> ImageError | None:
         """Take a batch's results in; they count from when `done` says so.
 
-        Returns the error that the evaluation is to stop at; pictures before it are through.
+        Returns the error that the evaluation is to stop at; images before it are through.
         """
         start = unit.done
         errors = {start + i: item for i, item in enumerate(batch) if isinstance(item, ImageError)}
@@ -572,7 +572,7 @@ class _Store:
             raise BitvitError(f"{self.path}: cannot be written; name a place for the state in a folder of yours")
 
     def _job(self) -> str:
-        """What must be the same for an evaluation to go on: models, pictures' names, classes."""
+        """What must be the same for an evaluation to go on: models, images' names, classes."""
         from bitvit import __version__
 
         digest = hashlib.sha256(__version__.encode())
@@ -615,7 +615,7 @@ class _Store:
                 header = json.loads(archive["header"].tobytes())
                 if header["job"] != self.job:
                     raise BitvitError(
-                        f"{self.path}: was left by another evaluation: other models, pictures, classes or bitvit; "
+                        f"{self.path}: was left by another evaluation: other models, images, classes or bitvit; "
                         "repeat that one, or start afresh without --resume (resume=)"
                     )
                 for i, (unit, part) in enumerate(zip(self.units, header["units"], strict=True)):

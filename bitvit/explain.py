@@ -1,6 +1,6 @@
 """Where did the network look? Attention rollout over the windowed blocks of stages 3 and 4.
 
-What is computed, for one picture, from the quantised attention weights that the kernels themselves used:
+What is computed, for one image, from the quantised attention weights that the kernels themselves used:
 
 1. A block's attention: of each window the weights A of its pixels and merged tokens, averaged over the heads, less
    negative ones (which only the gsb quantizer has), each row scaled to the sum 1. A row without any weight keeps its
@@ -46,22 +46,22 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "importance", "rollout"]
 
 CELL = 16  # pixels of a side of stage 3's cells: a stem of 4, and two downsamplings
-SMALLEST = 224  # side of an overlay: smaller pictures are enlarged
+SMALLEST = 224  # side of an overlay: smaller images are enlarged
 # Dark to bright, as matplotlib's inferno; between them colours are mixed.
 COLOURS = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A heat map over a picture, and what the picture was taken for."""
+    """A heat map over an image, and what the image was taken for."""
 
     heat: NDArray[np.float32]
     """[S, S] importance of each pixel of the network's input, at least 0 and in sum 1; smooth between the cells."""
     grid: NDArray[np.float32]
     """The same before it was enlarged: [cells, cells], in sum 1; a cell is 16 x 16 pixels."""
     predictions: "list[Prediction]"
-    picture: Image.Image
-    """The picture resized, before it was cropped."""
+    image: Image.Image
+    """The image resized, before it was cropped."""
     preprocessing: Preprocessing
 
     @property
@@ -70,19 +70,19 @@ class Explanation:
         return float(self.grid.max() / self.grid.mean())
 
     def overlay(self, strength: float = 0.6) -> Image.Image:
-        """The picture with the heat map over it, and what was cropped off in grey.
+        """The image with the heat map over it, and what was cropped off in grey.
 
         The colours have a fixed scale: black for no importance, red for the mean, the brightest yellow for twice the
         mean, or for the greatest importance if that is more. So a map of one colour says that the attention was even.
-        strength: of the colours, 0 … 1. Small pictures are enlarged to 224 pixels.
+        strength: of the colours, 0 … 1. Small images are enlarged to 224 pixels.
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
-        scale = max(1, -(-SMALLEST // min(self.picture.size)))
-        size = (self.picture.width * scale, self.picture.height * scale)
-        base = np.asarray(self.picture.resize(size, Image.Resampling.NEAREST)).astype(np.float32)
+        scale = max(1, -(-SMALLEST // min(self.image.size)))
+        size = (self.image.width * scale, self.image.height * scale)
+        base = np.asarray(self.image.resize(size, Image.Resampling.NEAREST)).astype(np.float32)
         pad, crop = self.preprocessing.pad, self.preprocessing.crop
-        left, top = self.preprocessing.crop_corner(self.picture)
+        left, top = self.preprocessing.crop_corner(self.image)
         seen = self.heat[pad : pad + crop, pad : pad + crop]
         relative = seen / max(2 / self.heat.size, float(self.heat.max()))
         shown = Image.fromarray(relative).resize((crop * scale, crop * scale), Image.Resampling.BILINEAR)

@@ -1,6 +1,6 @@
 """Figures of merit of a classifier, from its logits: scikit-learn's functions, called with care.
 
-Nothing of the size pictures x classes is made beside the logits: probabilities are computed a few rows, or one class,
+Nothing of the size images x classes is made beside the logits: probabilities are computed a few rows, or one class,
 at a time, in float64.
 """
 
@@ -29,23 +29,23 @@ class ClassScores:
 
     name: str
     number: int
-    pictures: int
+    images: int
     recall: float | None
-    """Share of the class's pictures that are recognised: its accuracy."""
+    """Share of the class's images that are recognised: its accuracy."""
     precision: float | None
     """Share of the answers with this class that are right."""
     f1: float | None
     roc_auc: float | None
     """Area under the curve of this class against all others."""
     mistaken_for: str | None
-    """The most frequent wrong answer to its pictures."""
+    """The most frequent wrong answer to its images."""
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
     """Answers whose probability lies in one of the equally wide bins between 0 and 1."""
 
-    pictures: int
+    images: int
     confidence: float
     """Mean probability of the answers."""
     accuracy: float
@@ -56,27 +56,27 @@ class CalibrationBin:
 class Metrics:
     """All figures. Shares are between 0 and 1."""
 
-    pictures: int
+    images: int
     top1: float
     top1_interval: tuple[float, float]
-    """Wilson's interval at 95 %: what pictures of the same kind, but others, leave possible."""
+    """Wilson's interval at 95 %: what images of the same kind, but others, leave possible."""
     top5: float | None
     """None with five classes or fewer, where it says nothing."""
     loss: float
     """Mean cross-entropy, natural logarithm."""
     balanced_accuracy: float
-    """Mean recall of the classes that have pictures: what top-1 would be if all had the same number."""
+    """Mean recall of the classes that have images: what top-1 would be if all had the same number."""
     macro_f1: float
-    """Mean F1 of the classes that have pictures."""
+    """Mean F1 of the classes that have images."""
     roc_auc: float | None
-    """Mean over the classes with pictures of one against all others; None if there is just one."""
+    """Mean over the classes with images of one against all others; None if there is just one."""
     calibration_error: float
-    """Mean |confidence - accuracy| over 15 equally wide bins of the top-1 probability, weighted by pictures (ECE)."""
+    """Mean |confidence - accuracy| over 15 equally wide bins of the top-1 probability, weighted by images (ECE)."""
     classes: tuple[ClassScores, ...]
     confusion: NDArray[np.int64]
     """[classes, classes], a row for each true class, a column for each answer."""
     calibration: tuple[CalibrationBin, ...]
-    """Bins that hold pictures, in order."""
+    """Bins that hold images, in order."""
 
 
 def measure(
@@ -92,14 +92,14 @@ def measure(
     answers = logits.argmax(axis=1)
     right = answers == targets
     likelihood = functools.partial(_likelihood, logits, _normalizers(logits))
-    precision, recall, f1, pictures = sk.precision_recall_fscore_support(
+    precision, recall, f1, images = sk.precision_recall_fscore_support(
         targets, answers, labels=every, zero_division=np.nan
     )
     confusion = sk.confusion_matrix(targets, answers, labels=every)
     areas = _areas(sk, targets, present, likelihood)
     calibration = _calibration(right, np.minimum(likelihood(answers), 1.0))
     return Metrics(
-        pictures=len(targets),
+        images=len(targets),
         top1=float(sk.accuracy_score(targets, answers)),
         top1_interval=interval(int(right.sum()), len(right)),
         top5=_chunked(sk.top_k_accuracy_score, targets, logits, k=TOP, labels=every) if count > TOP else None,
@@ -107,15 +107,15 @@ def measure(
         balanced_accuracy=float(np.mean(recall[present])),
         macro_f1=float(np.mean(f1[present])),
         roc_auc=float(np.mean(list(areas.values()))) if areas else None,
-        calibration_error=sum(b.pictures * abs(b.confidence - b.accuracy) for b in calibration) / len(right),
+        calibration_error=sum(b.images * abs(b.confidence - b.accuracy) for b in calibration) / len(right),
         classes=tuple(
             ClassScores(
                 names[k],
                 numbers[k],
-                int(pictures[k]),
-                _share(recall[k]) if pictures[k] else None,
+                int(images[k]),
+                _share(recall[k]) if images[k] else None,
                 _share(precision[k]),
-                _share(f1[k]) if pictures[k] else None,
+                _share(f1[k]) if images[k] else None,
                 areas.get(k),
                 _most_mistaken(confusion[k], k, names),
             )
@@ -173,7 +173,7 @@ def _areas(
     present: NDArray[np.int64],
     likelihood: Callable[[int], NDArray[np.float64]],
 ) -> dict[int, float]:
-    """Area under the ROC curve of each class that has pictures, against all others."""
+    """Area under the ROC curve of each class that has images, against all others."""
     if len(present) < 2:
         return {}
     return {int(k): float(sk.roc_auc_score(targets == k, likelihood(int(k)))) for k in present}

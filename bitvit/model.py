@@ -28,7 +28,7 @@ from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
 from bitvit.runtime import Runner
 
-MAX_WORKING_BYTES = 1 << 30  # for one picture on one thread; BHViT-small takes 3 MB
+MAX_WORKING_BYTES = 1 << 30  # for one image on one thread; BHViT-small takes 3 MB
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ class BHViT:
         program = Network.read(file.config, file.tensors).program()
         if program.working_bytes > MAX_WORKING_BYTES:
             raise ModelFileError(
-                f"{file.path}: needs {program.working_bytes / 2**30:.1f} GB of memory for one picture (image_size "
+                f"{file.path}: needs {program.working_bytes / 2**30:.1f} GB of memory for one image (image_size "
                 f"{file.config.image_size}, window_size {file.config.window_size}), expected at most "
-                f"{MAX_WORKING_BYTES / 2**30:.0f} GB; train with smaller pictures or another window"
+                f"{MAX_WORKING_BYTES / 2**30:.0f} GB; train with smaller images or another window"
             )
         self.runner = Runner(program, threads)
 

@@ -1,4 +1,4 @@
-"""Picture -> float32 pixels, bit for bit as the training code's evaluation transform does it (SPEC section 6).
+"""Image -> float32 pixels, bit for bit as the training code's evaluation transform does it (SPEC section 6).
 
     open_image       path, bytes, PIL image or array -> RGB, 8 bits a channel
     Preprocessing    RGB -> resize -> centre crop -> zero padding -> (v/255 - mean)/std
@@ -45,7 +45,7 @@ _EXTENSIONS = {
 FORMATS = tuple(_EXTENSIONS)
 EXTENSIONS = tuple(extension for group in _EXTENSIONS.values() for extension in group)
 MAX_PIXELS = 89_478_485  # above it Pillow warns; decoded, 0.36 GB
-MAX_SIDE = 1 << 16  # of the network input, and of what a picture is resized to
+MAX_SIDE = 1 << 16  # of the network input, and of what an image is resized to
 
 
 # ------------------------------------------------------------------------------------------------ folder to paths
@@ -60,7 +60,7 @@ def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> l
     found = find_images(folder, recursive=recursive)
     if not found:
         below = "" if recursive else "; with --recursive (recursive=True) folders below it are searched too"
-        raise ImageError(f"{os.fspath(folder)}: no pictures in this folder ({' '.join(EXTENSIONS)}){below}")
+        raise ImageError(f"{os.fspath(folder)}: no images in this folder ({' '.join(EXTENSIONS)}){below}")
     return found
 
 
@@ -84,14 +84,14 @@ def _is_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-# ------------------------------------------------------------------------------------------------ picture to RGB
+# ------------------------------------------------------------------------------------------------ image to RGB
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Decode a picture to RGB, 8 bits a channel.
+    """Decode an image to RGB, 8 bits a channel.
 
     source: a path; the bytes of a file in one of FORMATS; a PIL image; or a uint8 array, [H, W, 3] in the order R, G,
-    B or [H, W] grey. Raises ImageError if there is no such file, it is not such a picture, is damaged, has no pixels
+    B or [H, W] grey. Raises ImageError if there is no such file, it is not such an image, is damaged, has no pixels
     or more than MAX_PIXELS (told from its header), or holds more than 8 bits a channel.
     """
     if isinstance(source, Image.Image):
@@ -114,13 +114,13 @@ def _open_file(source: str | os.PathLike[str]) -> Image.Image:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ImageError(f"{where}: is a folder, expected a picture; name the files in it")
+            raise ImageError(f"{where}: is a folder, expected an image; name the files in it")
         if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer for ever
-            raise ImageError(f"{where}: is not a regular file; save the picture to a file first")
+            raise ImageError(f"{where}: is not a regular file; save the image to a file first")
         with path.open("rb") as file:
             return _decode(file, where)
     except FileNotFoundError:
-        remedy = "download the picture first" if where.startswith(("http://", "https://")) else "check the path"
+        remedy = "download the image first" if where.startswith(("http://", "https://")) else "check the path"
         raise ImageError(f"{where}: no such file; {remedy}") from None
     except OSError as problem:
         raise ImageError(f"{where}: cannot be read: {problem.strerror or problem}; check file and disk") from None
@@ -132,14 +132,14 @@ def _decode(file: BinaryIO, where: str) -> Image.Image:
     """Decode an open file; `where` is its name in messages."""
     head = file.read(16)
     if not head:
-        raise ImageError(f"{where}: is empty; copy or download the picture again")
+        raise ImageError(f"{where}: is empty; copy or download the image again")
     file.seek(0)
     try:
         with _naming_faults(where), Image.open(file, formats=FORMATS) as image:
             return _to_rgb(image, where)
     except UnidentifiedImageError:
         raise ImageError(
-            f"{where}: not a picture that can be read, it begins with {head!r}; expected one of {', '.join(FORMATS)}"
+            f"{where}: not an image that can be read, it begins with {head!r}; expected one of {', '.join(FORMATS)}"
         ) from None
 
 
@@ -153,22 +153,22 @@ def _naming_faults(where: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(where) from None
     except Exception as problem:  # decoders of damaged files raise nearly anything, SyntaxError included
-        raise ImageError(f"{where}: cannot be decoded ({problem}); copy or download the picture again") from problem
+        raise ImageError(f"{where}: cannot be decoded ({problem}); copy or download the image again") from problem
 
 
 def _too_large(where: str) -> ImageError:
-    return ImageError(f"{where}: more than {MAX_PIXELS} pixels; scale the picture down")
+    return ImageError(f"{where}: more than {MAX_PIXELS} pixels; scale the image down")
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:
-    """Check size and mode of an opened picture, then decode it; a new image, unless it is that of a file already."""
+    """Check size and mode of an opened image, then decode it; a new image, unless it is that of a file already."""
     width, height = image.size
     if not width or not height:
         raise ImageError(f"{where}: {width} x {height} pixels, expected at least one")
     if width * height > MAX_PIXELS:
         raise _too_large(where)
     if image.mode.startswith(("I", "F")):
-        # Pillow would clip these to 255, a white picture
+        # Pillow would clip these to 255, a white image
         raise ImageError(f"{where}: mode {image.mode}, more than 8 bits a channel; save it with 8 bits first")
     if image.mode == "P" and "transparency" in image.info:
         # Pillow warns that convert("RGB") drops transparency, which is what the training code does
@@ -204,7 +204,7 @@ class Preprocessing:
     image_size: int
     """Side S of the network's input."""
     resize: int | None
-    """The shorter edge is resized to this many pixels; None: no resizing, a picture must be crop x crop already."""
+    """The shorter edge is resized to this many pixels; None: no resizing, an image must be crop x crop already."""
     crop: int
     """Side of the centre crop."""
     pad: int
@@ -236,9 +236,9 @@ class Preprocessing:
     ) -> "Preprocessing":
         """The training code's transform for an input side (SPEC section 6).
 
-        resize="auto": above 32 pixels the shorter edge becomes int(256/224·image_size); otherwise pictures must have
+        resize="auto": above 32 pixels the shorter edge becomes int(256/224·image_size); otherwise images must have
         the right size already. With padding, which the training code has not, it becomes image_size - 2·pad, so that
-        any picture fits. Raises ConfigError for values that cannot work.
+        any image fits. Raises ConfigError for values that cannot work.
         """
         _check_integer("image_size", image_size, 1, MAX_SIDE)
         _check_integer("pad", pad, 0, (image_size - 1) // 2)
@@ -268,15 +268,15 @@ class Preprocessing:
         return cls(**values)  # type: ignore[arg-type]  # __post_init__ checks the types
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Pixels of one RGB picture: float32 [3, S, S], channels R, G, B.
+        """Pixels of one RGB image: float32 [3, S, S], channels R, G, B.
 
-        Raises ImageError for another mode, for a picture that is not crop x crop where resize is None, and for one so
+        Raises ImageError for another mode, for an image that is not crop x crop where resize is None, and for one so
         long and thin that it would exceed MAX_PIXELS when resized.
         """
         return self.normalized(self.centre_crop(self.resized(image)))
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """The picture with its shorter edge resized (bicubic, antialiased, 8 bits), the longer one truncated."""
+        """The image with its shorter edge resized (bicubic, antialiased, 8 bits), the longer one truncated."""
         if image.mode != "RGB":
             raise ImageError(f"image of mode {image.mode}, expected RGB; use open_image")
         width, height = image.size
@@ -284,7 +284,7 @@ class Preprocessing:
             if image.size != (self.crop, self.crop):
                 raise ImageError(
                     f"image of {width} x {height} pixels, expected exactly {self.crop} x {self.crop}: this model takes "
-                    "pictures as they are; resize it, or convert the checkpoint again with --resize"
+                    "images as they are; resize it, or convert the checkpoint again with --resize"
                 )
             return image
         short, long = min(image.size), max(image.size)
@@ -303,7 +303,7 @@ class Preprocessing:
         return image.crop((left, top, left + self.crop, top + self.crop))
 
     def normalized(self, image: Image.Image) -> NDArray[np.float32]:
-        """float32 [3, S, S] of a picture of crop x crop pixels: padded, in 0..1, less mean, over standard deviation."""
+        """float32 [3, S, S] of an image of crop x crop pixels: padded, in 0..1, less mean, over standard deviation."""
         border = (self.pad, self.pad)
         planes = np.pad(np.asarray(image).transpose(2, 0, 1), ((0, 0), border, border))
         # Transposed while a pixel is one byte and its channel's mean one number: 5 times faster than at the end.

@@ -91,7 +91,7 @@ class Program:
 
     @property
     def working_bytes(self) -> int:
-        """What one thread needs beside the constants, for one picture."""
+        """What one thread needs beside the constants, for one image."""
         return 4 * (self.state_size + self.scratch_size)
 
 

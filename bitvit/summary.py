@@ -1,10 +1,10 @@
 """What a packed model or a checkpoint consists of: parameters, multiply-accumulates (MACs) and bytes, layer by layer.
 
-How MACs are counted, for one picture and from the Config alone, so that a checkpoint and its packed model agree:
+How MACs are counted, for one image and from the Config alone, so that a checkpoint and its packed model agree:
 
 - a convolution or linear layer: output pixels x output channels x inputs of one output, taps outside the map included;
 - query, key, value: on every token of every window, the merged tokens once a window, as the training code computes
-  them. They are the same in all windows, and bitvit computes them once a picture: what it leaves out is counted apart,
+  them. They are the same in all windows, and bitvit computes them once an image: what it leaves out is counted apart,
   as repeated MACs;
 - attention scores and context: windows x N² x C each, with N = window² + merged tokens. The context is one product of
   2-bit levels with signs and counts once;

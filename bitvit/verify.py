@@ -133,7 +133,7 @@ def verify(
 ) -> VerifyReport:
     """Compare a packed model with the checkpoint it came from.
 
-    images: pictures to compare on; default `count` inputs of standard normal noise.
+    images: files to compare on; default `count` inputs of standard normal noise.
     Raises CheckpointError if the two have different shapes, and what reading either raises.
     """
     engine = model if isinstance(model, BHViT) else load(model)
@@ -317,10 +317,10 @@ def _draw(report: VerifyReport) -> Any:
         axis.set_axis_off()
     for axis, row in zip(axes, mapped, strict=False):
         assert row.errors is not None
-        picture = axis.imshow(np.clip(row.errors, LEAST, MOST), norm=scale, cmap="inferno", interpolation="nearest")
+        image = axis.imshow(np.clip(row.errors, LEAST, MOST), norm=scale, cmap="inferno", interpolation="nearest")
         signs = f"{row.sign_disagreements:,} of {row.signs:,} signs differ" if row.signs else "no signs"
         axis.set_title(f"{row.name}\n{signs}", fontsize=7, color="black" if row.passed else "red")
-    lower.colorbar(picture, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
+    lower.colorbar(image, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
     return drawn
 
 

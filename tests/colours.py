@@ -38,6 +38,6 @@ class Colours:
         return logits
 
 
-def picture(*colour: int) -> NDArray[np.uint8]:
+def patch(*colour: int) -> NDArray[np.uint8]:
     """32 x 32 pixels of one colour."""
     return np.full((32, 32, 3), colour, np.uint8)

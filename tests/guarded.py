@@ -2,7 +2,7 @@
 
     python tests/guarded.py all | widths [STEP] | crash NAME
 
-Every region of the arenas, every constant, the pictures and the answers lie in pages of their own. Directly behind one
+Every region of the arenas, every constant, the images and the answers lie in pages of their own. Directly behind one
 (and, in a second layout, directly before it) comes a page that may neither be read nor written; constants may not be
 written at all. Behind regions and constants a program allows SLACK elements to be read, for the last vector of a row;
 these are filled with a pattern that must still be there in the end, as all that is left of the pages.
@@ -175,8 +175,8 @@ def guarded_program(network: Network, tight_end: bool) -> Program:
 
 
 # --------------------------------------------------------------------------------------------------------- what is run
-def pictures(config: Config, count: int) -> NDArray[np.float32]:
-    """Usual ones, then those that no picture is: NaN, infinite, huge, and all zeros."""
+def images(config: Config, count: int) -> NDArray[np.float32]:
+    """Usual ones, then those that no image is: NaN, infinite, huge, and all zeros."""
     size = config.image_size
     pixels = np.random.default_rng(0).standard_normal((count, 3, size, size)).astype(np.float32)
     pixels[count - 1] = 0
@@ -190,7 +190,7 @@ def check(name: str, config: Config) -> set[str]:
     """Run a network in both layouts, in several ways; returns the names of its kernels."""
     print(name, config, flush=True)
     network = Network.read(config, folded(config, random_state(config, 1)))
-    plain, pixels = Runner(network.program(), 1), pictures(config, 7)
+    plain, pixels = Runner(network.program(), 1), images(config, 7)
     expected = np.concatenate([plain(image[None]) for image in pixels])
     kernels: set[str] = set()
     for tight_end in (True, False):
@@ -230,7 +230,7 @@ def _by_pieces(runner: Runner, pixels: NDArray[np.float32], expected: NDArray[np
 
 
 def _by_batch(runner: Runner, pixels: NDArray[np.float32], expected: NDArray[np.float32], tight_end: bool) -> None:
-    """A batch by one thread, pictures and answers guarded; then with the clock."""
+    """A batch by one thread, images and answers guarded; then with the clock."""
     space = GuardedWorkspace(runner.program)
     images = guarded(pixels[:3], tight_end)
     out = guarded(np.zeros((3, runner.program.outputs), np.float32), tight_end)
@@ -248,7 +248,7 @@ def _by_batch(runner: Runner, pixels: NDArray[np.float32], expected: NDArray[np.
 def _by_team(
     program: Program, threads: int, pixels: NDArray[np.float32], expected: NDArray[np.float32], tight_end: bool
 ) -> None:
-    """One picture by all threads, and batches; the last four pictures are strange ones."""
+    """One image by all threads, and batches; the last four images are strange ones."""
     runner = Runner(program, 1)
     runner.threads = runner._team.size = threads
     for first, last in ((0, 1), (1, 3), (0, 3), (3, 7), (0, 2)):
@@ -302,7 +302,7 @@ def plant(change: Callable[[Any, Program], None]) -> None:
     change(arguments, program)
     runner = Runner(program, 1)
     space = GuardedWorkspace(program)
-    space.set_image(guarded(pictures(config, 4)[0], tight_end=True))
+    space.set_image(guarded(images(config, 4)[0], tight_end=True))
     runner.run_steps(space, 0, len(program.steps))
     space.assert_untouched()
 
@@ -314,10 +314,10 @@ def _more(kernel: str, name: str, by: int) -> Callable[[Any, Program], None]:
     return change
 
 
-def _small_picture() -> None:
+def _small_image() -> None:
     config = ODD_SHAPES["window 3"]
     runner = Runner(guarded_program(Network.read(config, folded(config, random_state(config, 1))), True), 1)
-    runner(guarded(pictures(config, 4)[0, :, :, :-1], tight_end=True)[None])
+    runner(guarded(images(config, 4)[0, :, :, :-1], tight_end=True)[None])
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -327,7 +327,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         lambda a, p: p.const.__setitem__(slice(int(a["mlp"]["norm"]), None, 1 << 40), 1)
     ),
     "scratch": lambda: plant(_more("mlp", "bits", 4000)),
-    "picture": _small_picture,
+    "image": _small_image,
 }
 
 

@@ -107,7 +107,7 @@ def void(_: object) -> None:
 
 
 def _large_network(path: Path) -> None:
-    """5 MB of weights for pictures of 2016 x 2016 in windows of one token: each of 15,876 windows attends to all."""
+    """5 MB of weights for images of 2016 x 2016 in windows of one token: each of 15,876 windows attends to all."""
     config = CONFIGS[0].to_dict() | {"image_size": 2016}
     write_packed(path, Config.from_dict(config))
 
@@ -156,7 +156,7 @@ BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "lists.packed": (
         _safetensors(b'{"__metadata__":{"bitvit":"[' + b"[]," * MEGABYTE + b'[]]"}}'), "broken metadata (not an object)"
     ),
-    "network.packed": (_large_network, "GB of memory for one picture (image_size 2016, window_size 1)"),
+    "network.packed": (_large_network, "GB of memory for one image (image_size 2016, window_size 1)"),
     "deep.packed": (_deep_config, "tensors missing"),
 }  # fmt: skip
 
@@ -322,7 +322,7 @@ def test_a_network_too_large_for_the_file(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     _large_network(path)
     assert load_model_file(path).config.image_size == 2016
-    with pytest.raises(ModelFileError, match=r"m\.safetensors: needs \d+\.\d GB of memory for one picture"):
+    with pytest.raises(ModelFileError, match=r"m\.safetensors: needs \d+\.\d GB of memory for one image"):
         bitvit.load(path)
 
 

@@ -196,7 +196,7 @@ def test_profile_has_all_the_work_of_the_model(case: str, packed: Packed) -> Non
     assert all(p.activation_bytes > 0 and p.seconds >= 0 and p.limit_seconds > 0 for p in found.parts)
 
 
-def test_merged_tokens_count_once_a_picture() -> None:
+def test_merged_tokens_count_once_an_image() -> None:
     """The engine projects them once, however many windows see them: S² + M rows, not M·(w² + M)."""
     summary, model = summarize(WINDOW_OF_ONE), bitvit.load(WINDOW_OF_ONE, threads=1)
     found = profile.profile(model, summary.rows, seconds=0.0, limits=Limits(1e12, 1e11, 1e11, 1e10))
@@ -537,20 +537,20 @@ def test_every_combination_is_measured(packed: Packed, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("quick")
 def test_json_on_the_command_line(packed: Packed, tmp_path: Path) -> None:
-    picture, out = tmp_path / "picture.png", tmp_path / "report.json"
-    Image.new("RGB", (200, 150)).save(picture)
-    stdout, _ = run(packed("micro96_somefp"), *QUICK, "--image", picture, "-f", "json", "-o", out)
+    image, out = tmp_path / "image.png", tmp_path / "report.json"
+    Image.new("RGB", (200, 150)).save(image)
+    stdout, _ = run(packed("micro96_somefp"), *QUICK, "--image", image, "-f", "json", "-o", out)
     assert stdout == ""
     found = BenchReport.read(out)
     assert found.model.name == "micro96_somefp"
     assert found.results[0].iterations == 5
     assert found.profile is None
     assert found.preprocessing is not None
-    assert found.preprocessing.picture == f"{picture}, 200 x 150 pixels"
+    assert found.preprocessing.image == f"{image}, 200 x 150 pixels"
     assert found.startup is not None
     assert found.startup.load_seconds > 0
     assert (found.startup.peak_rss_bytes or 2) > (found.startup.import_rss_bytes or 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "report.json"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,4 +1,4 @@
-"""Classifier: every kind of picture and of collection, with a model that answers with the pictures' colours."""
+"""Classifier: every kind of image and of collection, with a model that answers with the images' colours."""
 
 import io
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import Colours, picture
+from colours import Colours, patch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,15 +15,15 @@ from bitvit.classify import Classifier
 from bitvit.errors import ConfigError, ImageError
 from bitvit.preprocess import ImageSource, Preprocessing
 
-RED, GREEN, BLUE = picture(255, 0, 0), picture(0, 255, 0), picture(0, 0, 255)
+RED, GREEN, BLUE = patch(255, 0, 0), patch(0, 255, 0), patch(0, 0, 255)
 
 
 def tops(results: Any) -> list[str]:
     return [predictions[0]["label"] for predictions in results]
 
 
-def test_one_picture_gives_a_list_of_predictions() -> None:
-    best, *others = Classifier(Colours())(picture(0, 102, 255))
+def test_one_image_gives_a_list_of_predictions() -> None:
+    best, *others = Classifier(Colours())(patch(0, 102, 255))
     assert best["label"] == "blue"
     assert best["index"] == 2
     powers = np.exp(np.array([0.0, 4.0, 10.0]))
@@ -89,7 +89,7 @@ def test_top_k_is_capped_at_the_number_of_classes(top_k: int, count: int) -> Non
 
 
 def test_equal_scores_come_in_the_order_of_the_classes() -> None:
-    assert [best["index"] for best in Classifier(Colours())(picture(9, 9, 9))] == [0, 1, 2]
+    assert [best["index"] for best in Classifier(Colours())(patch(9, 9, 9))] == [0, 1, 2]
 
 
 def test_scores_of_extreme_logits_are_finite() -> None:
@@ -124,14 +124,14 @@ def test_model_without_a_classifier() -> None:
 
 
 @pytest.mark.parametrize("images", [None, 5, {"a": RED}])
-def test_something_else_than_pictures_is_refused_at_once(images: Any) -> None:
+def test_something_else_than_images_is_refused_at_once(images: Any) -> None:
     classify = Classifier(Colours())
     for use in (classify, classify.logits, classify.attempt):
         with pytest.raises(ImageError, match=r"images: a \w+, expected a path, .* or a list or iterator of them"):
             use(images)
 
 
-def test_a_bad_picture_is_named_by_its_path_or_number(tmp_path: Path) -> None:
+def test_a_bad_image_is_named_by_its_path_or_number(tmp_path: Path) -> None:
     small = tmp_path / "small.png"
     Image.new("RGB", (5, 5)).save(small)
     classify = Classifier(Colours())
@@ -139,30 +139,30 @@ def test_a_bad_picture_is_named_by_its_path_or_number(tmp_path: Path) -> None:
         classify([RED, "nothing.png"])
     with pytest.raises(ImageError, match=r"small.png: image of 5 x 5 pixels, expected exactly 32 x 32"):
         classify(small)
-    with pytest.raises(ImageError, match=r"^picture 1: image of 1 bytes: not a picture"):
+    with pytest.raises(ImageError, match=r"^image 1: image of 1 bytes: not an image"):
         classify([RED, b"x"])
-    with pytest.raises(ImageError, match=r"^picture 2: image: array float64"):
+    with pytest.raises(ImageError, match=r"^image 2: image: array float64"):
         classify.logits([RED, RED, np.zeros((3, 3))])  # type: ignore[list-item]
 
 
-def test_an_iterator_fails_at_the_bad_picture_not_before() -> None:
-    pictures: list[ImageSource] = [RED, b"x", BLUE]
-    results = Classifier(Colours())(iter(pictures))
+def test_an_iterator_fails_at_the_bad_image_not_before() -> None:
+    images: list[ImageSource] = [RED, b"x", BLUE]
+    results = Classifier(Colours())(iter(images))
     assert next(results)[0]["label"] == "red"
-    with pytest.raises(ImageError, match="picture 1"):
+    with pytest.raises(ImageError, match="image 1"):
         next(results)
 
 
-def test_attempt_goes_on_after_a_bad_picture() -> None:
+def test_attempt_goes_on_after_a_bad_image() -> None:
     model = Colours()
     results = list(Classifier(model, batch_size=2).attempt(iter([b"x", RED, b"y", b"z", BLUE]), top_k=1))
     errors = [str(result).split(":")[0] for result in results if isinstance(result, ImageError)]
-    assert errors == ["picture 0", "picture 2", "picture 3"]
+    assert errors == ["image 0", "image 2", "image 3"]
     assert tops([results[1], results[4]]) == ["red", "blue"]
     assert model.batches == [1, 1]  # nothing to compute for the second pair
 
 
-def test_pictures_are_not_kept_open() -> None:
+def test_images_are_not_kept_open() -> None:
     file = io.BytesIO()
     Image.fromarray(RED).save(file, "PNG")
     classify = Classifier(Colours())

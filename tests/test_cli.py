@@ -72,9 +72,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with three pictures, and one in a folder below."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """A folder with three images, and one in a folder below."""
+    folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b.jpg", "c.webp", "below/d.png")):
         pixels = np.random.default_rng(number).integers(0, 256, (120, 130, 3), np.uint8)
@@ -184,33 +184,33 @@ def test_convert_shows_warnings(monkeypatch: pytest.MonkeyPatch, model: Path) ->
 # ---------------------------------------------------------------------------------------------------------- classify
 
 
-def test_classify_table(model: Path, pictures: Path) -> None:
-    stdout, stderr = run("classify", model, pictures / "a.png", pictures / "b.jpg", "--top-k", "2")
+def test_classify_table(model: Path, images: Path) -> None:
+    stdout, stderr = run("classify", model, images / "a.png", images / "b.jpg", "--top-k", "2")
     lines = stdout.splitlines()
-    assert [lines[0], lines[3]] == [str(pictures / "a.png"), str(pictures / "b.jpg")]
-    best = Classifier(model)(pictures / "a.png", top_k=1)[0]
+    assert [lines[0], lines[3]] == [str(images / "a.png"), str(images / "b.jpg")]
+    best = Classifier(model)(images / "a.png", top_k=1)[0]
     assert lines[1] == f"  {100 * best['score']:6.2f} %  {best['label']}"
     assert len(lines) == 6
     assert stderr == ""
 
 
-def test_classify_json_and_jsonl(model: Path, pictures: Path) -> None:
+def test_classify_json_and_jsonl(model: Path, images: Path) -> None:
     expected = [
-        {"path": str(pictures / name), "predictions": Classifier(model)(pictures / name, top_k=3)}
+        {"path": str(images / name), "predictions": Classifier(model)(images / name, top_k=3)}
         for name in ("a.png", "b.jpg", "c.webp")
     ]
-    assert json.loads(run("classify", model, pictures, "-k", "3", "--format", "json")[0]) == expected
-    lines = run("classify", model, pictures, "-k", "3", "--format", "jsonl")[0].splitlines()
+    assert json.loads(run("classify", model, images, "-k", "3", "--format", "json")[0]) == expected
+    lines = run("classify", model, images, "-k", "3", "--format", "jsonl")[0].splitlines()
     assert [json.loads(line) for line in lines] == expected
 
 
-def test_classify_csv(model: Path, pictures: Path) -> None:
-    stdout, _ = run("classify", model, pictures / "a.png", "--format", "csv", "-k", "2")
+def test_classify_csv(model: Path, images: Path) -> None:
+    stdout, _ = run("classify", model, images / "a.png", "--format", "csv", "-k", "2")
     rows = list(csv.DictReader(io.StringIO(stdout)))
     assert list(rows[0]) == ["path", "rank", "label", "index", "score"]
     found = [(row["path"], row["rank"], row["label"], int(row["index"]), float(row["score"])) for row in rows]
-    first, second = Classifier(model)(pictures / "a.png", top_k=2)
-    path = str(pictures / "a.png")
+    first, second = Classifier(model)(images / "a.png", top_k=2)
+    path = str(images / "a.png")
     assert found == [
         (path, "1", first["label"], first["index"], first["score"]),
         (path, "2", second["label"], second["index"], second["score"]),
@@ -219,24 +219,24 @@ def test_classify_csv(model: Path, pictures: Path) -> None:
 
 @pytest.mark.parametrize("options", [("--batch-size", 1), ("--batch-size", 3), ("--threads", 1)])
 def test_classify_does_not_depend_on_batch_size_and_threads(
-    options: Sequence[object], model: Path, pictures: Path
+    options: Sequence[object], model: Path, images: Path
 ) -> None:
-    assert run("classify", model, pictures, "-f", "jsonl", *options) == run("classify", model, pictures, "-f", "jsonl")
+    assert run("classify", model, images, "-f", "jsonl", *options) == run("classify", model, images, "-f", "jsonl")
 
 
-def test_classify_folders(model: Path, pictures: Path) -> None:
+def test_classify_folders(model: Path, images: Path) -> None:
     def names(*options: object) -> list[str]:
         lines = run("classify", model, *options, "-f", "jsonl")[0].splitlines()
         return [Path(json.loads(line)["path"]).name for line in lines]
 
-    assert names(pictures) == ["a.png", "b.jpg", "c.webp"]
-    assert names(pictures, "--recursive") == ["a.png", "b.jpg", "d.png", "c.webp"]
-    assert names(pictures / "below", pictures) == ["d.png", "a.png", "b.jpg", "c.webp"]
+    assert names(images) == ["a.png", "b.jpg", "c.webp"]
+    assert names(images, "--recursive") == ["a.png", "b.jpg", "d.png", "c.webp"]
+    assert names(images / "below", images) == ["d.png", "a.png", "b.jpg", "c.webp"]
 
 
-def test_classify_stdin(model: Path, pictures: Path) -> None:
-    stdout, _ = run("classify", model, "-", "-f", "jsonl", stdin=(pictures / "a.png").read_bytes())
-    expected = {"path": "-", "predictions": Classifier(model)(pictures / "a.png")}
+def test_classify_stdin(model: Path, images: Path) -> None:
+    stdout, _ = run("classify", model, "-", "-f", "jsonl", stdin=(images / "a.png").read_bytes())
+    expected = {"path": "-", "predictions": Classifier(model)(images / "a.png")}
     assert json.loads(stdout) == expected
 
 
@@ -245,75 +245,75 @@ def test_classify_stdin_twice(model: Path) -> None:
     assert stderr == "Error: -: named twice, but stdin can be read only once\n"
 
 
-def test_classify_goes_on_after_bad_pictures(model: Path, pictures: Path) -> None:
-    (pictures / "bad.png").write_bytes(b"<html>")
-    stdout, stderr = run("classify", model, "no.png", pictures, "-f", "json", code=3)
+def test_classify_goes_on_after_bad_images(model: Path, images: Path) -> None:
+    (images / "bad.png").write_bytes(b"<html>")
+    stdout, stderr = run("classify", model, "no.png", images, "-f", "json", code=3)
     records = json.loads(stdout)
     assert [Path(record["path"]).name for record in records] == ["no.png", "a.png", "b.jpg", "bad.png", "c.webp"]
     assert [record.get("error") for record in records[:2]] == ["no.png: no such file; check the path", None]
-    assert "not a picture that can be read" in records[3]["error"]
+    assert "not an image that can be read" in records[3]["error"]
     assert stderr.splitlines()[0] == "Error: no.png: no such file; check the path"
-    assert stderr.splitlines()[-1] == "Error: 2 of 5 pictures could not be read"
+    assert stderr.splitlines()[-1] == "Error: 2 of 5 images could not be read"
 
 
 @pytest.mark.parametrize("form", ["table", "csv"])
-def test_classify_leaves_bad_pictures_out_of_tables(form: str, model: Path, pictures: Path) -> None:
-    stdout, _ = run("classify", model, "no.png", pictures / "a.png", "-f", form, code=3)
+def test_classify_leaves_bad_images_out_of_tables(form: str, model: Path, images: Path) -> None:
+    stdout, _ = run("classify", model, "no.png", images / "a.png", "-f", form, code=3)
     assert "no.png" not in stdout
     assert "a.png" in stdout
 
 
-def test_classify_bad_pictures_only(model: Path) -> None:
+def test_classify_bad_images_only(model: Path) -> None:
     assert run("classify", model, "no.png", "-f", "json", code=3)[0] == (
         '[\n{"path": "no.png", "error": "no.png: no such file; check the path"}\n]\n'
     )
 
 
-def test_classify_folder_without_pictures(model: Path, tmp_path: Path) -> None:
+def test_classify_folder_without_images(model: Path, tmp_path: Path) -> None:
     _, stderr = run("classify", model, tmp_path, code=1)
-    assert "no pictures in this folder" in stderr
+    assert "no images in this folder" in stderr
 
 
-def test_classify_missing_model(pictures: Path) -> None:
-    _, stderr = run("classify", "no.safetensors", pictures / "a.png", code=1)
+def test_classify_missing_model(images: Path) -> None:
+    _, stderr = run("classify", "no.safetensors", images / "a.png", code=1)
     assert stderr.startswith("Error: no.safetensors: does not exist; expected a packed model")
 
 
-def test_classify_checkpoint_in_place_of_a_model(checkpoint: Path, pictures: Path) -> None:
-    _, stderr = run("classify", checkpoint, pictures / "a.png", code=1)
+def test_classify_checkpoint_in_place_of_a_model(checkpoint: Path, images: Path) -> None:
+    _, stderr = run("classify", checkpoint, images / "a.png", code=1)
     assert "not a packed model" in stderr
 
 
 @pytest.mark.parametrize("options", [("--top-k", 0), ("--batch-size", 0), ("--threads", 0), ("--format", "xml")])
-def test_classify_wrong_usage(options: Sequence[object], model: Path, pictures: Path) -> None:
-    _, stderr = run("classify", model, pictures, *options, code=2)
+def test_classify_wrong_usage(options: Sequence[object], model: Path, images: Path) -> None:
+    _, stderr = run("classify", model, images, *options, code=2)
     assert f"Invalid value for '{options[0]}'" in words(stderr)
 
 
-def test_classify_without_pictures_is_wrong_usage(model: Path) -> None:
+def test_classify_without_images_is_wrong_usage(model: Path) -> None:
     assert "Missing argument" in words(run("classify", model, code=2)[1])
 
 
-def test_classify_explain(model: Path, pictures: Path, tmp_path: Path) -> None:
-    (pictures / "a.jpg").write_bytes((pictures / "b.jpg").read_bytes())
-    (pictures / "bad.png").write_bytes(b"<html>")
+def test_classify_explain(model: Path, images: Path, tmp_path: Path) -> None:
+    (images / "a.jpg").write_bytes((images / "b.jpg").read_bytes())
+    (images / "bad.png").write_bytes(b"<html>")
     out = tmp_path / "heat" / "maps"
-    stdin = (pictures / "a.png").read_bytes()
-    stdout, stderr = run("classify", model, pictures, "-", "-f", "jsonl", "--explain", out, code=3, stdin=stdin)
-    assert (stdout, stderr) == run("classify", model, pictures, "-", "-f", "jsonl", code=3, stdin=stdin)
+    stdin = (images / "a.png").read_bytes()
+    stdout, stderr = run("classify", model, images, "-", "-f", "jsonl", "--explain", out, code=3, stdin=stdin)
+    assert (stdout, stderr) == run("classify", model, images, "-", "-f", "jsonl", code=3, stdin=stdin)
     assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png", "b.png", "c.png", "stdin.png"]
     with Image.open(out / "a-2.png") as drawn, Image.open(out / "stdin.png") as same:
         assert drawn.size == (354, 327)  # 109 pixels on the shorter edge, three times
         assert np.array_equal(np.asarray(drawn), np.asarray(same))
-    _, stderr = run("classify", model, pictures, "--explain", pictures / "a.png", code=1)
-    assert stderr.startswith(f"Error: {pictures / 'a.png'}: cannot be made")
+    _, stderr = run("classify", model, images, "--explain", images / "a.png", code=1)
+    assert stderr.startswith(f"Error: {images / 'a.png'}: cannot be made")
 
 
-def test_names_are_escaped_for_the_terminal(model: Path, pictures: Path) -> None:
-    strange = pictures / "\x1b[31mred.png"
-    (pictures / "a.png").rename(strange)
+def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:
+    strange = images / "\x1b[31mred.png"
+    (images / "a.png").rename(strange)
     stdout, _ = run("classify", model, strange)
-    assert stdout.splitlines()[0] == f"{pictures}/\\x1b[31mred.png"
+    assert stdout.splitlines()[0] == f"{images}/\\x1b[31mred.png"
     assert json.loads(run("classify", model, strange, "-f", "jsonl")[0])["path"] == str(strange)
 
 
@@ -335,21 +335,21 @@ def test_progress_bar_is_not_for_files_and_pipes() -> None:
 # ------------------------------------------------------------------------------------------------------ output files
 
 
-def test_output_file(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_output_file(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.csv"
     out.write_text("old")
-    assert run("classify", model, pictures, "-f", "csv", "-o", out)[0] == ""
-    assert out.read_text() == run("classify", model, pictures, "-f", "csv")[0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "results.csv"]
+    assert run("classify", model, images, "-f", "csv", "-o", out)[0] == ""
+    assert out.read_text() == run("classify", model, images, "-f", "csv")[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "results.csv"]
 
 
-def test_output_file_is_written_though_a_picture_is_bad(model: Path, pictures: Path, tmp_path: Path) -> None:
-    run("classify", model, "no.png", pictures, "-f", "json", "-o", tmp_path / "out.json", code=3)
+def test_output_file_is_written_though_an_image_is_bad(model: Path, images: Path, tmp_path: Path) -> None:
+    run("classify", model, "no.png", images, "-f", "json", "-o", tmp_path / "out.json", code=3)
     assert len(json.loads((tmp_path / "out.json").read_text())) == 4
 
 
 def test_output_file_is_never_half_written(
-    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_self: Classifier, _images: object) -> Any:
         yield np.zeros(10, np.float32)
@@ -358,23 +358,23 @@ def test_output_file_is_never_half_written(
     monkeypatch.setattr(Classifier, "_outcomes", interrupted)
     out = tmp_path / "out.jsonl"
     out.write_text("old")
-    run("classify", model, pictures, "-f", "jsonl", "-o", out, code=130)
+    run("classify", model, images, "-f", "jsonl", "-o", out, code=130)
     assert out.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "images"]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [("", "is a folder; name a file to write"), ("no/out.csv", "cannot be written: No such file or directory; choose")],
 )
-def test_output_that_cannot_be_written(name: str, message: str, model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written(name: str, message: str, model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / name
-    _, stderr = run("classify", model, pictures, "-o", out, code=1)
+    _, stderr = run("classify", model, images, "-o", out, code=1)
     assert stderr.startswith(f"Error: {out}: {message}")
 
 
-def test_output_to_a_device_does_not_replace_it(model: Path, pictures: Path) -> None:
-    run("classify", model, pictures, "-o", os.devnull)
+def test_output_to_a_device_does_not_replace_it(model: Path, images: Path) -> None:
+    run("classify", model, images, "-o", os.devnull)
     assert not Path(os.devnull).is_file()
 
 
@@ -469,9 +469,9 @@ def test_verify(model: Path, checkpoint: Path, config: Path) -> None:
     assert stdout.endswith("PASSED: all 10 parts compute what the checkpoint says\n")
 
 
-def test_verify_on_pictures(model: Path, checkpoint: Path, config: Path, pictures: Path) -> None:
-    images = ("--images", pictures, "--images", pictures / "below" / "d.png")
-    assert "on 4 of 4 inputs" in run("verify", model, checkpoint, "--config", config, *images)[0]
+def test_verify_on_images(model: Path, checkpoint: Path, config: Path, images: Path) -> None:
+    options = ("--images", images, "--images", images / "below" / "d.png")
+    assert "on 4 of 4 inputs" in run("verify", model, checkpoint, "--config", config, *options)[0]
 
 
 def test_verify_draws(
@@ -569,8 +569,8 @@ def test_tool_is_the_same_command() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_interrupt(model: Path, pictures: Path) -> None:
-    arguments = [str(model), str(pictures / "a.png"), "-", "--batch-size", "1", "-f", "jsonl"]
+def test_interrupt(model: Path, images: Path) -> None:
+    arguments = [str(model), str(images / "a.png"), "-", "--batch-size", "1", "-f", "jsonl"]
     command = [sys.executable, "-m", "bitvit", "classify", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
@@ -582,8 +582,8 @@ def test_interrupt(model: Path, pictures: Path) -> None:
         assert process.stderr.read() == b""
 
 
-def test_reader_that_goes_away(model: Path, pictures: Path) -> None:
-    command = [sys.executable, "-m", "bitvit", "classify", str(model), *[str(pictures)] * 20, "-f", "jsonl"]
+def test_reader_that_goes_away(model: Path, images: Path) -> None:
+    command = [sys.executable, "-m", "bitvit", "classify", str(model), *[str(images)] * 20, "-f", "jsonl"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -593,31 +593,31 @@ def test_reader_that_goes_away(model: Path, pictures: Path) -> None:
         assert process.stderr.read() == b""
 
 
-def test_pictures_that_pillow_warns_of(model: Path, pictures: Path) -> None:
-    """One error a picture, and nothing of Pillow's."""
-    header = (pictures / "a.png").read_bytes()
-    large = pictures / "large.png"
+def test_images_that_pillow_warns_of(model: Path, images: Path) -> None:
+    """One error an image, and nothing of Pillow's."""
+    header = (images / "a.png").read_bytes()
+    large = images / "large.png"
     large.write_bytes(header[:16] + (9460).to_bytes(4, "big") * 2 + header[24:])
     data = large.read_bytes()
     large.write_bytes(data[:29] + zlib.crc32(data[12:29]).to_bytes(4, "big") + data[33:])
     result = shell("classify", model, large)
     assert result.returncode == 3
-    assert b"more than 89478485 pixels; scale the picture down" in result.stderr
+    assert b"more than 89478485 pixels; scale the image down" in result.stderr
     assert b"Warning" not in result.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk(model: Path, pictures: Path) -> None:
+def test_full_disk(model: Path, images: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        command = [sys.executable, "-m", "bitvit", "classify", str(model), str(pictures)]
+        command = [sys.executable, "-m", "bitvit", "classify", str(model), str(images)]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=60, check=False)
     assert result.returncode == 1
     assert result.stderr == b"Error: the output cannot be written: No space left on device\n"
 
 
-def test_output_that_the_terminal_cannot_encode(model: Path, pictures: Path) -> None:
-    strange = pictures / "k\u00f6pek.png"
-    (pictures / "a.png").rename(strange)
+def test_output_that_the_terminal_cannot_encode(model: Path, images: Path) -> None:
+    strange = images / "k\u00f6pek.png"
+    (images / "a.png").rename(strange)
     result = shell("classify", model, strange, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert result.returncode == 0
     assert result.stdout.splitlines()[0].endswith(b"k\\xf6pek.png")

@@ -51,7 +51,7 @@ def model(packed: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """COUNT pictures of classes 0 to 2, and a table with folds."""
+    """COUNT images of classes 0 to 2, and a table with folds."""
     rng = np.random.default_rng(0)
     rows = ["path,label,fold"]
     for number in range(COUNT):
@@ -69,7 +69,7 @@ def test_report(model: Path, data: Path, here: Path) -> None:
     assert stdout.startswith(f"{model} on {data}\n")
     assert re.search(rf"top-1 +{100 * report.top1:.2f} % \(95 % interval \d+\.\d\d to \d+\.\d\d\)", stdout)
     assert re.search(rf"loss +{report.loss:.4f} \(cross-entropy\)", stdout)
-    assert re.search(r"pictures +24 of \d+ classes, [\d,]+ a second with decoding", stdout)
+    assert re.search(r"images +24 of \d+ classes, [\d,]+ a second with decoding", stdout)
     assert "note: classes are matched by class numbers" in stdout
     assert re.search(r"LABEL_2 +8 +\d+\.\d %", stdout)
     assert stderr == ""
@@ -92,7 +92,7 @@ def test_several_models_and_folds(model: Path, data: Path) -> None:
     assert re.search(r"standard deviation +0\.00 %", stdout)
     assert "note: the standard deviation is over 2 models, with n - 1" in stdout
     stdout, _ = run(model, model, data.parent / "labels.csv", "--folds", "--format", "json")
-    assert [report["pictures"] for report in json.loads(stdout)["reports"]] == [12, 12]
+    assert [report["images"] for report in json.loads(stdout)["reports"]] == [12, 12]
     _, stderr = run(model, data.parent / "labels.csv", "--folds", code=1)
     assert "2 folds for 1 models" in stderr
 
@@ -112,38 +112,38 @@ def test_classes_and_subset(model: Path, data: Path, tmp_path: Path) -> None:
     for subset in (("1", "--subset", "LABEL_2"), (f"@{tmp_path / 'some.txt'}",)):
         found = json.loads(run(model, data, "--subset", *subset, "-f", "json")[0])
         assert [c["name"] for c in found["classes"]] == ["LABEL_1", "LABEL_2"]
-        assert found["pictures"] == 16
+        assert found["images"] == 16
 
 
 def test_columns_of_a_table(model: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("where,what\n0/00.png,0\n1/01.png,1\n")
     options = ("--path-column", "where", "--label-column", "what", "--root", data)
-    assert json.loads(run(model, tmp_path / "other.csv", *options, "-f", "json")[0])["pictures"] == 2
+    assert json.loads(run(model, tmp_path / "other.csv", *options, "-f", "json")[0])["images"] == 2
 
 
-def test_bad_pictures(model: Path, data: Path, here: Path) -> None:
+def test_bad_images(model: Path, data: Path, here: Path) -> None:
     bad = data / "1" / "01.png"
     bad.write_bytes(b"<html>")
     stdout, stderr = run(model, data, "--batch-size", "4", code=1)
     error, note = stderr.splitlines()
     assert stdout == ""
-    assert error.startswith(f"Error: {bad}: not a picture")
+    assert error.startswith(f"Error: {bad}: not an image")
     (state,) = here.iterdir()
-    kept = re.escape(f" of 24 pictures, kept in {state.name}: the same command with --resume goes on")
+    kept = re.escape(f" of 24 images, kept in {state.name}: the same command with --resume goes on")
     found = re.fullmatch(rf"Note: stopped after (\d+){kept}", note)
     assert found is not None
     stdout, stderr = run(model, data, "--resume", "--on-error", "skip", code=3)
-    assert stderr.splitlines()[0] == f"Note: resumed after {found[1]} of 24 pictures"
-    last = "Error: 1 of 24 pictures could not be read and are left out"
+    assert stderr.splitlines()[0] == f"Note: resumed after {found[1]} of 24 images"
+    last = "Error: 1 of 24 images could not be read and are left out"
     assert stderr.splitlines()[1] == f"{last}; --on-error list names them"
-    assert re.search(r"pictures +23 of", stdout)
+    assert re.search(r"images +23 of", stdout)
     assert list(here.iterdir()) == []
     _, stderr = run(model, data, "--on-error", "list", code=3)
-    assert stderr.splitlines()[0].startswith(f"Error: {bad}: not a picture")
+    assert stderr.splitlines()[0].startswith(f"Error: {bad}: not an image")
     assert stderr.splitlines()[1] == last
 
 
-def test_an_error_at_the_first_picture_keeps_nothing(model: Path, data: Path, here: Path) -> None:
+def test_an_error_at_the_first_image_keeps_nothing(model: Path, data: Path, here: Path) -> None:
     for path in data.rglob("*.png"):
         path.write_bytes(b"<html>")
     _, stderr = run(model, data, code=1)
@@ -158,13 +158,13 @@ def test_how_far_several_models_are(model: Path, data: Path) -> None:
     good = bad.read_bytes()
     bad.write_bytes(b"<html>")
     _, stderr = run(model, model, data, "--batch-size", "4", code=1)
-    found = re.search(r"Note: stopped after (\d+) of 48 pictures of 2 models, kept in", stderr)
+    found = re.search(r"Note: stopped after (\d+) of 48 images of 2 models, kept in", stderr)
     assert found is not None
     assert int(found[1]) % 2 == 0
     assert 0 < int(found[1]) < 48
     bad.write_bytes(good)
     _, stderr = run(model, model, data, "--resume")
-    assert stderr == f"Note: resumed after {found[1]} of 48 pictures of 2 models\n"
+    assert stderr == f"Note: resumed after {found[1]} of 48 images of 2 models\n"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_interrupt_and_resume(model: Path, data: Path, here: Path) -> None:
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
-    found = re.fullmatch(r"Note: stopped after ([\d,]+) of 2,000 pictures, kept in (\S+): .* goes on\n", stderr)
+    found = re.fullmatch(r"Note: stopped after ([\d,]+) of 2,000 images, kept in (\S+): .* goes on\n", stderr)
     assert found is not None, stderr
     assert (process.returncode, stdout) == (130, "")
     assert (here / found[2]).exists()

@@ -1,11 +1,11 @@
-"""Labelled pictures from folders, CSV files and arrays."""
+"""Labelled images from folders, CSV files and arrays."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from colours import picture
+from colours import patch
 from PIL import Image
 
 from bitvit.dataset import Layout, read_data, read_folds
@@ -15,7 +15,7 @@ from bitvit.errors import ImageError
 def make(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(1, 2, 3)).save(folder / name)
+        Image.fromarray(patch(1, 2, 3)).save(folder / name)
     return folder
 
 
@@ -49,8 +49,8 @@ def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
     dataset = read_data(tmp_path)
     assert dataset.empty == ("cat",)
     assert dataset.notes == (
-        "'cat': its folder holds no picture",
-        "1 pictures beside the class folders are left out: they have no label",
+        "'cat': its folder holds no image",
+        "1 images beside the class folders are left out: they have no label",
     )
 
 
@@ -62,7 +62,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"train, val, are no classes; name one of them, such as .*val"):
         read_data(make(tmp_path / "splits", "train/cat/1.png", "val/cat/2.png"))
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with pytest.raises(ImageError, match="no pictures in its 1 folders"):
+    with pytest.raises(ImageError, match="no images in its 1 folders"):
         read_data(tmp_path / "empty")
     with pytest.raises(ImageError, match=r"is no path|no such folder"):
         read_data("a" * 5000)
@@ -95,7 +95,7 @@ def test_layout_of_a_table(tmp_path: Path) -> None:
 def test_repeated_rows_are_noted(tmp_path: Path) -> None:
     file = table(tmp_path, "path,label\n1.png,cat\n./1.png,cat\na/../1.png,cat\n")
     assert pairs(file) == [("1.png", "cat")]
-    assert read_data(file).notes == ("2 rows that name a picture again are left out",)
+    assert read_data(file).notes == ("2 rows that name an image again are left out",)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_repeated_rows_are_noted(tmp_path: Path) -> None:
         ("path,label\n1.png\n", "line 2 has 1 cells, expected 2: path, label"),
         ("path,label\n1.png,\n", "line 2: 'label' is empty; expected a value in every row"),
         ("path,label\n,cat\n", "line 2: 'path' is empty"),
-        ("path,label\n", "holds no pictures"),
+        ("path,label\n", "holds no images"),
         ("", "is empty, expected a table with the columns path,label"),
         ("name,label\n1.png,cat\n", "columns 'name', 'label': no column path or image or file; say which with --path"),
         ("path,kind\n1.png,cat\n", "no column label or class or target; say which with --label-column"),
@@ -144,19 +144,19 @@ def test_folds_of_a_table(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- arrays
 def test_arrays() -> None:
-    images = np.stack([picture(1, 2, 3)] * 3)
+    images = np.stack([patch(1, 2, 3)] * 3)
     dataset = read_data((images, np.array([2, 0, 1], np.uint8)))
     assert dataset.labels == [2, 0, 1]
-    assert dataset.paths == ["picture 0", "picture 1", "picture 2"]
-    assert read_data((["a.png", b"x"], ["cat", "dog"])).paths == ["a.png", "picture 1"]
+    assert dataset.paths == ["image 0", "image 1", "image 2"]
+    assert read_data((["a.png", b"x"], ["cat", "dog"])).paths == ["a.png", "image 1"]
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((["a.png"], [1, 2]), "1 pictures and 2 labels"),
+        ((["a.png"], [1, 2]), "1 images and 2 labels"),
         ((["a.png"],), "a tuple of 1, expected two"),
-        (([], []), "no pictures"),
+        (([], []), "no images"),
         ((["a.png"], [0.5]), "label 0 is 0.5, expected a class name or a whole number"),
         ((["a.png"], [True]), "label 0 is True"),
     ],

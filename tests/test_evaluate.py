@@ -1,4 +1,4 @@
-"""evaluate: from pictures to a report, with a model whose answers are known and with a packed one."""
+"""evaluate: from images to a report, with a model whose answers are known and with a packed one."""
 
 import csv
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import Colours, picture
+from colours import Colours, patch
 from PIL import Image
 
 import bitvit
@@ -32,7 +32,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[e
 needs_drawing = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 
 ROOT = Path(__file__).resolve().parent.parent
-RED, GREEN, BLUE = picture(255, 0, 0), picture(0, 255, 0), picture(0, 0, 255)
+RED, GREEN, BLUE = patch(255, 0, 0), patch(0, 255, 0), patch(0, 0, 255)
 IMAGES, LABELS = [RED, RED, GREEN, BLUE, GREEN], ["red", "red", "green", "blue", "blue"]  # 4 of 5 are right
 
 
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def noise(tmp_path: Path) -> Path:
-    """40 pictures of class 0 to 3, for a packed model of 96 x 96 pixels."""
+    """40 images of class 0 to 3, for a packed model of 96 x 96 pixels."""
     rng = np.random.default_rng(0)
     for number in range(40):
         place = tmp_path / "noise" / str(number % 4)
@@ -76,10 +76,10 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------------------------------------------------- figures
 def test_report_of_a_folder(folder: Path) -> None:
     report = evaluate(Colours(), folder)
-    assert report.pictures == 5
+    assert report.images == 5
     assert report.top1 == 0.8
     assert report.top5 is None
-    assert [(c.name, c.pictures, c.recall) for c in report.classes] == [
+    assert [(c.name, c.images, c.recall) for c in report.classes] == [
         ("red", 2, 1),
         ("green", 1, 1),
         ("blue", 2, 0.5),
@@ -123,21 +123,21 @@ def test_a_class_map() -> None:
         evaluate(Colours(), (IMAGES, names))
 
 
-def test_a_class_without_pictures_is_noted() -> None:
+def test_a_class_without_images_is_noted() -> None:
     report = evaluate(Colours(), (IMAGES[:3], LABELS[:3]))
-    assert "1 of 3 classes have no pictures; an answer with one of them counts as wrong" in report.notes
+    assert "1 of 3 classes have no images; an answer with one of them counts as wrong" in report.notes
     assert report.balanced_accuracy == 1
 
 
-def test_a_subset_chooses_pictures_and_answers() -> None:
+def test_a_subset_chooses_images_and_answers() -> None:
     report = evaluate(Colours(), ([*IMAGES, BLUE], [*LABELS, "hat"]), subset=["blue", 0])
     assert [(c.name, c.number) for c in report.classes] == [("red", 0), ("blue", 2)]
-    assert report.pictures == 4
+    assert report.images == 4
     assert report.logits.shape == (4, 2)
     assert report.targets.tolist() == [0, 0, 1, 1]
     assert report.confusion.tolist() == [[2, 0], [1, 1]]  # of (0, 10, 0) the first is taken
     assert "2 of the model's 3 classes take part: the best of them is taken" in report.notes
-    assert "2 pictures of other classes are left out" in report.notes
+    assert "2 images of other classes are left out" in report.notes
 
 
 def test_the_present_classes_as_a_subset() -> None:
@@ -156,7 +156,7 @@ def test_the_present_classes_as_a_subset() -> None:
 def test_wrong_subsets(subset: list[str | int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate(Colours(), (IMAGES, LABELS), subset=subset)
-    with pytest.raises(ConfigError, match="no picture of the chosen classes"):
+    with pytest.raises(ConfigError, match="no image of the chosen classes"):
         evaluate(Colours(), (IMAGES[:2], LABELS[:2]), subset=["green", "blue"])
 
 
@@ -165,7 +165,7 @@ def test_a_model_that_answers_nan() -> None:
         def __call__(self, pixels: Any, /) -> Any:
             return super().__call__(pixels) * np.nan
 
-    with pytest.raises(BitvitError, match=r"Broken: its answer to picture ., or one soon after it, is not finite"):
+    with pytest.raises(BitvitError, match=r"Broken: its answer to image ., or one soon after it, is not finite"):
         evaluate(Broken(), (IMAGES, LABELS))
 
 
@@ -193,20 +193,20 @@ def test_what_is_found_so_far_is_of_all_classes() -> None:
     assert report.targets.tolist() == [0] * 100 + [2] * 100
 
 
-# -------------------------------------------------------------------------------------------------------- bad pictures
-def test_a_bad_picture_is_an_error(folder: Path) -> None:
+# -------------------------------------------------------------------------------------------------------- bad images
+def test_a_bad_image_is_an_error(folder: Path) -> None:
     (folder / "green" / "2.png").write_bytes(b"<html>")
-    with pytest.raises(ImageError, match=r"2.png: not a picture .*; or leave such pictures out with --on-error skip"):
+    with pytest.raises(ImageError, match=r"2.png: not an image .*; or leave such images out with --on-error skip"):
         evaluate(Colours(), folder)
 
 
-def test_bad_pictures_may_be_left_out(folder: Path) -> None:
+def test_bad_images_may_be_left_out(folder: Path) -> None:
     (folder / "green" / "2.png").write_bytes(b"<html>")
     (folder / "red" / "0.png").unlink()
     (folder / "red" / "0.png").symlink_to("nothing")
     model = Colours()
     report = evaluate(model, folder, on_error="skip", batch_size=2)
-    assert report.pictures == 3
+    assert report.images == 3
     assert report.top1 == pytest.approx(2 / 3)
     assert [Path(failure.path).name for failure in report.failures] == ["2.png", "0.png"]
     assert "no such file" in report.failures[1].reason
@@ -216,10 +216,8 @@ def test_bad_pictures_may_be_left_out(folder: Path) -> None:
     assert "1 of 3 classes" not in " ".join(report.notes)  # a note on the data, not on what could be read
 
 
-def test_nothing_but_bad_pictures() -> None:
-    with pytest.raises(
-        ImageError, match="none of the 2 pictures could be read; the first: picture 0: image of 1 bytes"
-    ):
+def test_nothing_but_bad_images() -> None:
+    with pytest.raises(ImageError, match="none of the 2 images could be read; the first: image 0: image of 1 bytes"):
         evaluate(Colours(), ([b"x", b"y"], ["red", "blue"]), on_error="skip")
 
 
@@ -238,7 +236,7 @@ def test_several_models() -> None:
 
 
 class Halves(Colours):
-    """Prepares pictures otherwise: dimmed."""
+    """Prepares images otherwise: dimmed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,20 +263,20 @@ def test_models_that_prepare_alike_decode_once(monkeypatch: pytest.MonkeyPatch) 
     assert len(decoded) == 5  # of two data sets nothing is shared
 
 
-def test_models_that_share_pictures_share_their_failures() -> None:
+def test_models_that_share_images_share_their_failures() -> None:
     images: list[Any] = [*IMAGES, b"x"]
     labels, models = [*LABELS, "red"], [Colours(), Colours()]
     result = evaluate(models, (images, labels), on_error="skip", batch_size=4)
-    assert [[failure.path for failure in report.failures] for report in result.reports] == [["picture 5"]] * 2
+    assert [[failure.path for failure in report.failures] for report in result.reports] == [["image 5"]] * 2
     assert [report.top1 for report in result.reports] == [0.8] * 2
     seen: list[Progress] = []
-    with pytest.raises(ImageError, match="picture 5: image of 1 bytes"):
+    with pytest.raises(ImageError, match="image 5: image of 1 bytes"):
         evaluate(models, (images, labels), batch_size=4, progress=seen.append)
     last = {progress.unit: progress.done for progress in seen}
-    assert last[0] == last[1]  # all models are through the pictures before it
+    assert last[0] == last[1]  # all models are through the images before it
 
 
-def test_progress_of_models_that_share_pictures() -> None:
+def test_progress_of_models_that_share_images() -> None:
     seen: list[Progress] = []
     evaluate([Colours(), Halves(), Colours()], (IMAGES, LABELS), batch_size=3, progress=seen.append)
     assert [(p.unit, p.done) for p in seen] == [
@@ -296,7 +294,7 @@ def test_folds(tmp_path: Path) -> None:
         rows.append(f"{number}.png,{label},{number // 3}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     result = evaluate([Colours(), Colours()], tmp_path / "labels.csv", folds=True)
-    assert [(report.pictures, report.top1) for report in result.reports] == [(3, 1), (2, 0.5)]
+    assert [(report.images, report.top1) for report in result.reports] == [(3, 1), (2, 0.5)]
     assert result.reports[1].data == f"{tmp_path / 'labels.csv'} fold 1"
     with pytest.raises(ConfigError, match=r"2 folds for 3 models, expected one for each: .*fold 0, .*fold 1"):
         evaluate([Colours()] * 3, tmp_path / "labels.csv", folds=True)
@@ -304,7 +302,7 @@ def test_folds(tmp_path: Path) -> None:
 
 def test_a_list_of_data() -> None:
     result = evaluate([Colours(), Colours()], [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])])
-    assert [report.pictures for report in result.reports] == [2, 3]
+    assert [report.images for report in result.reports] == [2, 3]
     with pytest.raises(ConfigError, match="1 data sets for 2 models"):
         evaluate([Colours(), Colours()], [(IMAGES, LABELS)])
 
@@ -361,12 +359,12 @@ def test_resumed_is_the_same_as_uninterrupted(model: Path, noise: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["noise"]
 
 
-def test_resume_after_a_bad_picture_was_mended(model: Path, noise: Path, tmp_path: Path) -> None:
+def test_resume_after_a_bad_image_was_mended(model: Path, noise: Path, tmp_path: Path) -> None:
     whole = evaluate(model, noise)
     bad = noise / "2" / "02.png"
     good = bad.read_bytes()
     bad.write_bytes(b"x")
-    with pytest.raises(ImageError, match=r"02\.png: not a picture"):
+    with pytest.raises(ImageError, match=r"02\.png: not an image"):
         evaluate(model, noise, state=tmp_path, batch_size=6)
     (state,) = tmp_path.glob("bitvit-evaluate-*.state")
     with np.load(state) as archive:
@@ -380,7 +378,7 @@ def test_resume_after_a_bad_picture_was_mended(model: Path, noise: Path, tmp_pat
 
 @pytest.mark.parametrize(("unit", "done"), [(0, 16), (1, 16), (2, 16), (0, 32)])
 def test_several_models_resume(unit: int, done: int, model: Path, noise: Path, tmp_path: Path, other: Path) -> None:
-    """Stopped while the first, or the last, of two that share pictures was a batch ahead; or in the third's turn."""
+    """Stopped while the first, or the last, of two that share images was a batch ahead; or in the third's turn."""
     models = [model, other, model]
     whole = evaluate(models, noise)
     seen: list[Progress] = []
@@ -434,7 +432,7 @@ def test_a_state_that_cannot_be_written(model: Path, noise: Path, tmp_path: Path
 
 
 def test_nothing_to_resume(model: Path, noise: Path, tmp_path: Path) -> None:
-    assert evaluate(model, noise, state=tmp_path, resume=True).pictures == 40
+    assert evaluate(model, noise, state=tmp_path, resume=True).images == 40
 
 
 def test_the_state_of_another_evaluation(model: Path, noise: Path, tmp_path: Path) -> None:
@@ -442,7 +440,7 @@ def test_the_state_of_another_evaluation(model: Path, noise: Path, tmp_path: Pat
     with pytest.raises(Stop):
         evaluate(model, noise, state=state, progress=stop_after(10))
     (noise / "0" / "new.png").write_bytes((noise / "0" / "00.png").read_bytes())
-    with pytest.raises(BitvitError, match="state: was left by another evaluation: other models, pictures, classes"):
+    with pytest.raises(BitvitError, match="state: was left by another evaluation: other models, images, classes"):
         evaluate(model, noise, state=state, resume=True)
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(BitvitError, match="state: is not a state file, or damaged"):
@@ -507,12 +505,12 @@ def test_saved_files(folder: Path, tmp_path: Path) -> None:
     ]
     saved = json.loads((out / "report.json").read_text())
     assert saved == json.loads(json.dumps(report.to_dict()))
-    assert (saved["top1"], saved["pictures"], saved["versions"]["bitvit"]) == (0.75, 4, bitvit.__version__)
+    assert (saved["top1"], saved["images"], saved["versions"]["bitvit"]) == (0.75, 4, bitvit.__version__)
     rows = list(csv.reader(io.StringIO((out / "confusion.csv").read_text())))
     assert rows == [["true \\ answer", "red", "green", "blue"], ["red", "1", "0", "0"], ["green", "0", "1", "0"], [
         "blue", "0", "1", "1"]]  # fmt: skip
     classes = rows_of(out / "classes.csv")
-    assert [(row["name"], row["pictures"], row["recall"]) for row in classes][2] == ("blue", "2", "0.5")
+    assert [(row["name"], row["images"], row["recall"]) for row in classes][2] == ("blue", "2", "0.5")
     assert rows_of(out / "failures.csv")[0]["path"].endswith("0.png")
     for name in ("confusion.png", "calibration.png"):
         with Image.open(out / name) as drawn:
@@ -550,10 +548,10 @@ def test_drawings_of_many_classes(count: int, tmp_path: Path) -> None:
 
 
 def test_predictions(tmp_path: Path) -> None:
-    images, labels = [RED, picture(255, 102, 0)], ["red", "green"]
+    images, labels = [RED, patch(255, 102, 0)], ["red", "green"]
     report = evaluate(Colours(), (images, labels), predictions=tmp_path / "answers.csv")
     first, second = rows_of(tmp_path / "answers.csv")
-    assert (first["path"], first["label"], first["predicted"], first["correct"]) == ("picture 0", "red", "red", "true")
+    assert (first["path"], first["label"], first["predicted"], first["correct"]) == ("image 0", "red", "red", "true")
     assert (second["label_index"], second["predicted_index"], second["correct"]) == ("1", "0", "false")
     powers = np.exp([10.0, 4.0, 0.0])
     assert float(second["score"]) == pytest.approx(powers[0] / powers.sum(), rel=1e-6)

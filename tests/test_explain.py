@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import Colours, picture
+from colours import Colours, image
 from golden_data import load_case
 from numpy.typing import NDArray
 from PIL import Image
@@ -174,7 +174,7 @@ PATCH = RNG.standard_normal((3, CELL, CELL)).astype(np.float32) * 3
 
 
 def planted(row: int, column: int) -> NDArray[np.float32]:
-    """A grey picture of 96 x 96 pixels with a pattern in one cell."""
+    """A grey image of 96 x 96 pixels with a pattern in one cell."""
     pixels = np.zeros((3, 96, 96), np.float32)
     pixels[:, row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = PATCH
     return pixels
@@ -182,7 +182,7 @@ def planted(row: int, column: int) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def seeker(packed: Packed) -> BHViT:
-    """A model whose queries in stage 3 look for the pattern: they are its keys, whatever the picture is."""
+    """A model whose queries in stage 3 look for the pattern: they are its keys, whatever the image is."""
     file = load_model_file(packed("micro96_somefp"))
     tensors = {name: tensor.copy() for name, tensor in file.tensors.items()}
     for index in range(file.config.depths[2]):
@@ -240,9 +240,9 @@ def test_explain_errors(classify: bitvit.Classifier, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"no\.png: no such file"):
         classify.explain("no.png")
     with pytest.raises(ValueError, match="top_k is 0"):
-        classify.explain(picture(1, 2, 3), top_k=0)
+        classify.explain(image(1, 2, 3), top_k=0)
     with pytest.raises(TypeError, match=r"explain needs a packed model, as bitvit.load gives it; not a Colours"):
-        bitvit.Classifier(Colours()).explain(picture(1, 2, 3))
+        bitvit.Classifier(Colours()).explain(image(1, 2, 3))
     explanation = classify.explain(np.zeros((96, 96), np.uint8))
     with pytest.raises(BitvitError, match="cannot be written"):
         explanation.save(tmp_path / "no" / "heat.png")
@@ -274,11 +274,11 @@ def test_overlay() -> None:
     assert drawn.shape == (256, 341, 3)
     assert drawn[0, 0].tolist() == [50, 50, 50]  # cropped off
     left, top = preprocessing.crop_corner(Image.new("RGB", (341, 256)))
-    assert drawn[top, left].tolist() == [191, 193, 138]  # 0.6 of the brightest colour, 0.4 of the picture
+    assert drawn[top, left].tolist() == [191, 193, 138]  # 0.6 of the brightest colour, 0.4 of the image
     assert drawn[top + 200, left + 200].tolist() == pytest.approx([40, 40, 42], abs=1)  # the darkest
 
 
-def test_even_attention_is_one_colour_and_small_pictures_are_enlarged() -> None:
+def test_even_attention_is_one_colour_and_small_images_are_enlarged() -> None:
     grid = np.full((2, 2), 0.25, np.float32)
     preprocessing = Preprocessing.for_image_size(32, pad=2)
     even = explanation(grid, preprocessing, (28, 28))

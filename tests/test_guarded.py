@@ -19,7 +19,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize(("networks", "count"), [("all", 32), ("widths", 23)])
 def test_nothing_outside_its_arrays_is_touched(networks: str, count: int) -> None:
-    """All kernels and what schedules them, over widths, tile tails, picture sizes, thread splits and strange pixels.
+    """All kernels and what schedules them, over widths, tile tails, image sizes, thread splits and strange pixels.
 
     The last line before a crash names the network. (`guarded.py widths 1` runs all 68 widths.)
     """
@@ -28,8 +28,8 @@ def test_nothing_outside_its_arrays_is_touched(networks: str, count: int) -> Non
     assert done.stdout.splitlines()[-1] == f"{count} networks, 22 kernels, 6 scheduling functions"
 
 
-@pytest.mark.parametrize("fault", ["rows of the stem", "constants", "written constants", "scratch", "picture"])
+@pytest.mark.parametrize("fault", ["rows of the stem", "constants", "written constants", "scratch", "image"])
 def test_what_goes_too_far_is_noticed(fault: str) -> None:
-    """Arguments that are wrong: too many rows, weights and buffers too far, a picture too small."""
+    """Arguments that are wrong: too many rows, weights and buffers too far, an image too small."""
     done = run("crash", fault)
     assert done.returncode == -signal.SIGSEGV, f"exit code {done.returncode}\n{done.stderr[-2000:]}"

@@ -89,7 +89,7 @@ def test_everything_on_the_page_runs(workplace: Path) -> None:
     assert [name for name in LEFT_BEHIND if not (workplace / name).exists()] == []
     assert list(workplace.glob("*.state")) == []
     report = json.loads((workplace / "report" / "report.json").read_text())
-    assert f"{report['pictures']} pictures about a point" in GUIDE.read_text(encoding="utf-8")
+    assert f"{report['images']} images about a point" in GUIDE.read_text(encoding="utf-8")
 
 
 def test_every_verb_and_option_on_the_page_exists() -> None:

@@ -237,7 +237,7 @@ def test_the_package_may_be_read_only(tmp_path: Path) -> None:
 
 
 def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
-    """Where the pictures are, which may have come from anywhere."""
+    """Where the images are, which may have come from anywhere."""
     downloads = tmp_path / "downloads"
     downloads.mkdir()
     for name in ("numba", "numpy", "json", "bitvit"):
@@ -276,7 +276,7 @@ def test_a_new_process_uses_the_cache_or_does_without(
 
 
 def test_the_command_line_needs_no_numba_once_it_is_warm(packed: Callable[[str], Path], tmp_path: Path) -> None:
-    """`classify` of a picture, in a process of its own with the cache of this one."""
+    """`classify` of an image, in a process of its own with the cache of this one."""
     path = packed("micro96_pth")
     bitvit.load(path)
     script = (
@@ -284,8 +284,8 @@ def test_the_command_line_needs_no_numba_once_it_is_warm(packed: Callable[[str],
         "app(sys.argv[1:], standalone_mode=False)\n"
         "print('numba' in sys.modules)\n"
     )
-    picture = sorted((ROOT / "weights" / "samples").glob("*.png"))[0]
-    command = [sys.executable, "-c", script, "classify", str(path), str(picture)]
+    image = sorted((ROOT / "weights" / "samples").glob("*.png"))[0]
+    command = [sys.executable, "-c", script, "classify", str(path), str(image)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "False"

@@ -27,7 +27,7 @@ def measured(probabilities: object = PROBABILITIES, targets: NDArray[np.int64] =
 
 def test_figures() -> None:
     found = measured()
-    assert found.pictures == 4
+    assert found.images == 4
     assert found.top1 == 0.75
     assert found.top5 is None
     assert found.loss == pytest.approx(-math.log(0.7 * 0.4 * 0.82 * 0.48) / 4)
@@ -35,7 +35,7 @@ def test_figures() -> None:
     assert found.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert found.roc_auc == pytest.approx(0.75)
     assert found.calibration_error == pytest.approx((0.3 + 2 * 0.01 + 0.18) / 4, rel=1e-5)
-    assert [part.pictures for part in found.calibration] == [2, 1, 1]
+    assert [part.images for part in found.calibration] == [2, 1, 1]
     assert [part.accuracy for part in found.calibration] == [0.5, 1, 1]
     assert found.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert found.top1_interval == pytest.approx((0.3006, 0.9544), abs=1e-4)  # Wilson's, 3 of 4
@@ -43,11 +43,11 @@ def test_figures() -> None:
 
 def test_figures_of_a_class() -> None:
     cat, dog, owl = measured().classes
-    assert (cat.name, cat.number, cat.pictures, cat.mistaken_for) == ("cat", 0, 2, "dog")
+    assert (cat.name, cat.number, cat.images, cat.mistaken_for) == ("cat", 0, 2, "dog")
     assert (cat.recall, cat.precision, cat.f1, cat.roc_auc) == pytest.approx((0.5, 1, 2 / 3, 0.75))
     assert (dog.recall, dog.precision, dog.f1, dog.roc_auc) == pytest.approx((1, 2 / 3, 0.8, 0.75))
     assert dog.mistaken_for is None
-    assert (owl.pictures, owl.recall, owl.precision, owl.f1, owl.roc_auc) == (0, None, None, None, None)
+    assert (owl.images, owl.recall, owl.precision, owl.f1, owl.roc_auc) == (0, None, None, None, None)
 
 
 def test_top5() -> None:
@@ -57,7 +57,7 @@ def test_top5() -> None:
     assert found.top5 == pytest.approx(2 / 3)
 
 
-def test_one_class_among_the_pictures_has_no_roc() -> None:
+def test_one_class_among_the_images_has_no_roc() -> None:
     found = measured(PROBABILITIES[:2], TARGETS[:2])
     assert found.roc_auc is None
     assert found.classes[0].roc_auc is None

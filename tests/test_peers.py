@@ -103,7 +103,7 @@ def test_classic_networks_have_the_published_size() -> None:
 @pytest.mark.parametrize("make", [classic.deit_tiny, classic.mobilenet_v2])
 def test_classic_networks_run_with_any_batch(make: Callable[[], classic.Classic]) -> None:
     session = onnxruntime_session(make().model)
-    pixels = np.concatenate(int8.calibration_pictures(2))
+    pixels = np.concatenate(int8.calibration_images(2))
     logits = session.run(None, {"pixels": pixels})[0]
     assert logits.shape == (2, 1000)
     assert 0.1 < logits.std() < 10  # neither died nor exploded
@@ -118,7 +118,7 @@ def test_int8_network_stays_close_to_the_float_one(tool: str, monkeypatch: pytes
         pytest.skip("needs nncf: pip install 'bitvit[bench]'")
     monkeypatch.setattr(int8, "quantiser", lambda: tool)
     model = classic.mobilenet_v2().model
-    pixels = np.concatenate(int8.calibration_pictures(2, seed=7))
+    pixels = np.concatenate(int8.calibration_images(2, seed=7))
     expected = onnxruntime_session(model).run(None, {"pixels": pixels})[0]
     network = int8.quantised(model, transformer=False)
     logits = contenders.openvino_run(network, 1, pixels.shape, None)(pixels)

@@ -93,8 +93,8 @@ def test_half_a_pixel_is_rounded_to_even(width: int, left: int) -> None:
 
 def test_normalisation_is_float32_in_the_order_of_the_training_code() -> None:
     values = np.arange(256, dtype=np.uint8)
-    picture = np.ascontiguousarray(np.broadcast_to(values.reshape(16, 16, 1), (16, 16, 3)))
-    pixels = Preprocessing.for_image_size(16)(Image.fromarray(picture))
+    image = np.ascontiguousarray(np.broadcast_to(values.reshape(16, 16, 1), (16, 16, 3)))
+    pixels = Preprocessing.for_image_size(16)(Image.fromarray(image))
     for channel in range(3):
         mean, std = np.float32(IMAGENET_MEAN[channel]), np.float32(IMAGENET_STD[channel])
         expected = [(np.float32(value) / np.float32(255) - mean) / std for value in values]
@@ -111,14 +111,14 @@ def test_padding_is_black_before_normalisation() -> None:
     assert np.array_equal(pixels[:, 1, 16], pixels[:, 30, 2])
 
 
-def test_with_padding_any_picture_fits() -> None:
+def test_with_padding_any_image_fits() -> None:
     assert Preprocessing.for_image_size(32, pad=2)(Image.new("RGB", (640, 480))).shape == (3, 32, 32)
 
 
-def test_a_model_of_small_pictures_takes_them_as_they_are() -> None:
-    picture = noise(32, 32)
+def test_a_model_of_small_images_takes_them_as_they_are() -> None:
+    image = noise(32, 32)
     prepare = Preprocessing.for_image_size(32, mean=(0, 0, 0), std=(1, 1, 1))
-    assert np.array_equal(prepare(Image.fromarray(picture)), (picture / np.float32(255)).transpose(2, 0, 1))
+    assert np.array_equal(prepare(Image.fromarray(image)), (image / np.float32(255)).transpose(2, 0, 1))
 
 
 def test_another_size_is_refused_where_nothing_is_resized() -> None:
@@ -126,7 +126,7 @@ def test_another_size_is_refused_where_nothing_is_resized() -> None:
         Preprocessing.for_image_size(32)(Image.new("RGB", (28, 30)))
 
 
-def test_a_very_long_picture_is_refused_before_it_fills_the_memory() -> None:
+def test_a_very_long_image_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ImageError, match=r"1 x 60000 pixels is too long and thin.* crop it"):
         Preprocessing.for_image_size(224)(Image.new("RGB", (1, 60000)))
 
@@ -140,13 +140,13 @@ def test_only_rgb_is_prepared() -> None:
 
 
 def test_every_source_gives_the_same_pixels(tmp_path: Path) -> None:
-    picture = noise(5, 7)
-    path = tmp_path / "picture.png"
-    Image.fromarray(picture).save(path)
-    for source in (path, str(path), path.read_bytes(), Image.open(path), picture):
+    image = noise(5, 7)
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    for source in (path, str(path), path.read_bytes(), Image.open(path), image):
         with open_image(source) as image:
             assert image.mode == "RGB"
-            assert np.array_equal(np.asarray(image), picture)
+            assert np.array_equal(np.asarray(image), image)
 
 
 def test_a_grey_array_gets_three_equal_channels() -> None:
@@ -156,8 +156,8 @@ def test_a_grey_array_gets_three_equal_channels() -> None:
 
 @pytest.mark.parametrize("form", preprocess.FORMATS)
 def test_every_format_is_read(form: str) -> None:
-    picture = np.full((16, 16, 3), 200, np.uint8)
-    assert np.asarray(open_image(encoded(Image.fromarray(picture), form))).mean() == pytest.approx(200, abs=3)
+    image = np.full((16, 16, 3), 200, np.uint8)
+    assert np.asarray(open_image(encoded(Image.fromarray(image), form))).mean() == pytest.approx(200, abs=3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV"])
@@ -166,20 +166,20 @@ def test_every_common_mode_is_converted(mode: str) -> None:
 
 
 def test_alpha_is_dropped_not_blended() -> None:
-    picture = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
-    assert np.asarray(open_image(encoded(picture, "PNG")))[0, 0].tolist() == [10, 20, 30]
+    image = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    assert np.asarray(open_image(encoded(image, "PNG")))[0, 0].tolist() == [10, 20, 30]
 
 
 def test_transparency_of_a_palette_is_dropped_without_a_warning() -> None:
-    picture = Image.fromarray(noise(8, 8)).quantize(16)
-    data = encoded(picture, "PNG", transparency=bytes(range(16)))
-    assert np.array_equal(np.asarray(open_image(data)), np.asarray(picture.convert("RGB")))
+    image = Image.fromarray(noise(8, 8)).quantize(16)
+    data = encoded(image, "PNG", transparency=bytes(range(16)))
+    assert np.array_equal(np.asarray(open_image(data)), np.asarray(image.convert("RGB")))
 
 
 def test_a_palette_image_of_the_caller_is_left_as_it_is() -> None:
-    picture = Image.open(io.BytesIO(encoded(Image.fromarray(noise(8, 8)).quantize(16), "PNG", transparency=b"\1\2")))
-    open_image(picture)
-    assert "transparency" in picture.info
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(noise(8, 8)).quantize(16), "PNG", transparency=b"\1\2")))
+    open_image(image)
+    assert "transparency" in image.info
 
 
 def test_orientation_in_exif_is_ignored() -> None:
@@ -203,31 +203,31 @@ def test_missing_file() -> None:
 
 
 def test_url() -> None:
-    with pytest.raises(ImageError, match=r"https://example.org/cat.jpg: no such file; download the picture first"):
+    with pytest.raises(ImageError, match=r"https://example.org/cat.jpg: no such file; download the image first"):
         open_image("https://example.org/cat.jpg")
 
 
 def test_folder(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="is a folder, expected a picture; name the files in it"):
+    with pytest.raises(ImageError, match="is a folder, expected an image; name the files in it"):
         open_image(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImageError, match="is not a regular file; save the picture to a file first"):
+    with pytest.raises(ImageError, match="is not a regular file; save the image to a file first"):
         open_image(tmp_path / "pipe")
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(b"x")
 
     def refuse(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(ImageError, match=r"picture.png: cannot be read: Permission denied; check file and disk"):
+    with pytest.raises(ImageError, match=r"image.png: cannot be read: Permission denied; check file and disk"):
         open_image(path)
 
 
@@ -237,26 +237,26 @@ def test_path_with_nul() -> None:
 
 
 def test_empty() -> None:
-    with pytest.raises(ImageError, match="image of 0 bytes: is empty; copy or download the picture again"):
+    with pytest.raises(ImageError, match="image of 0 bytes: is empty; copy or download the image again"):
         open_image(b"")
 
 
 @pytest.mark.parametrize("data", [b"<!DOCTYPE html><html>", b"%PDF-1.7\n%", b"version https://git-lfs.github.com"])
 def test_not_an_image(data: bytes) -> None:
     found = re.escape(repr(data[:16]))
-    with pytest.raises(ImageError, match=rf"not a picture that can be read, it begins with {found}; expected .*JPEG"):
+    with pytest.raises(ImageError, match=rf"not an image that can be read, it begins with {found}; expected .*JPEG"):
         open_image(data)
 
 
 def test_format_outside_the_list() -> None:
-    with pytest.raises(ImageError, match="not a picture that can be read"):
+    with pytest.raises(ImageError, match="not an image that can be read"):
         open_image(encoded(Image.new("RGB", (4, 4)), "TGA"))
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM"])
 def test_truncated(form: str) -> None:
     data = encoded(Image.fromarray(noise(64, 64)), form)
-    with pytest.raises(ImageError, match=r"cannot be decoded .*; copy or download the picture again"):
+    with pytest.raises(ImageError, match=r"cannot be decoded .*; copy or download the image again"):
         open_image(data[: len(data) // 2])
 
 
@@ -274,14 +274,14 @@ def test_no_pixels() -> None:
 def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "MAX_PIXELS", 15)
     assert open_image(noise(3, 5)).size == (5, 3)
-    with pytest.raises(ImageError, match="more than 15 pixels; scale the picture down"):
+    with pytest.raises(ImageError, match="more than 15 pixels; scale the image down"):
         open_image(encoded(Image.new("RGB", (4, 4)), "PNG"))
 
 
 def test_decompression_bomb_is_refused_by_its_header() -> None:
     data = bytearray(encoded(Image.new("1", (8, 8)), "BMP"))
     data[18:26] = (60000).to_bytes(4, "little") * 2  # width and height
-    with pytest.raises(ImageError, match=f"more than {preprocess.MAX_PIXELS} pixels; scale the picture down"):
+    with pytest.raises(ImageError, match=f"more than {preprocess.MAX_PIXELS} pixels; scale the image down"):
         open_image(bytes(data))
 
 
@@ -314,7 +314,7 @@ def test_something_else() -> None:
 
 @given(st.sampled_from(preprocess.FORMATS), st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=8))
 @settings(max_examples=150, deadline=None)
-def test_damaged_bytes_give_a_picture_or_an_image_error(form: str, changes: list[tuple[int, int]]) -> None:
+def test_damaged_bytes_give_an_image_or_an_image_error(form: str, changes: list[tuple[int, int]]) -> None:
     data = bytearray(encoded(Image.fromarray(noise(16, 16)), form))
     for place, value in changes:
         data[place % len(data)] = value
@@ -325,7 +325,7 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(form: str, changes: list
 # ----------------------------------------------------------------------------------------------------------- folders
 
 
-def test_folder_lists_its_pictures_sorted(tmp_path: Path) -> None:
+def test_folder_lists_its_images_sorted(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / ".hidden").mkdir()
     for name in ("b.JPG", "a.png", "notes.txt", ".c.png", "deep/d.webp", "deep/er/e.tiff", ".hidden/f.png"):
@@ -338,10 +338,10 @@ def test_folder_lists_its_pictures_sorted(tmp_path: Path) -> None:
     assert names(True) == ["a.png", "b.JPG", "deep/d.webp", "deep/er/e.tiff"]
 
 
-def test_folder_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"no pictures in this folder \(\.jpg .*\); with --recursive"):
+def test_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no images in this folder \(\.jpg .*\); with --recursive"):
         list_images(tmp_path)
-    with pytest.raises(ImageError, match=r"no pictures in this folder \(\.jpg .*\)$"):
+    with pytest.raises(ImageError, match=r"no images in this folder \(\.jpg .*\)$"):
         list_images(tmp_path, recursive=True)
 
 
@@ -399,6 +399,6 @@ def test_wrong_word_for_resize() -> None:
         Preprocessing.for_image_size(96, resize="big")
 
 
-def test_padding_that_leaves_no_picture() -> None:
+def test_padding_that_leaves_no_image() -> None:
     with pytest.raises(ConfigError, match="pad is 16, expected an integer from 0 to 15"):
         Preprocessing.for_image_size(32, pad=16)

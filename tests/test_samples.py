@@ -1,4 +1,4 @@
-"""The sample pictures: drawn by tools/draw_samples.py, and recognised by the demonstration model."""
+"""The sample images: drawn by tools/draw_samples.py, and recognised by the demonstration model."""
 
 import importlib.util
 from pathlib import Path

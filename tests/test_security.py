@@ -23,8 +23,8 @@ MB, GB = 1 << 20, 1 << 30
         ("packed model | {} GB", modelfile.MAX_FILE / GB),
         ("numbers finite and below {:.0e}", modelfile.MAX_VALUE),
         ("working memory of a packed model | {} GB", model.MAX_WORKING_BYTES / GB),
-        ("picture | {:,} pixels", preprocess.MAX_PIXELS),
-        ("formats of pictures | {} |", ", ".join(preprocess.FORMATS)),
+        ("image | {:,} pixels", preprocess.MAX_PIXELS),
+        ("formats of images | {} |", ", ".join(preprocess.FORMATS)),
     ],
 )
 def test_limits_are_the_codes(part: str, limit: float | str) -> None:

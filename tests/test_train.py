@@ -50,7 +50,7 @@ def small(**changes: Any) -> Settings:
     return Settings(**{**fields, **changes})
 
 
-def pictures(count: int = 40) -> data.DataSet:
+def images(count: int = 40) -> data.DataSet:
     """Squares that are bright above or below, as two classes."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(count) % 2
@@ -250,23 +250,23 @@ def test_schedule() -> None:
     assert betas == [0.0] * 75 + [0.3] * 25
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------ images
 
 
 def test_pixels_are_the_engines() -> None:
-    """A picture of the set, normalised here, is bit for bit what the packed model's preprocessing makes of it."""
-    pictures_, _, held_out = _digits()
+    """An image of the set, normalised here, is bit for bit what the packed model's preprocessing makes of it."""
+    images_, _, held_out = _digits()
     loaded = data.load("digits", None, 96)
     first = int(np.flatnonzero(held_out)[0])
     mine = augment.normalise(loaded.test.pixels[:1], loaded.preprocessing.mean, loaded.preprocessing.std)
-    expected = loaded.preprocessing(bitvit.preprocess.open_image(pictures_[first]))
+    expected = loaded.preprocessing(bitvit.preprocess.open_image(images_[first]))
     np.testing.assert_array_equal(mine[0].numpy(), expected)
     assert (len(loaded.train), len(loaded.test)) == (1198, 599)
 
 
 def _digits() -> Any:
     pytest.importorskip("sklearn")
-    return sets.digits_pictures()
+    return sets.digits_images()
 
 
 def test_variants_do_not_depend_on_the_batch() -> None:
@@ -303,7 +303,7 @@ def test_original_files_are_read(tmp_path: Path) -> None:
     )
 
 
-def test_small_grey_pictures_get_a_border(tmp_path: Path) -> None:
+def test_small_grey_images_get_a_border(tmp_path: Path) -> None:
     grey = np.full((4, 28, 28), 200, np.uint8)
     np.savez(tmp_path / "fashion_mnist.npz", train_x=grey, train_y=np.arange(4), test_x=grey, test_y=np.arange(4))
     loaded = data.load("fashion", tmp_path, 32)
@@ -312,11 +312,11 @@ def test_small_grey_pictures_get_a_border(tmp_path: Path) -> None:
     assert loaded.test.pixels[0, 2, 2:30].min() == 200
 
 
-def test_mixup_blends_pictures_and_classes_alike() -> None:
+def test_mixup_blends_images_and_classes_alike() -> None:
     pixels, shares = torch.eye(6).view(6, 1, 1, 6), torch.eye(6)
     torch.manual_seed(4)
     mixed, classes = augment.mixup(pixels, shares, 0.7)
-    assert torch.allclose(mixed.view(6, 6), classes)  # picture k is 1 at k, as its class is
+    assert torch.allclose(mixed.view(6, 6), classes)  # image k is 1 at k, as its class is
     assert torch.allclose(classes.sum(1), torch.ones(6))
     assert int((classes.amax(1) < 1).sum()) > 0
     torch.manual_seed(4)
@@ -329,7 +329,7 @@ def test_task_takes_classes_or_their_shares() -> None:
     assert losses.task(logits, labels, 0.1) == pytest.approx(float(losses.task(logits, shares, 0.1)), rel=1e-6)
 
 
-def test_dropped_branches_leave_a_picture_as_it_is() -> None:
+def test_dropped_branches_leave_an_image_as_it_is() -> None:
     options = Options(drop_path=0.5)
     model = BHViT(SMALL.config(2), options)
     blocks = [*model.vit.encoder.layerA, *model.vit.encoder.layerB]
@@ -360,7 +360,7 @@ def states(run: loop.Run) -> dict[str, Any]:
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[str, Any]) -> None:
-    settings, squares = small(**extra), pictures()
+    settings, squares = small(**extra), images()
     torch.manual_seed(9)
     teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2)) if extra else None
     quiet: dict[str, Any] = {"teacher": teacher, "say": lambda _text: None}
@@ -381,15 +381,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[s
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(loop.InterruptedRunError):
-        loop.Run(small(), pictures(), tmp_path, stop_after=2, say=lambda _text: None).train()
+        loop.Run(small(), images(), tmp_path, stop_after=2, say=lambda _text: None).train()
     with pytest.raises(TrainingError, match="other settings"):
-        loop.Run(small(seed=1), pictures(), tmp_path)
+        loop.Run(small(seed=1), images(), tmp_path)
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"damaged")
     with pytest.raises(TrainingError, match=r"state\.pt: cannot be read"):
-        loop.Run(small(), pictures(), tmp_path)
+        loop.Run(small(), images(), tmp_path)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{}, {"downsampling": "binary"}, {"quantizer": "gsb"}, {"norm": "layer"}])
 def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, Any]) -> None:
     network = Network(**{**SMALL.__dict__, **changes})
-    run = loop.Run(small(network=network, epochs=8), pictures(), tmp_path, say=lambda _text: None)
+    run = loop.Run(small(network=network, epochs=8), images(), tmp_path, say=lambda _text: None)
     run.train()
     result = export.export(run, "python -m tools.train")
     assert result.top1_pytorch >= 90
@@ -425,11 +425,11 @@ def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, 
 
 def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
     quiet: dict[str, Any] = {"say": lambda _text: None}
-    first = loop.Run(small(), pictures(), tmp_path / "first", **quiet)
+    first = loop.Run(small(), images(), tmp_path / "first", **quiet)
     first.train()
     export.export(first, "")
     path = tmp_path / "first" / "model.safetensors"
-    second = loop.Run(small(seed=5), pictures(), tmp_path / "second", start_from=path, **quiet)
+    second = loop.Run(small(seed=5), images(), tmp_path / "second", start_from=path, **quiet)
     for name, value in first.model.state_dict().items():
         assert value.equal(second.model.state_dict()[name]), name
     steps = [m.alpha.clone() for m in second.model.modules() if hasattr(m, "zero_point")]
@@ -441,7 +441,7 @@ def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
         for step, m in zip(steps, (m for m in second.model.modules() if hasattr(m, "zero_point")), strict=True)
     ), "steps that were learnt are not measured afresh"
 
-    three = dataclasses.replace(pictures(), labels=["above", "below", "neither"])
+    three = dataclasses.replace(images(), labels=["above", "below", "neither"])
     third = loop.Run(small(), three, tmp_path / "third", start_from=path, **quiet)
     assert third.model.classifier.weight.shape[0] == 3
     key = "vit.encoder.layerA.0.GC.cov1.weight"
@@ -449,15 +449,15 @@ def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
 
     other = small(network=dataclasses.replace(SMALL, widths=(8, 16, 16, 16)))
     with pytest.raises(TrainingError, match=r"\[2, 32\], expected \[2, 16\]; .*another network"):
-        loop.Run(other, pictures(), tmp_path / "fourth", start_from=path, **quiet)
+        loop.Run(other, images(), tmp_path / "fourth", start_from=path, **quiet)
     (tmp_path / "text.pth").write_text("no checkpoint")
     with pytest.raises(bitvit.BitvitError, match=r"text\.pth"):
-        loop.Run(small(), pictures(), tmp_path / "fifth", start_from=tmp_path / "text.pth", **quiet)
+        loop.Run(small(), images(), tmp_path / "fifth", start_from=tmp_path / "text.pth", **quiet)
 
 
 def test_a_trained_teacher_is_loaded_and_its_classes_are_checked(tmp_path: Path) -> None:
     network = Network(kind="teacher", image_size=16, widths=(8, 8, 8, 16))
-    run = loop.Run(small(network=network, ema=0.5), pictures(), tmp_path, say=lambda _text: None)
+    run = loop.Run(small(network=network, ema=0.5), images(), tmp_path, say=lambda _text: None)
     run.train()
     assert isinstance(run.model, ResidualNetwork)
     assert export.export(run, "").top1_bitvit is None
@@ -480,14 +480,14 @@ def test_other_files_are_no_teacher(tmp_path: Path) -> None:
 def test_command_trains_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
-    squares = pictures()
+    squares = images()
     for split in ("train", "test"):
         for k, (pixels, label) in enumerate(zip(squares.train.pixels, squares.train.labels, strict=True)):
-            place = tmp_path / "pictures" / split / squares.labels[int(label)]
+            place = tmp_path / "images" / split / squares.labels[int(label)]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.numpy()).save(place / f"{k}.png")
     (tmp_path / "config.json").write_text(json.dumps(small().to_dict()))
-    arguments = ["--data", "folder", "--data-folder", str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]
+    arguments = ["--data", "folder", "--data-folder", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
     arguments += ["--config", str(tmp_path / "config.json"), "--set", "epochs=1", "--device", "cpu"]
     assert main(arguments) == 0, capsys.readouterr().err
     made = {path.name for path in (tmp_path / "out").iterdir()}

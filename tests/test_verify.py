@@ -110,12 +110,12 @@ def test_an_error_is_drawn_where_it_is(packed: Callable[[str], Path], tmp_path: 
     assert errors[:3].max() < 1e-4
 
 
-def test_pictures_go_through_the_models_preprocessing(packed: Callable[[str], Path], tmp_path: Path) -> None:
+def test_images_go_through_the_models_preprocessing(packed: Callable[[str], Path], tmp_path: Path) -> None:
     name = "micro96_pth"
     pixels = np.random.default_rng(1).integers(0, 256, (120, 150, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     config = dict(load_case(name).config)
-    report = verify(packed(name), checkpoint_of(packed(name)), config=config, images=[tmp_path / "picture.png"])
+    report = verify(packed(name), checkpoint_of(packed(name)), config=config, images=[tmp_path / "image.png"])
     assert report.inputs == 1
     assert report.passed
 

@@ -23,24 +23,24 @@ def test_the_readme_names_every_file_and_its_sum(path: Path) -> None:
 
 def test_digits_on_the_held_out_third() -> None:
     with np.load(TESTS / "digits" / "held_out.npz") as archive:
-        pictures, labels = archive["pictures"], archive["labels"]
-    logits = Classifier(WEIGHTS / "bhvit-digits.safetensors").logits(list(pictures))
+        images, labels = archive["images"], archive["labels"]
+    logits = Classifier(WEIGHTS / "bhvit-digits.safetensors").logits(list(images))
     accuracy = 100 * float((logits.argmax(axis=1) == labels).mean())
     card = re.search(r"bhvit-digits.*?\| (\d+\.\d+) % \| (\d+\.\d+) % \|", (WEIGHTS / "README.md").read_text("utf-8"))
     assert card is not None
     assert len(labels) == 599
     assert accuracy >= 98
-    # One picture of 599 is 0.17 points: another CPU's floats may decide one sign otherwise (golden/TOLERANCE.md).
+    # One image of 599 is 0.17 points: another CPU's floats may decide one sign otherwise (golden/TOLERANCE.md).
     assert accuracy == pytest.approx(float(card[2]), abs=0.2)
 
 
 def test_sample_digits_are_held_out_and_recognised() -> None:
     with np.load(TESTS / "digits" / "held_out.npz") as archive:
-        pictures, labels = archive["pictures"], archive["labels"]
+        images, labels = archive["images"], archive["labels"]
     classify = Classifier(WEIGHTS / "bhvit-digits.safetensors")
     for digit in range(10):
         path = WEIGHTS / "samples-digits" / f"{digit}.png"
-        with Image.open(path) as picture:
-            same = (pictures == np.asarray(picture)).all(axis=(1, 2))
+        with Image.open(path) as image:
+            same = (images == np.asarray(image)).all(axis=(1, 2))
         assert set(labels[same]) == {digit}
         assert classify(path, top_k=1)[0]["label"] == str(digit)

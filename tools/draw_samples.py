@@ -1,8 +1,8 @@
-"""Draws the sample pictures in weights/samples: one each of eight Fashion-MNIST classes, as 28 x 28 grey PNGs.
+"""Draws the sample images in weights/samples: one each of eight Fashion-MNIST classes, as 28 x 28 grey PNGs.
 
     python tools/draw_samples.py [FOLDER]
 
-They are the project's own: polygons below, in pixels of the 28 x 28 picture, light on black. Nothing is taken from the
+They are the project's own: polygons below, in pixels of the 28 x 28 image, light on black. Nothing is taken from the
 data set but its size and its way of filling the frame. Equal runs give equal pixels.
 """
 
@@ -37,7 +37,7 @@ def line(grey: int, width: float, points: str) -> Shape:
 
 
 def symmetric(grey: int, left: str) -> Shape:
-    """A polygon from its left half, listed from the top down; the axis is the middle of the picture."""
+    """A polygon from its left half, listed from the top down; the axis is the middle of the image."""
     half = polygon(grey, left)
     return half._replace(points=half.points + mirror(half).points[::-1])
 
@@ -101,15 +101,15 @@ DRAWINGS: dict[str, tuple[Shape, ...]] = {
 
 def draw(shapes: tuple[Shape, ...]) -> Image.Image:
     """The shapes in order on black: 28 x 28, grey."""
-    picture = Image.new("L", (SIDE * SCALE, SIDE * SCALE))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("L", (SIDE * SCALE, SIDE * SCALE))
+    pen = ImageDraw.Draw(image)
     for shape in shapes:
         points = [(x * SCALE, y * SCALE) for x, y in shape.points]
         if shape.width:
             pen.line(points, fill=shape.grey, width=round(shape.width * SCALE), joint="curve")
         else:
             pen.polygon(points, fill=shape.grey)
-    return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return image.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def main(folder: Path) -> None:

@@ -9,12 +9,12 @@
 measuring   calls of a model, timed; the report
 report      what was found, as objects and JSON: its schema
 limits      what the machine can do at best
-profile     the steps of one picture against these limits
-startup     fresh processes: import, loading, first picture, compiling, memory
+profile     the steps of one image against these limits
+startup     fresh processes: import, loading, first image, compiling, memory
 machine     processor, versions, load
 forms       a report as tables, Markdown and CSV
 comparison  two reports
-plot        a profile as a picture
+plot        a profile as an image
 """
 
 from bitvit.bench.comparison import Comparison, compare

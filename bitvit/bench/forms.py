@@ -47,7 +47,7 @@ _WORK = ("ms", "time", "bin MMAC", "float MMAC", "weights kB", "activ kB", "limi
 
 def kinds_grid(profile: Profile) -> Grid:
     rows = [(part.kind, *_part_cells(part, profile)) for part in profile.kinds]
-    return Grid("Where the time goes, one picture on one thread", ("kind", *_WORK), rows, 1)
+    return Grid("Where the time goes, one image on one thread", ("kind", *_WORK), rows, 1)
 
 
 def layers_grid(profile: Profile) -> Grid:
@@ -91,11 +91,11 @@ def _computed(model: ModelFacts) -> str:
 
 
 def facts(report: BenchReport) -> list[str]:
-    """A line each: model, start-up, memory, preparation of pictures, machine, software."""
+    """A line each: model, start-up, memory, preparation of images, machine, software."""
     m, s, p = report.model, report.startup, report.preprocessing
     lines = [
         f"model: {m.name}, {m.infer_img_size} x {m.infer_img_size} pixels, {m.param_count:.1f} million parameters,"
-        f" {digits(m.binary_macs / 1e6)} binary{_computed(m)} and {digits(m.float_macs / 1e6)} float MMAC a picture,"
+        f" {digits(m.binary_macs / 1e6)} binary{_computed(m)} and {digits(m.float_macs / 1e6)} float MMAC an image,"
         f" sha256 {m.sha256[:12]}",
     ]
     memory = f"file {m.file_bytes / 1e6:.1f} MB, weights in memory {m.weight_bytes / 1e6:.1f} MB,"
@@ -107,7 +107,7 @@ def facts(report: BenchReport) -> list[str]:
             else f"{s.compile_seconds:.1f} s for {s.compiled_functions} functions, once a machine"
         )
         lines.append(
-            f"fresh process: import {s.import_seconds * 1e3:.0f} ms, load {s.load_seconds * 1e3:.0f} ms, first picture"
+            f"fresh process: import {s.import_seconds * 1e3:.0f} ms, load {s.load_seconds * 1e3:.0f} ms, first image"
             f" {s.first_inference_seconds * 1e3:.1f} ms; compiling: {compiled}"
         )
         if s.peak_rss_bytes is not None and s.import_rss_bytes is not None:
@@ -116,8 +116,8 @@ def facts(report: BenchReport) -> list[str]:
     lines.append(f"memory: {memory}")
     if p is not None:
         lines.append(
-            f"preparing a picture (apart): decode {p.decode_ms:.2f} ms, resize and crop {p.resize_ms:.2f} ms,"
-            f" normalise {p.normalise_ms:.2f} ms; {p.picture}"
+            f"preparing an image (apart): decode {p.decode_ms:.2f} ms, resize and crop {p.resize_ms:.2f} ms,"
+            f" normalise {p.normalise_ms:.2f} ms; {p.image}"
         )
     return [*lines, *machine_facts(report)]
 

@@ -36,7 +36,7 @@ PARTS = 5
 SECONDS = 3.0
 WARM_UP_SECONDS, WARM_UP_CALLS = 0.3, 3
 PREPROCESSING_SECONDS = 0.5
-PHOTO = (500, 375)  # pixels of a typical picture of ImageNet
+PHOTO = (500, 375)  # pixels of a typical image of ImageNet
 
 
 def measure(
@@ -64,9 +64,9 @@ def measure(
     modes: "latency", calls one after the other with all threads; "throughput", as many callers at once, each with one.
     warmup: calls before a cell is measured; default 0.3 s of them, 3 at least.
     iterations, seconds: of each cell, one of the two; default 3 s. There are always 5 calls at least.
-    image: the picture whose preparation is timed; default a synthetic JPEG.
-    profile: also find where the time of one picture on one thread goes.
-    startup: also start a few processes, for the times of import, loading and the first picture, and for their memory.
+    image: the image whose preparation is timed; default a synthetic JPEG.
+    profile: also find where the time of one image on one thread goes.
+    startup: also start a few processes, for the times of import, loading and the first image, and for their memory.
     cold: there also compile the kernels with an empty cache.
     progress: is told what is being measured.
 
@@ -211,7 +211,7 @@ class _Cell:
         self.parts.append(times)
 
     def result(self, binary_macs: int, limit: float) -> Result:
-        """binary_macs: computed for a picture; limit: binary multiply-adds a second."""
+        """binary_macs: computed for an image; limit: binary multiply-adds a second."""
         times = np.array([t for part in self.parts for t in part])
         rate = len(times) * self.batch / self.seconds
         return Result(
@@ -366,11 +366,11 @@ def measure_preprocessing(preprocessing: Preprocessing, image: ImageSource | Non
 
 def _photo(width: int, height: int) -> bytes:
     """A JPEG with as much detail as a photograph: noise on several scales."""
-    rng, picture = np.random.default_rng(0), np.zeros((height, width, 3))
+    rng, image = np.random.default_rng(0), np.zeros((height, width, 3))
     for scale in (64, 16, 4, 1):
         coarse = rng.integers(0, 256, (-(-height // scale), -(-width // scale), 3), np.uint8)
         layer = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        picture += np.asarray(layer) * (0.05 if scale == 1 else 0.3)
+        image += np.asarray(layer) * (0.05 if scale == 1 else 0.3)
     file = io.BytesIO()
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()

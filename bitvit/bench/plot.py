@@ -1,4 +1,4 @@
-"""A profile as a picture: where the time goes, and each step against the machine's roofs."""
+"""A profile as an image: where the time goes, and each step against the machine's roofs."""
 
 import importlib
 import math
@@ -40,7 +40,7 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(13.5, 5.8), layout="constrained")
         _bars(left, report.profile)
         _roofline(right, report.profile)
-        name = f"{report.model.name}: one picture on one thread"
+        name = f"{report.model.name}: one image on one thread"
         figure.suptitle(name, fontsize=12, fontweight="bold")
         figure.supxlabel(machine_facts(report)[0], fontsize=7, color="0.35")
         try:

@@ -1,4 +1,4 @@
-"""Where the time of one picture goes: each step of the program with its work, its bytes and its limit."""
+"""Where the time of one image goes: each step of the program with its work, its bytes and its limit."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -62,7 +62,7 @@ def typical(runs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[float], float]:
-    """Seconds [runs, steps] of each step, and [calls] of about as many ordinary calls; median of one with no picture.
+    """Seconds [runs, steps] of each step, and [calls] of about as many ordinary calls; median of one with no image.
 
     They take turns: each finds its own memory in the caches, and both meet the same neighbours.
     """

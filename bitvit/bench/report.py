@@ -30,7 +30,7 @@ MODES: tuple[Mode, ...] = ("latency", "throughput")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What was measured. Multiply-adds (MACs) are those of one picture, counted as `bitvit inspect` does."""
+    """What was measured. Multiply-adds (MACs) are those of one image, counted as `bitvit inspect` does."""
 
     name: str
     path: str
@@ -56,7 +56,7 @@ class Startup:
 
     import_seconds: float
     load_seconds: float  # file, rearranged weights, kernels from the cache
-    first_inference_seconds: float  # one picture
+    first_inference_seconds: float  # one image
     compile_seconds: float | None
     compiled_functions: int
     import_rss_bytes: int | None  # most memory so far, after the import
@@ -67,9 +67,9 @@ class Startup:
 
 @dataclass(frozen=True)
 class PreprocessingTimes:
-    """Medians for one picture on one thread; no part of the results, which begin with float32 pixels."""
+    """Medians for one image on one thread; no part of the results, which begin with float32 pixels."""
 
-    picture: str
+    image: str
     decode_ms: float
     resize_ms: float  # and crop
     normalise_ms: float
@@ -86,8 +86,8 @@ class Result:
 
     mode: Mode
     threads: int
-    infer_batch_size: int  # pictures a call
-    infer_samples_per_sec: float  # pictures in all over the time in all
+    infer_batch_size: int  # images a call
+    infer_samples_per_sec: float  # images in all over the time in all
     infer_step_time: float  # the mean, ms
     std_ms: float  # of the population
     min_ms: float
@@ -140,11 +140,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of one picture on one thread goes.
+    """Where the time of one image on one thread goes.
 
     All steps run in one call of a C function that reads the processor's clock between them; a step's time is its mean
     over the middle half of the runs, and end_to_end_seconds that of ordinary calls of the model, which take turns with
-    them. calling_seconds is the median of calls with no picture. Steps and calling must add up to ordinary calls,
+    them. calling_seconds is the median of calls with no image. Steps and calling must add up to ordinary calls,
     within COVERS: else the machine was too restless, and the report warns.
     """
 

@@ -1,4 +1,4 @@
-"""What a fresh process takes: to import, to load, for its first picture, to compile; and its memory."""
+"""What a fresh process takes: to import, to load, for its first image, to compile; and its memory."""
 
 import json
 import os

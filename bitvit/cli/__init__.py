@@ -3,7 +3,7 @@
 Each verb has a file: it parses, calls one public function and prints. What the verbs need beyond typer is imported when
 they run, so that --help answers at once.
 
-Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some pictures could not be read; 130 interrupted;
+Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some images could not be read; 130 interrupted;
 141 the reader of a pipe went away.
 """
 
@@ -87,13 +87,13 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Classify pictures on the CPU with BHViT, a binarized vision transformer."""
+    """Classify images on the CPU with BHViT, a binarized vision transformer."""
 
 
 def main() -> None:
     """The console script."""
     try:
-        # Of pictures that are refused, or of what is beside the pixels.
+        # Of images that are refused, or of what is beside the pixels.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show

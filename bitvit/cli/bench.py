@@ -40,7 +40,7 @@ def bench(
     ] = None,
     batch_size: Annotated[
         list[str],
-        typer.Option("--batch-size", "-b", metavar="N,...", help="Pictures a call; several are measured each."),
+        typer.Option("--batch-size", "-b", metavar="N,...", help="Images a call; several are measured each."),
     ] = ["1"],  # noqa: B006
     threads: Annotated[
         list[str] | None,
@@ -67,7 +67,7 @@ def bench(
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Picture whose preparation is timed; default: a synthetic JPEG."),
+        typer.Option(metavar="FILE", help="Image whose preparation is timed; default: a synthetic JPEG."),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also time every step of the network, on one thread.")
@@ -91,7 +91,7 @@ def bench(
 
     Times are milliseconds of a call with float32 pixels; decoding, resizing and normalising are timed apart.
 
-    binary GMAC/s: of what bitvit computes, which is merged tokens once a picture, not once a window.
+    binary GMAC/s: of what bitvit computes, which is merged tokens once an image, not once a window.
 
     of limit: share of what the same threads reach in this run with xor, popcount and add alone.
 

@@ -1,4 +1,4 @@
-"""bitvit classify: pictures -> predictions, as a table or for machines."""
+"""bitvit classify: images -> predictions, as a table or for machines."""
 
 import contextlib
 import csv
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3  # exit code
 STDIN = "-"
-FEW = 8  # pictures, for which no progress bar is worth its flicker
+FEW = 8  # images, for which no progress bar is worth its flicker
 
 
 class Format(str, Enum):
@@ -36,26 +36,26 @@ class Format(str, Enum):
 def classify(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Pictures and folders of pictures; - is a picture on stdin.")
+        list[str], typer.Argument(metavar="PATH", help="Images and folders of images; - is an image on stdin.")
     ],
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, metavar="N", help="Classes per picture.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
     form: Annotated[Format, typer.Option("--format", "-f", help="How to write the predictions.")] = Format.table,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file in place of stdout.")
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders in folders too.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures to compute together.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images to compute together.")] = 8,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads to use; default: all CPUs of the process.")
     ] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Draw over each picture where the network looked, as PNG files in here."),
+        typer.Option(metavar="FOLDER", help="Draw over each image where the network looked, as PNG files in here."),
     ] = None,
 ) -> None:
-    """Classify pictures.
+    """Classify images.
 
-    A picture that cannot be read is reported on stderr; the others go on, and the exit code is 3.
+    An image that cannot be read is reported on stderr; the others go on, and the exit code is 3.
 
     Formats for machines:
 
@@ -65,34 +65,34 @@ def classify(
 
     csv: columns path,rank,label,index,score; failures are left out
     """
-    pictures = _find(paths, recursive)  # before the model is loaded: a mistyped name shows at once
+    images = _find(paths, recursive)  # before the model is loaded: a mistyped name shows at once
     from bitvit.classify import Classifier
 
     with compiling_status():
         classifier = Classifier(model, threads=threads, batch_size=batch_size)
     if explain is None:
-        outcomes = classifier.attempt(map(_source, pictures), top_k)
+        outcomes = classifier.attempt(map(_source, images), top_k)
     else:
-        outcomes = _explained(classifier, pictures, top_k, explain)
-    records = (_record(path, outcome) for path, outcome in zip(pictures, outcomes, strict=True))
+        outcomes = _explained(classifier, images, top_k, explain)
+    records = (_record(path, outcome) for path, outcome in zip(images, outcomes, strict=True))
     report = _Report(stderr_console())
-    with output(out) as stream, _progress(report.console, len(pictures), stream) as advance:
+    with output(out) as stream, _progress(report.console, len(images), stream) as advance:
         _WRITERS[form](stream, report.watch(records, advance))
     if report.failed:
-        print_error(f"{report.failed} of {len(pictures)} pictures could not be read", report.console)
+        print_error(f"{report.failed} of {len(images)} images could not be read", report.console)
         raise typer.Exit(SOME_FAILED)
 
 
 def _find(paths: Iterable[str], recursive: bool) -> list[str]:
-    """The pictures that the arguments name, folders replaced by what is in them."""
+    """The images that the arguments name, folders replaced by what is in them."""
     from bitvit.preprocess import list_images
 
-    pictures: list[str] = []
+    images: list[str] = []
     for path in paths:
-        pictures += map(str, list_images(path, recursive=recursive)) if Path(path).is_dir() else [path]
-    if pictures.count(STDIN) > 1:
+        images += map(str, list_images(path, recursive=recursive)) if Path(path).is_dir() else [path]
+    if images.count(STDIN) > 1:
         raise ImageError("-: named twice, but stdin can be read only once")
-    return pictures
+    return images
 
 
 def _source(path: str) -> str | bytes:
@@ -100,14 +100,14 @@ def _source(path: str) -> str | bytes:
 
 
 def _explained(
-    classifier: "Classifier", pictures: Iterable[str], top_k: int, folder: Path
+    classifier: "Classifier", images: Iterable[str], top_k: int, folder: Path
 ) -> "Iterator[list[Prediction] | ImageError]":
-    """What Classifier.attempt gives; each picture's heat map is saved under its name, numbered if that is taken."""
+    """What Classifier.attempt gives; each image's heat map is saved under its name, numbered if that is taken."""
     from bitvit.files import make_folder
 
     make_folder(folder)
     taken: set[str] = set()
-    for path in pictures:
+    for path in images:
         name = _free("stdin" if path == STDIN else Path(path).stem, taken)
         taken.add(name)
         try:
@@ -130,7 +130,7 @@ def _free(name: str, taken: Container[str]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """What came of one picture: predictions, or an error's text."""
+    """What came of one image: predictions, or an error's text."""
 
     path: str
     predictions: "list[Prediction]"
@@ -148,7 +148,7 @@ def _record(path: str, outcome: "list[Prediction] | ImageError") -> Record:
 
 @dataclass
 class _Report:
-    """Reports the pictures that failed, and counts them."""
+    """Reports the images that failed, and counts them."""
 
     console: "Console"
     failed: int = 0

@@ -36,7 +36,7 @@ def convert(
         str,
         typer.Option(
             metavar="N|none|auto",
-            help="Shorter edge of a picture before the centre crop; none: pictures have the right size already; "
+            help="Shorter edge of an image before the centre crop; none: images have the right size already; "
             "auto: as the training code, 256/224 of the image size above 32 pixels, else none.",
         ),
     ] = "auto",

@@ -1,4 +1,4 @@
-"""bitvit evaluate: labelled pictures -> accuracy, and everything that belongs to it."""
+"""bitvit evaluate: labelled images -> accuracy, and everything that belongs to it."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def evaluate(
         typer.Option("--output", "-o", metavar="FOLDER", help="Write report, tables and drawings into this folder."),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write each picture's answer: .csv, .jsonl or .parquet.")
+        Path | None, typer.Option(metavar="FILE", help="Write each image's answer: .csv, .jsonl or .parquet.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", "-f", help="How to print the report.")] = Format.table,
     classes: Annotated[
@@ -72,17 +72,17 @@ def evaluate(
         typer.Option(
             metavar="CLASS",
             help="Only this class and others so named take part, by name or number; @FILE names one a line; present: "
-            "those with pictures.",
+            "those with images.",
         ),
     ] = None,
     on_error: Annotated[
         OnError,
-        typer.Option(help="Bad pictures: stop at the first, leave them out, or leave them out and list them."),
+        typer.Option(help="Bad images: stop at the first, leave them out, or leave them out and list them."),
     ] = OnError.fail,
     folds: Annotated[
         bool, typer.Option("--folds", help="DATA has a fold for each MODEL: folders in it, or the CSV's column fold.")
     ] = False,
-    path_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the pictures.")] = None,
+    path_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the images.")] = None,
     label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the classes.")] = None,
     root: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the CSV's paths start; default: the CSV's folder.")
@@ -92,19 +92,19 @@ def evaluate(
         Path | None,
         typer.Option(metavar="PATH", help="File or folder for what --resume needs; default: --output, else here."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures to compute together.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images to compute together.")] = 16,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads to compute; default: all CPUs of the process.")
     ] = None,
     decoders: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Threads to decode pictures; default: half the CPUs, up to 4."),
+        typer.Option(min=1, metavar="N", help="Threads to decode images; default: half the CPUs, up to 4."),
     ] = None,
 ) -> None:
-    """Measure accuracy on labelled pictures.
+    """Measure accuracy on labelled images.
 
     A class folder or label is matched with the model's class names (case and punctuation do not matter), with class
-    numbers, or by --classes. Pictures that are left out for errors make the exit code 3.
+    numbers, or by --classes. Images that are left out for errors make the exit code 3.
 
     Stopped with Ctrl-C or by an error, it keeps what is done: the same command with --resume goes on.
     """
@@ -188,7 +188,7 @@ def _keeping(resume: bool) -> "Iterator[Callable[[Progress], None]]":
 
 def _through(progress: "Progress") -> str:
     done, total = progress.overall
-    return f"{done:,} of {total:,} pictures" + (f" of {progress.units} models" if progress.units > 1 else "")
+    return f"{done:,} of {total:,} images" + (f" of {progress.units} models" if progress.units > 1 else "")
 
 
 @contextlib.contextmanager
@@ -237,24 +237,24 @@ def _report_failures(reports: "tuple[EvalReport, ...]", on_error: OnError) -> No
     if on_error is OnError.list:
         for reason in dict.fromkeys(failure.reason for report in reports for failure in report.failures):
             print_error(reason)
-    total = failed + sum(report.pictures for report in reports)
+    total = failed + sum(report.images for report in reports)
     hint = "" if on_error is OnError.list else "; --on-error list names them"
-    print_error(f"{failed} of {total} pictures could not be read and are left out{hint}")
+    print_error(f"{failed} of {total} images could not be read and are left out{hint}")
     raise typer.Exit(SOME_FAILED)
 
 
 def _print_report(report: "EvalReport", saved: bool) -> None:
     low, high = (100 * value for value in report.top1_interval)
-    per_second = (report.pictures + len(report.failures)) / max(report.seconds, 1e-9)
+    per_second = (report.images + len(report.failures)) / max(report.seconds, 1e-9)
     print(f"{printable(report.model)} on {printable(report.data)}")
     facts = {
-        "pictures": f"{report.pictures:,} of {len(report.classes)} classes, {per_second:,.0f} a second with decoding",
+        "images": f"{report.images:,} of {len(report.classes)} classes, {per_second:,.0f} a second with decoding",
         "top-1": f"{_percent(report.top1)} (95 % interval {low:.2f} to {high:.2f})",
         "top-5": "nothing to say with five classes or fewer" if report.top5 is None else _percent(report.top5),
         "loss": f"{report.loss:.4f} (cross-entropy)",
         "balanced accuracy": f"{_percent(report.balanced_accuracy)} (mean recall of the classes)",
         "macro F1": f"{report.macro_f1:.4f}",
-        "ROC-AUC": "needs pictures of two classes"
+        "ROC-AUC": "needs images of two classes"
         if report.roc_auc is None
         else f"{report.roc_auc:.4f} (mean of one class against the others)",
         "calibration error": f"{report.calibration_error:.4f} (ECE, 15 bins)",
@@ -281,14 +281,14 @@ def _print_classes(report: "EvalReport", saved: bool) -> None:
         print(f"\nThe {len(shown)} classes with the lowest recall ({where}):")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class", no_wrap=True)
-    for name in ("pictures", "recall", "precision", "F1", "ROC-AUC"):
+    for name in ("images", "recall", "precision", "F1", "ROC-AUC"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("most often taken for", no_wrap=True)
     for scores in shown:
         shares = (None if s is None else 100 * s for s in (scores.recall, scores.precision))
         table.add_row(
             printable(scores.name),
-            f"{scores.pictures:,}",
+            f"{scores.images:,}",
             *("–" if share is None else f"{share:.1f} %" for share in shares),
             *(_number(value) for value in (scores.f1, scores.roc_auc)),
             printable(scores.mistaken_for or ""),
@@ -307,12 +307,12 @@ def _print_comparison(result: "Comparison") -> None:
     table.add_column("model", no_wrap=True)
     if not same:
         table.add_column("data", no_wrap=True)
-    for name in ("pictures", *TITLES):
+    for name in ("images", *TITLES):
         table.add_column(name, justify="right", no_wrap=True)
     for report in result.reports:
         figures = _cells({name: getattr(report, name) for name in FIGURES})
         where = [] if same else [printable(report.data)]
-        table.add_row(printable(report.model), *where, f"{report.pictures:,}", *figures)
+        table.add_row(printable(report.model), *where, f"{report.images:,}", *figures)
     table.add_section()
     blank = [""] if same else ["", ""]
     table.add_row("mean", *blank, *_cells(result.mean))

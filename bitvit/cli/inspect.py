@@ -33,7 +33,7 @@ def inspect(
         bool, typer.Option("--check", help="Say whether a packed model is as it was written; show nothing else.")
     ] = False,
 ) -> None:
-    """Show configuration and layers: parameters, multiply-accumulates (MACs) for one picture, bytes.
+    """Show configuration and layers: parameters, multiply-accumulates (MACs) for one image, bytes.
 
     Counted are convolutions, linear layers and the two products of attention; element-wise work is not.
     OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.

@@ -16,7 +16,7 @@ def verify(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint it was converted from.")],
     images: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PATH", help="Picture, or folder of pictures, to compare on; repeat it for more."),
+        typer.Option(metavar="PATH", help="Image, or folder of images, to compare on; repeat it for more."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
@@ -51,7 +51,7 @@ def verify(
 
 
 def _expanded(paths: list[Path] | None) -> list[Path] | None:
-    """Folders replaced by the pictures in them."""
+    """Folders replaced by the images in them."""
     if not paths:
         return None
     from bitvit.preprocess import list_images

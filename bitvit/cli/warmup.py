@@ -1,4 +1,4 @@
-"""bitvit warmup: compile the kernels for this CPU before the first picture needs them."""
+"""bitvit warmup: compile the kernels for this CPU before the first image needs them."""
 
 from pathlib import Path
 from typing import Annotated

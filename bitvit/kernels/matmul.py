@@ -9,7 +9,7 @@ Lanes run over output features. A panel holds LANES outputs: [K/32][LANES] words
 float) of each of a tile's rows is broadcast against it. No horizontal sums, any K, exact 32-bit counters.
 
 A tile has ROWS rows. What a block of rows has left behind whole tiles is done in tiles of FEW, so that no more than one
-row is computed in vain: a picture of 48 pixels has one token in stage 4, and 9 in stage 3.
+row is computed in vain: an image of 48 pixels has one token in stage 4, and 9 in stage 3.
 """
 
 import numpy as np

@@ -30,7 +30,7 @@ class CheckError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """A batch of pictures, and the answer of one thread."""
+    """A batch of images, and the answer of one thread."""
 
     pixels: NDArray[np.float32]
     answer: bytes
@@ -46,7 +46,7 @@ def questions(path: Path) -> list[Question]:
 
 def _ask(model: BHViT, question: Question) -> None:
     if model(question.pixels).tobytes() != question.answer:
-        raise CheckError(f"another answer to {len(question.pixels)} pictures")
+        raise CheckError(f"another answer to {len(question.pixels)} images")
 
 
 class _Callers:

@@ -123,11 +123,11 @@ def make_commands(folder: Path) -> dict[str, Command]:
         image_size=96, window_size=3, depths=(1, 1, 2, 1), hidden_sizes=(32, 64, 128, 256),
         intermediate_sizes=(128, 256, 512, 1024), num_heads=(1, 1, 4, 8), num_classes=10,
     )  # fmt: skip
-    checkpoint, pictures = folder / "checkpoint.safetensors", folder / "pictures"
+    checkpoint, images = folder / "checkpoint.safetensors", folder / "images"
     save_file(checkpoint_state(network), checkpoint)
     rng = np.random.default_rng(0)
     for number in range(60):
-        place = pictures / str(number % 10)
+        place = images / str(number % 10)
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(place / f"{number}.png")
     options = ["--config", str(folder / "config.json")]
@@ -143,7 +143,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
     model = folder / "model.safetensors"
     shutil.copy(convert.folder / "model.safetensors", model)
     out = folder / "out"
-    everything = [str(model), str(pictures)]
+    everything = [str(model), str(images)]
     return {
         "convert": convert,
         "classify": Command(

@@ -44,7 +44,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _pictures(size: int) -> list[bytes]:
+def _images(size: int) -> list[bytes]:
     """Encoded ones of other sizes than the network's, if it takes them."""
     rng, files = np.random.default_rng(0), []
     for width, height in ((2 * size, 3 * size), (size, size), (3 * size, size)):
@@ -55,11 +55,11 @@ def _pictures(size: int) -> list[bytes]:
 
 
 def soak(path: Path, seconds: float, threads: int = 2, settling: float = SETTLING) -> Soak:
-    """Call a model as a service would: pictures decoded, single and in batches, from `threads` threads, no pause."""
+    """Call a model as a service would: images decoded, single and in batches, from `threads` threads, no pause."""
     model = bitvit.load(path, threads=threads)
     classify = bitvit.Classifier(model)
     size = model.config.image_size
-    pictures = _pictures(size) if model.preprocessing.resize is not None else _pictures(size)[1:2]
+    images = _images(size) if model.preprocessing.resize is not None else _images(size)[1:2]
     pixels = np.random.default_rng(0).standard_normal((5, 3, size, size)).astype(np.float32)
     counts = np.zeros((threads, len(_EDGES) + 1), np.int64)
     start, stop = time.monotonic(), threading.Event()
@@ -71,7 +71,7 @@ def soak(path: Path, seconds: float, threads: int = 2, settling: float = SETTLIN
             if number % 4 == 3:
                 model(pixels)
             else:
-                classify(pictures[number % len(pictures)])
+                classify(images[number % len(images)])
             row[np.searchsorted(_EDGES, time.perf_counter() - begin)] += 1
             number += 1
 

@@ -195,7 +195,7 @@ def mutant(rng: Random, seeds: Seeds) -> bytes:
 
 
 def _edit_fields(rng: Random, fields: dict[str, Any]) -> None:
-    """The metadata: a network that the tensors are not, pictures that cannot be, labels that are none."""
+    """The metadata: a network that the tensors are not, images that cannot be, labels that are none."""
     for _ in range(rng.randint(1, 2)):
         part = rng.choice(("config", "config", "preprocessing", None))
         inside = fields.get(part) if part else fields

@@ -56,7 +56,7 @@ def _convert(found: Checkpoint, folder: Path) -> None:
 
 
 def _run(file: ModelFile, _folder: Path) -> None:
-    """One picture through the network."""
+    """One image through the network."""
     model = BHViT(file, threads=1)
     size = model.config.image_size
     model(np.full((1, 3, size, size), 0.25, np.float32))

@@ -66,7 +66,7 @@ class Contender:
         return [name for name in self.needs if not installed(name)]
 
     def pixels(self, config: Config, batch: int, seed: int = 0) -> Pixels:
-        """One picture of standard normal values, as normalised pixels are, `batch` times."""
+        """One image of standard normal values, as normalised pixels are, `batch` times."""
         size = config.image_size if self.network == "BHViT" else classic.SIZE
         one = np.random.default_rng(seed).standard_normal((1, 3, size, size), np.float32)
         return np.repeat(one, batch, axis=0)
@@ -243,12 +243,12 @@ def settings(contenders: Iterable[Contender]) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------- same answers
-PICTURES, TOLERANCE = 32, 1e-4
+IMAGES, TOLERANCE = 32, 1e-4
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The random picture on which two engines agree, and how far their logits lie apart there."""
+    """The random image on which two engines agree, and how far their logits lie apart there."""
 
     seed: int
     difference: float  # the largest, relative to the standard deviation of the logits
@@ -257,19 +257,19 @@ class Agreement:
 def agreement(run: Run, bitvit: Run, pixels: Callable[[int], Pixels], first: int = 0) -> Agreement:
     """Compare a contender's logits with bitvit's on pixels(seed), from seed `first` on until they agree.
 
-    Agreement on every picture cannot be had: in a network of signs most pictures bring some value so near its
+    Agreement on every image cannot be had: in a network of signs most images bring some value so near its
     threshold that two float32 engines take different sides, and then their logits part by a good share of their
-    spread. On a picture without such an accident they agree to about 1e-6, which an engine that computes anything else
+    spread. On an image without such an accident they agree to about 1e-6, which an engine that computes anything else
     never does. Raises PeersError then.
     """
     found = []
-    for seed in range(first, first + PICTURES):
+    for seed in range(first, first + IMAGES):
         expected = bitvit(pixels(seed))
         found.append(float(np.abs(run(pixels(seed)) - expected).max() / expected.std()))
         if found[-1] < TOLERANCE:
             return Agreement(seed, found[-1])
     raise PeersError(
-        f"logits differ from bitvit's by {min(found):.1e} of their spread at best, on {PICTURES} random pictures;"
+        f"logits differ from bitvit's by {min(found):.1e} of their spread at best, on {IMAGES} random images;"
         f" expected less than {TOLERANCE:.0e}: not the same network"
     )
 

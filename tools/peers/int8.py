@@ -1,6 +1,6 @@
 """INT8 versions of the classic networks, by NNCF or, where it is missing, by ONNX Runtime's static quantisation.
 
-Calibrated on random pictures: that decides about accuracy, which random weights do not have, and not about speed.
+Calibrated on random images: that decides about accuracy, which random weights do not have, and not about speed.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from peers.classic import PIXELS, SIZE
 from peers.graph import INPUT
 from peers.packages import installed, require
 
-PICTURES = 16
+IMAGES = 16
 
 
-def calibration_pictures(count: int = PICTURES, seed: int = 1) -> list[NDArray[np.float32]]:
+def calibration_images(count: int = IMAGES, seed: int = 1) -> list[NDArray[np.float32]]:
     """`count` arrays [1, 3, 224, 224] of standard normal values, as normalised pixels are."""
     random = np.random.default_rng(seed)
     return [random.standard_normal((1, *PIXELS[1:]), np.float32) for _ in range(count)]
@@ -53,25 +53,25 @@ def _by_nncf(network: Any, transformer: bool) -> Any:
     nncf = require("nncf")
     nncf.set_log_level(logging.ERROR)
     network.reshape([1, 3, SIZE, SIZE])
-    pictures = calibration_pictures()
+    images = calibration_images()
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         return nncf.quantize(
             network,
-            nncf.Dataset(pictures),
-            subset_size=len(pictures),
+            nncf.Dataset(images),
+            subset_size=len(images),
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
         )
 
 
 class _Feed:
-    """Pictures one by one, in the form that ONNX Runtime's calibration asks for."""
+    """Images one by one, in the form that ONNX Runtime's calibration asks for."""
 
     def __init__(self) -> None:
-        self._pictures = iter(calibration_pictures())
+        self._images = iter(calibration_images())
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        picture = next(self._pictures, None)
-        return None if picture is None else {INPUT: picture}
+        image = next(self._images, None)
+        return None if image is None else {INPUT: image}
 
 
 def _by_onnxruntime(model: Any) -> bytes:

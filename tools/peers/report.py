@@ -183,7 +183,7 @@ def markdown(report: Report) -> str:
         worst = max(report.agreement.values())
         lines += [
             "",
-            f"All engines give bitvit's logits to within {worst:.0e} of their spread, on a random picture none",
+            f"All engines give bitvit's logits to within {worst:.0e} of their spread, on a random image none",
         ]
         lines += ["of whose values lies so near its threshold that rounding decides a sign."]
     if report.skipped:

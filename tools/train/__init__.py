@@ -3,7 +3,7 @@
 __main__.py     the command line
 settings.py     what a run is: network, data, schedule; read from a JSON file
 sets.py         labelled image sets as their files hold them
-pictures.py     the same as files of pictures, for `bitvit evaluate`
+images.py     the same as files of images, for `bitvit evaluate`
 data.py         a set at the size of the network's input
 augment.py      random crops, flips, turns and holes, drawn ahead for a whole epoch; mixup
 estimators.py   signs and levels with straight-through gradients

@@ -1,7 +1,7 @@
 """Train a BHViT, or a teacher for one. Repeating a command resumes its run; SIGINT and SIGTERM save first.
 
 python -m tools.train --data digits --config tools/train/configs/digits.json --out runs/digits
-python -m tools.train --data folder --data-folder PICTURES --config ... --out ... --teacher TEACHER.safetensors
+python -m tools.train --data folder --data-folder IMAGES --config ... --out ... --teacher TEACHER.safetensors
 """
 
 import argparse
@@ -33,12 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         settings = read_settings(options.config, options.set)
-        pictures = data.load(options.data, options.data_folder, settings.network.image_size)
-        teacher = load_teacher(options.teacher, len(pictures.labels)) if options.teacher else None
+        images = data.load(options.data, options.data_folder, settings.network.image_size)
+        teacher = load_teacher(options.teacher, len(images.labels)) if options.teacher else None
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(
             settings,
-            pictures,
+            images,
             options.out,
             teacher=teacher,
             start_from=options.start_from,
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tools.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, choices=NAMES)
-    parser.add_argument("--data-folder", type=Path, help="where the pictures are; digits needs none")
+    parser.add_argument("--data-folder", type=Path, help="where the images are; digits needs none")
     parser.add_argument("--config", type=Path, required=True, help="settings, JSON; see tools/train/settings.py")
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="change a setting, e.g. epochs=3")
     parser.add_argument("--teacher", type=Path, help="a teacher's model.safetensors, or a .pt2 of torch.export")

@@ -67,8 +67,8 @@ def main() -> int:
     threads = FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads())
     try:
         base = read_settings(options.config)
-        pictures = data.load(options.data, options.data_folder, base.network.image_size)
-        teacher = load_teacher(options.teacher, len(pictures.labels))
+        images = data.load(options.data, options.data_folder, base.network.image_size)
+        teacher = load_teacher(options.teacher, len(images.labels))
         results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
         answers: dict[int, Any] = {}
         for seed in options.seeds:
@@ -77,8 +77,8 @@ def main() -> int:
                 settings = variant(base, name, seed)
                 folder = options.out / f"{name.replace(' ', '-')}-{seed}"
                 taught = teacher if settings.distillation else None
-                run = Run(settings, pictures, folder, teacher=taught, threads=threads, say=say)
-                if taught is not None:  # the pictures are the same for every variant, and so is what the teacher says
+                run = Run(settings, images, folder, teacher=taught, threads=threads, say=say)
+                if taught is not None:  # the images are the same for every variant, and so is what the teacher says
                     run.answers = answers.setdefault(seed, run.answers)
                 run.train()
                 rows.append(run.log[-1])

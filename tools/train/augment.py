@@ -1,6 +1,6 @@
-"""Training pictures that differ a little each time: shifts, flips, turns, zoom and blanked squares.
+"""Training images that differ a little each time: shifts, flips, turns, zoom and blanked squares.
 
-All of an epoch's random numbers are drawn at once from a seed, one row a picture, so a picture's variant depends on
+All of an epoch's random numbers are drawn at once from a seed, one row an image, so an image's variant depends on
 nothing but seed, epoch and its place in the set: neither on the order of the batches nor on where a run was resumed.
 """
 
@@ -26,7 +26,7 @@ def generator(*numbers: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Variants:
-    """One variant of every picture of a set of `count`."""
+    """One variant of every image of a set of `count`."""
 
     settings: Augment
     numbers: Tensor  # [count, 7], uniform in [0, 1)
@@ -36,7 +36,7 @@ class Variants:
         return cls(settings, torch.rand(count, 7, generator=generator(*seeds)))
 
     def __call__(self, pixels: Tensor, index: Tensor) -> Tensor:
-        """Pictures number `index` [B] of pixels uint8 [N, S, S, 3] -> uint8 [B, S, S, 3]."""
+        """Images number `index` [B] of pixels uint8 [N, S, S, 3] -> uint8 [B, S, S, 3]."""
         way, numbers = self.settings, self.numbers[index]
         side = pixels.shape[1]
         span = 2 * way.shift + 1
@@ -93,7 +93,7 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def mixup(pixels: Tensor, shares: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Blend every picture [B, ...] with another of the batch, and its classes' shares [B, L] likewise.
+    """Blend every image [B, ...] with another of the batch, and its classes' shares [B, L] likewise.
 
     The share of the first is drawn from Beta(alpha, alpha), once for the batch, by PyTorch's global generator.
     """

@@ -1,6 +1,6 @@
 """Labelled image sets in memory: uint8 [N, S, S, 3], at the size that the network takes, and int64 labels [N].
 
-Pictures go through the preprocessing that the packed model file will carry, up to the normalisation, so training,
+Images go through the preprocessing that the packed model file will carry, up to the normalisation, so training,
 PyTorch's evaluation and the engine see the same pixels.
 """
 
@@ -31,7 +31,7 @@ class Split:
         return len(self.labels)
 
     def first(self, count: int) -> "Split":
-        """The first so many pictures; all for 0."""
+        """The first so many images; all for 0."""
         return Split(self.pixels[:count], self.labels[:count]) if count else self
 
 
@@ -50,7 +50,7 @@ class DataSet:
 def load(name: str, folder: Path | None, image_size: int) -> DataSet:
     """The set of that name at the network's image size. Raises TrainingError.
 
-    Pictures smaller than the network's input are enlarged, except from 28 to 32 pixels, where they get a black border.
+    Images smaller than the network's input are enlarged, except from 28 to 32 pixels, where they get a black border.
     """
     source = read_source(name, folder)
     padded = source.side is not None and 0 < image_size - source.side <= 4
@@ -72,12 +72,12 @@ def load(name: str, folder: Path | None, image_size: int) -> DataSet:
 
 
 def _prepare(raw: Raw, preprocessing: Preprocessing) -> Split:
-    """Resized, cropped and padded pictures, not yet normalised."""
+    """Resized, cropped and padded images, not yet normalised."""
     size, pad = preprocessing.image_size, preprocessing.pad
     pixels = np.zeros((len(raw), size, size, 3), np.uint8)
-    for place, (picture, _) in zip(pixels, raw, strict=True):
+    for place, (image, _) in zip(pixels, raw, strict=True):
         try:
-            cut = preprocessing.centre_crop(preprocessing.resized(open_image(picture)))
+            cut = preprocessing.centre_crop(preprocessing.resized(open_image(image)))
         except BitvitError as problem:
             raise TrainingError(str(problem)) from None
         place[pad : size - pad, pad : size - pad] = np.asarray(cut)

@@ -125,7 +125,7 @@ def _card(run: Run, result: Result, name: str, command: str) -> str:
 
 | | |
 |---|---|
-| data | {run.data.origin}; {len(run.train_split)} pictures to train on, {len(run.data.test)} to test |
+| data | {run.data.origin}; {len(run.train_split)} images to train on, {len(run.data.test)} to test |
 | network | BHViT, {config.image_size} px, window {config.window_size}, widths {_row(config.hidden_sizes)}, \
 depths {_row(config.depths)}, MLP {_row(config.intermediate_sizes)}, heads {_row(config.num_heads[2:])}, \
 {config.norm} norm, {config.downsampling} downsampling; {result.parameters / 1e6:.2f} M parameters |

@@ -360,20 +360,20 @@ def mix(x: Tensor, ys: list[Tensor], biases: list[Tensor], rprelus: list[nn.Modu
 class _Stencil(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, n: Tensor, taps: Tensor, constant: Tensor) -> Tensor:
-        pictures, side, _, width = n.shape
-        out, places = torch.empty_like(x), np.empty((pictures, 9), np.int64)
+        images, side, _, width = n.shape
+        out, places = torch.empty_like(x), np.empty((images, 9), np.int64)
         taps, constant = taps.detach().contiguous(), constant.detach().contiguous()
-        _run(passes.stencil, pictures, n, x, side, width, taps, constant, places, out)
+        _run(passes.stencil, images, n, x, side, width, taps, constant, places, out)
         ctx.save_for_backward(n, taps)
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         n, taps = ctx.saved_tensors
-        pictures, side, _, width = n.shape
-        g, out, places = g.contiguous(), torch.empty_like(n), np.empty((pictures, 9), np.int64)
-        sums = _sums(pictures, 10, width)
-        _run(passes.stencil_back, pictures, n, g, side, width, taps, places, out, sums)
+        images, side, _, width = n.shape
+        g, out, places = g.contiguous(), torch.empty_like(n), np.empty((images, 9), np.int64)
+        sums = _sums(images, 10, width)
+        _run(passes.stencil_back, images, n, g, side, width, taps, places, out, sums)
         totals = _total(sums)
         return g, out, totals[:9], totals[9]
 

@@ -1,6 +1,6 @@
 """The training loop: one run from settings to a trained network, resumable after any step.
 
-Nothing random is carried from step to step: order and variants of the pictures are functions of seed and epoch
+Nothing random is carried from step to step: order and variants of the images are functions of seed and epoch
 (augment.py), rate and β of the step (schedule.py), and what a step draws it draws from a seed of its own. What a run
 must remember is the network, the optimiser's moments, the average, the flips, the teacher's answers so far and the
 log; checkpoint.py keeps it. A run that was stopped and resumed therefore ends, on one machine, with the same bits as
@@ -78,7 +78,7 @@ class Run:
         self.per_epoch = len(self.train_split) // self.settings.batch_size
         if not self.per_epoch:
             raise TrainingError(
-                f"batch_size {self.settings.batch_size}: the training split has only {len(self.train_split)} pictures"
+                f"batch_size {self.settings.batch_size}: the training split has only {len(self.train_split)} images"
             )
         self.steps = self.per_epoch * self.settings.epochs
         self.model = build(self.settings, len(self.data.labels))
@@ -165,7 +165,7 @@ class Run:
         return values
 
     def _teach(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor | None:
-        """The teacher's logits for a batch; from memory, if it has seen this view of the pictures before."""
+        """The teacher's logits for a batch; from memory, if it has seen this view of the images before."""
         if self.teacher is None:
             return None
         if self.answers is None:
@@ -186,10 +186,10 @@ class Run:
         enabled = self.settings.precision == "bfloat16"
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled)
 
-    # -------------------------------------------------------------------------------------------------- pictures
+    # -------------------------------------------------------------------------------------------------- images
 
     def _batches(self, epoch: int, first: int) -> Iterator[Tensor]:
-        """Indices of the epoch's batches from number `first` on; the pictures left over wait for another epoch."""
+        """Indices of the epoch's batches from number `first` on; the images left over wait for another epoch."""
         count, size = len(self.train_split), self.settings.batch_size
         order = torch.randperm(count, generator=generator(self.settings.seed, 1, epoch))
         for k in range(first, self.per_epoch):
@@ -295,7 +295,7 @@ def predictions(model: nn.Module, split: Split, data: DataSet, device: str = "cp
 
 
 def accuracy(model: nn.Module, split: Split, data: DataSet, device: str = "cpu") -> float:
-    """Share of a split's pictures whose highest logit is their label's."""
+    """Share of a split's images whose highest logit is their label's."""
     return float((predictions(model, split, data, device).argmax(1) == split.labels).float().mean())
 
 

@@ -42,7 +42,7 @@ class Options:
     attention_levels: int = 3
     """The highest level of the default quantizer. Only 3 can be converted; 1 is for comparison."""
     drop_path: float = 0.0
-    """Chance that the last block's branches are left out for a picture; in earlier blocks it is less, linearly."""
+    """Chance that the last block's branches are left out for an image; in earlier blocks it is less, linearly."""
 
 
 class BHViT(nn.Module):
@@ -149,7 +149,7 @@ class _Block(nn.Module):
                 self.add_module(f"layerscale_{way}{2 * reach + 1}", LayerScale(width, SHIFT_SCALE))
 
     def dropped(self, x: Tensor, y: Tensor) -> Tensor:
-        """Stochastic depth: y, or for some pictures x; what the branch y - x adds is enlarged to make up for them."""
+        """Stochastic depth: y, or for some images x; what the branch y - x adds is enlarged to make up for them."""
         if not (self.training and self.drop_path):
             return y
         kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_path

@@ -1,7 +1,7 @@
 """Loops of fused.py: each reads and writes every large array once, and leaves sums over rows for each channel.
 
 A matrix of R rows and C channels is a flat array: float32, or bfloat16 in the bits of uint16. Sums are kept apart for
-every piece of PIECE rows (or every picture), as float32 [piece, sums, C], so they do not depend on the number of
+every piece of PIECE rows (or every image), as float32 [piece, sums, C], so they do not depend on the number of
 threads. Widths are multiples of LANES. Parameters are float32 [parameters, C], named in the order of their rows.
 """
 
@@ -433,7 +433,7 @@ def neighbours(place, y, x, side):
 
 @compiled
 def stencil(first, last, n, x, side, width, taps, constant, places, out):
-    """out = x + Σ taps_k · n[tap k] + constant; taps [9, C]; places: int64 [pieces, 9]. A piece is a picture."""
+    """out = x + Σ taps_k · n[tap k] + constant; taps [9, C]; places: int64 [pieces, 9]. A piece is an image."""
     for piece in range(first, last):
         start, place = piece * side * side, places[piece]
         for row in range(side):
@@ -449,7 +449,7 @@ def stencil(first, last, n, x, side, width, taps, constant, places, out):
 
 @compiled
 def stencil_back(first, last, n, g, side, width, taps, places, out, sums):
-    """out = gradient to n; sums [pictures, 10, C]: g·n[tap k] (9), g. A tap reads back from its opposite."""
+    """out = gradient to n; sums [images, 10, C]: g·n[tap k] (9), g. A tap reads back from its opposite."""
     for piece in range(first, last):
         start, base, place = piece * side * side, piece * 10 * width, places[piece]
         sums[base : base + 10 * width] = 0

@@ -1,4 +1,4 @@
-"""The log of a run as lines, as a table, and its curves as a picture."""
+"""The log of a run as lines, as a table, and its curves as an image."""
 
 import csv
 import io

@@ -3,7 +3,7 @@
     digits    the 1,797 handwritten digits that come with scikit-learn (UCI, CC BY 4.0)
     cifar10   from a folder with cifar10.npz or the original binary files data_batch_1.bin ... test_batch.bin
     fashion   from a folder with fashion_mnist.npz or the original files *-ubyte.gz
-    folder    PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or any picture that bitvit reads)
+    folder    PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or any image that bitvit reads)
 
 An .npz holds train_x, train_y, test_x, test_y.
 """
@@ -22,9 +22,9 @@ from bitvit.preprocess import list_images
 
 from .settings import TrainingError
 
-__all__ = ["NAMES", "Source", "digits_pictures", "read_source"]
+__all__ = ["NAMES", "Source", "digits_images", "read_source"]
 
-Raw = list[tuple[Any, int]]  # pictures as open_image takes them, and their classes
+Raw = list[tuple[Any, int]]  # images as open_image takes them, and their classes
 
 CIFAR10_LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FASHION_LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
@@ -42,7 +42,7 @@ class Source:
     std: tuple[float, float, float]
     origin: str
     side: int | None
-    """Of the pictures, if they all have the same."""
+    """Of the images, if they all have the same."""
 
 
 def read_source(name: str, folder: Path | None) -> Source:
@@ -57,26 +57,26 @@ def read_source(name: str, folder: Path | None) -> Source:
 # ---------------------------------------------------------------------------------------------------------- sources
 
 
-def digits_pictures() -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.bool_]]:
+def digits_images() -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.bool_]]:
     """scikit-learn's digits: uint8 [1797, 8, 8], labels, and which are held out: every third, in the set's order."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise TrainingError("--data digits: needs scikit-learn; pip install 'bitvit[train]'") from None
     bunch = load_digits()
-    pictures = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    return pictures, bunch.target, np.arange(len(pictures)) % 3 == 2
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    return images, bunch.target, np.arange(len(images)) % 3 == 2
 
 
 def _digits(_folder: Path) -> Source:
-    pictures, labels, held_out = digits_pictures()
+    images, labels, held_out = digits_images()
     return Source(
-        train=_pairs(pictures[~held_out], labels[~held_out]),
-        test=_pairs(pictures[held_out], labels[held_out]),
+        train=_pairs(images[~held_out], labels[~held_out]),
+        test=_pairs(images[held_out], labels[held_out]),
         labels=[str(digit) for digit in range(10)],
         mean=(0.3, 0.3, 0.3),
         std=(0.35, 0.35, 0.35),
-        origin="UCI optical recognition of handwritten digits (Alpaydin and Kaynak, CC BY 4.0), the 1,797 pictures "
+        origin="UCI optical recognition of handwritten digits (Alpaydin and Kaynak, CC BY 4.0), the 1,797 images "
         "that come with scikit-learn; every third is held out",
         side=8,
     )
@@ -112,9 +112,9 @@ def _folder(folder: Path) -> Source:
     train, test = folder / "train", folder / "test"
     classes = sorted(place.name for place in train.iterdir() if place.is_dir()) if train.is_dir() else []
     if len(classes) < 2:
-        raise TrainingError(f"{train}: expected a folder for each class, at least two, with pictures in it")
+        raise TrainingError(f"{train}: expected a folder for each class, at least two, with images in it")
     splits = [
-        [(path, label) for label, name in enumerate(classes) for path in _pictures(split / name)]
+        [(path, label) for label, name in enumerate(classes) for path in _images(split / name)]
         for split in (train, test)
     ]
     return Source(
@@ -123,7 +123,7 @@ def _folder(folder: Path) -> Source:
         labels=classes,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        origin=f"pictures of the folder {folder.name}",
+        origin=f"images of the folder {folder.name}",
         side=None,
     )
 
@@ -142,11 +142,11 @@ NAMES = list(SOURCES)
 Arrays = dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]
 
 
-def _pairs(pictures: Iterable[Any], labels: Iterable[Any]) -> Raw:
-    return [(picture, int(label)) for picture, label in zip(pictures, labels, strict=True)]
+def _pairs(images: Iterable[Any], labels: Iterable[Any]) -> Raw:
+    return [(image, int(label)) for image, label in zip(images, labels, strict=True)]
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     try:
         return list_images(folder)
     except BitvitError as problem:
@@ -177,9 +177,9 @@ def _read_idx(folder: Path) -> Arrays:
     """The original gzipped files: a header of 16 or 8 bytes, then pixels or labels."""
     arrays = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
-        pictures = gzip.decompress(_read(folder / f"{stem}-images-idx3-ubyte.gz"))
+        images = gzip.decompress(_read(folder / f"{stem}-images-idx3-ubyte.gz"))
         labels = gzip.decompress(_read(folder / f"{stem}-labels-idx1-ubyte.gz"))
-        pixels = np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 28, 28)
+        pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
         arrays[split] = (pixels, np.frombuffer(labels, np.uint8, offset=8))
     return arrays
 

@@ -1,4 +1,4 @@
-"""Settings of a run: which network, which pictures, which schedule. Read from JSON, checked once, never changed.
+"""Settings of a run: which network, which images, which schedule. Read from JSON, checked once, never changed.
 
 A file holds an object with the fields of Settings; `network` and `augment` are objects with the fields of the classes
 of that name. What is left out has its default.
@@ -67,16 +67,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Augment:
-    """How far a training picture may differ from the one in the set; all drawn uniformly. See augment.py."""
+    """How far a training image may differ from the one in the set; all drawn uniformly. See augment.py."""
 
     shift: int = 0
     """Pixels up, down, left or right."""
     flip: bool = False
-    """Left and right exchanged in half of the pictures."""
+    """Left and right exchanged in half of the images."""
     rotate: float = 0.0
     """Degrees either way."""
     zoom: float = 0.0
-    """Share by which a picture may be larger or smaller."""
+    """Share by which an image may be larger or smaller."""
     cutout: int = 0
     """Side of a square that is blanked; 0: none."""
 
@@ -96,13 +96,13 @@ class Settings:
     """Of float matrices only: never of binary weights, norms, offsets and steps."""
     label_smoothing: float = 0.1
     mixup: float = 0.0
-    """α of mixup: pictures are blended in pairs, by a share drawn from Beta(α, α); 0: none. Not with views."""
+    """α of mixup: images are blended in pairs, by a share drawn from Beta(α, α); 0: none. Not with views."""
     drop_path: float = 0.0
-    """Stochastic depth: the chance that a branch of the last block is left out for a picture."""
+    """Stochastic depth: the chance that a branch of the last block is left out for an image."""
     distillation: float = 0.9
     """λ in (1 - λ) task + λ distillation; without a teacher there is only the task."""
     views: int = 0
-    """Fixed variants of each picture, one an epoch in turn, so that the teacher sees each only once; 0: a new one and
+    """Fixed variants of each image, one an epoch in turn, so that the teacher sees each only once; 0: a new one and
     a look of the teacher in every epoch."""
     regulariser: float = 0.1
     """β of the oscillation regulariser."""
@@ -115,7 +115,7 @@ class Settings:
     precision: str = "float32"
     """Or "bfloat16": automatic mixed precision."""
     train_limit: int = 0
-    """Use only so many training pictures; 0: all."""
+    """Use only so many training images; 0: all."""
     eval_every: int = 1
     """Epochs between evaluations on the test split; the last is always evaluated."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Pictures of every kind that the formats allow: prepared as the training code does it, or refused by name.
+"""Images of every kind that the formats allow: prepared as the training code does it, or refused by name.
 
 The training code's loader is `Image.open(path).convert("RGB")`; its transform is written out below once more.
 """
@@ -26,7 +26,7 @@ from bitvit.preprocess import FORMATS, IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, 
 SIZE = 96
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (40, 60, 3), np.uint8)
-PICTURE = Image.fromarray(NOISE)
+IMAGE = Image.fromarray(NOISE)
 
 
 def trained_on(data: bytes) -> NDArray[np.float32]:
@@ -79,42 +79,42 @@ def deep_png(channels: int) -> bytes:
 def rotated(form: str) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # by 90 degrees
-    return encoded(PICTURE, form, exif=exif)
+    return encoded(IMAGE, form, exif=exif)
 
 
 def animated(form: str, **options: Any) -> bytes:
-    return encoded(PICTURE, form, save_all=True, append_images=[PICTURE.rotate(180)], **options)
+    return encoded(IMAGE, form, save_all=True, append_images=[IMAGE.rotate(180)], **options)
 
 
 def _alpha() -> Image.Image:
-    with_alpha = PICTURE.convert("RGBA")
+    with_alpha = IMAGE.convert("RGBA")
     with_alpha.putalpha(Image.fromarray(RNG.integers(0, 256, (40, 60), np.uint8)))
     return with_alpha
 
 
-PALETTE = PICTURE.quantize(16)
+PALETTE = IMAGE.quantize(16)
 USUAL: dict[str, Callable[[], bytes]] = {
-    "JPEG": lambda: encoded(PICTURE, "JPEG"),
-    "progressive JPEG": lambda: encoded(PICTURE, "JPEG", progressive=True, subsampling=0),
-    "grey JPEG": lambda: encoded(PICTURE.convert("L"), "JPEG"),
-    "CMYK JPEG": lambda: encoded(PICTURE.convert("CMYK"), "JPEG"),
-    "CMYK TIFF": lambda: encoded(PICTURE.convert("CMYK"), "TIFF"),
-    "YCbCr TIFF": lambda: encoded(PICTURE.convert("YCbCr"), "TIFF"),
-    "TIFF by JPEG": lambda: encoded(PICTURE, "TIFF", compression="jpeg"),
-    "TIFF by LZW": lambda: encoded(PICTURE, "TIFF", compression="tiff_lzw"),
-    "fax TIFF": lambda: encoded(PICTURE.convert("1"), "TIFF", compression="group4"),
+    "JPEG": lambda: encoded(IMAGE, "JPEG"),
+    "progressive JPEG": lambda: encoded(IMAGE, "JPEG", progressive=True, subsampling=0),
+    "grey JPEG": lambda: encoded(IMAGE.convert("L"), "JPEG"),
+    "CMYK JPEG": lambda: encoded(IMAGE.convert("CMYK"), "JPEG"),
+    "CMYK TIFF": lambda: encoded(IMAGE.convert("CMYK"), "TIFF"),
+    "YCbCr TIFF": lambda: encoded(IMAGE.convert("YCbCr"), "TIFF"),
+    "TIFF by JPEG": lambda: encoded(IMAGE, "TIFF", compression="jpeg"),
+    "TIFF by LZW": lambda: encoded(IMAGE, "TIFF", compression="tiff_lzw"),
+    "fax TIFF": lambda: encoded(IMAGE.convert("1"), "TIFF", compression="group4"),
     "palette PNG": lambda: encoded(PALETTE, "PNG"),
-    "palette PNG of 2 bits": lambda: encoded(PICTURE.quantize(4), "PNG", bits=2),
+    "palette PNG of 2 bits": lambda: encoded(IMAGE.quantize(4), "PNG", bits=2),
     "palette PNG with alpha": lambda: encoded(PALETTE, "PNG", transparency=bytes(range(0, 256, 16))),
     "palette PNG with a clear colour": lambda: encoded(PALETTE, "PNG", transparency=3),
     "palette GIF": lambda: encoded(PALETTE, "GIF"),
     "palette BMP": lambda: encoded(PALETTE, "BMP"),
-    "1-bit PNG": lambda: encoded(PICTURE.convert("1"), "PNG"),
-    "1-bit PPM": lambda: encoded(PICTURE.convert("1"), "PPM"),
-    "grey PNG": lambda: encoded(PICTURE.convert("L"), "PNG"),
+    "1-bit PNG": lambda: encoded(IMAGE.convert("1"), "PNG"),
+    "1-bit PPM": lambda: encoded(IMAGE.convert("1"), "PPM"),
+    "grey PNG": lambda: encoded(IMAGE.convert("L"), "PNG"),
     "grey and alpha PNG": lambda: encoded(_alpha().convert("LA"), "PNG"),
-    "grey PNG with a clear shade": lambda: encoded(PICTURE.convert("L"), "PNG", transparency=7),
-    "RGB PNG with a clear colour": lambda: encoded(PICTURE, "PNG", transparency=(1, 2, 3)),
+    "grey PNG with a clear shade": lambda: encoded(IMAGE.convert("L"), "PNG", transparency=7),
+    "RGB PNG with a clear colour": lambda: encoded(IMAGE, "PNG", transparency=(1, 2, 3)),
     "alpha PNG": lambda: encoded(_alpha(), "PNG"),
     "alpha WEBP": lambda: encoded(_alpha(), "WEBP", lossless=True),
     "alpha TIFF": lambda: encoded(_alpha(), "TIFF"),
@@ -128,10 +128,10 @@ USUAL: dict[str, Callable[[], bytes]] = {
     "animated PNG": lambda: animated("PNG"),
     "animated WEBP": lambda: animated("WEBP", lossless=True),
     "TIFF of two pages": lambda: animated("TIFF"),
-    "JPEG of two": lambda: encoded(PICTURE, "MPO", save_all=True, append_images=[PICTURE.rotate(180)]),
+    "JPEG of two": lambda: encoded(IMAGE, "MPO", save_all=True, append_images=[IMAGE.rotate(180)]),
     "one pixel": lambda: encoded(Image.new("RGB", (1, 1), (10, 200, 30)), "PNG"),
-    "one column": lambda: encoded(PICTURE.resize((1, 700)), "PNG"),
-    "one row": lambda: encoded(PICTURE.resize((700, 1)), "BMP"),
+    "one column": lambda: encoded(IMAGE.resize((1, 700)), "PNG"),
+    "one row": lambda: encoded(IMAGE.resize((700, 1)), "BMP"),
 }
 
 
@@ -146,12 +146,12 @@ def test_prepared_as_in_training(name: str) -> None:
     assert prepared.tobytes() == trained_on(data).tobytes()
 
 
-def test_a_picture_of_each_kind_is_classified(tiny: Path) -> None:
-    """And the answer does not depend on whether the picture comes as a file, as bytes or opened."""
+def test_an_image_of_each_kind_is_classified(tiny: Path) -> None:
+    """And the answer does not depend on whether the image comes as a file, as bytes or opened."""
     model = bitvit.load(tiny)
     classify = bitvit.Classifier(model)
-    pictures = {name: data for name, make in USUAL.items() if is_readable(data := make())}
-    resized = {name: encoded(open_image(data).resize((32, 32)), "PNG") for name, data in pictures.items()}
+    images = {name: data for name, make in USUAL.items() if is_readable(data := make())}
+    resized = {name: encoded(open_image(data).resize((32, 32)), "PNG") for name, data in images.items()}
     assert len(resized) >= len(USUAL) - 1
     together = classify.logits(list(resized.values()))
     assert np.isfinite(together).all()
@@ -238,19 +238,19 @@ def test_bombs_are_refused_before_decoding(form: str, unlimited: bool, monkeypat
         monkeypatch.setattr(kind, "load", lambda _: pytest.fail("decoded"))
     for (width, height), data in zip(sizes, bombs, strict=True):
         assert width * height > MAX_PIXELS
-        with pytest.raises(ImageError, match=f"more than {MAX_PIXELS} pixels; scale the picture down"):
+        with pytest.raises(ImageError, match=f"more than {MAX_PIXELS} pixels; scale the image down"):
             open_image(data)
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "PPM", "TIFF", "JPEG"])
 def test_no_pixels(form: str) -> None:
     for width, height in ((0, 5), (5, 0), (0, 0)):
-        with pytest.raises(ImageError, match=r"expected at least one|cannot be decoded|not a picture that can be read"):
+        with pytest.raises(ImageError, match=r"expected at least one|cannot be decoded|not an image that can be read"):
             open_image(HEADERS[form](width, height))
 
 
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)])
-def test_very_long_pictures(size: tuple[int, int], tiny: Path) -> None:
+def test_very_long_images(size: tuple[int, int], tiny: Path) -> None:
     data = encoded(Image.new("RGB", size), "PNG")
     with pytest.raises(ImageError, match=r"is too long and thin: resized to 109 pixels across .*; crop it"):
         Preprocessing.for_image_size(SIZE)(open_image(data))
@@ -261,7 +261,7 @@ def test_very_long_pictures(size: tuple[int, int], tiny: Path) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_truncated(form: str) -> None:
     """Wherever it ends, but for a byte or two that nobody reads."""
-    data = encoded(PICTURE, form, **({"lossless": True} if form == "WEBP" else {}))
+    data = encoded(IMAGE, form, **({"lossless": True} if form == "WEBP" else {}))
     for size in (1, 3, 10, 30, 100, len(data) // 2, len(data) * 9 // 10):
         with pytest.raises(ImageError) as caught:
             open_image(data[:size])
@@ -276,7 +276,7 @@ def test_formats_beside_the_list(form: str) -> None:
         Image.new("RGB", (32, 32)).save(file, form)
     except (KeyError, OSError):
         pytest.skip(f"this Pillow writes no {form}")
-    with pytest.raises(ImageError, match=r"not a picture that can be read, .*expected one of JPEG, PNG"):
+    with pytest.raises(ImageError, match=r"not an image that can be read, .*expected one of JPEG, PNG"):
         open_image(file.getvalue())
 
 
@@ -307,7 +307,7 @@ def test_bombs_beside_the_pixels(kind: bytes) -> None:
     assert done.stdout.startswith((b"(2, 2)", b"image of ")), done.stdout
 
 
-def test_decoding_takes_the_memory_of_one_picture() -> None:
+def test_decoding_takes_the_memory_of_one_image() -> None:
     """20 million pixels, 80 MB in Pillow: no second copy of them."""
     script = (
         "import io, sys; sys.path.append('tools')\n"
