@@ -10,17 +10,16 @@ bitvit.evaluate("model.safetensors", "images").top1
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 from bitvit.config import Config
 from bitvit.convert import ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ImageError, ModelFileError
 from bitvit.preprocess import Preprocessing
+from bitvit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bitvit import bench as bench
     from bitvit.classify import Classifier
-    from bitvit.evaluation import Comparison, EvalReport, evaluate
+    from bitvit.evaluation.evaluating import Comparison, EvalReport, evaluate
     from bitvit.model import BHViT, load
 
 __all__ = [
@@ -53,9 +52,9 @@ def __getattr__(name: str) -> Any:
 
         return Classifier
     if name in ("Comparison", "EvalReport", "evaluate"):
-        from bitvit import evaluation
+        from bitvit.evaluation import evaluating
 
-        return getattr(evaluation, name)
+        return getattr(evaluating, name)
     if name == "bench":
         return importlib.import_module("bitvit.bench")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -123,7 +123,7 @@ class Classifier:
         gives. Raises ImageError as a call does; TypeError for a model that is not a BHViT of this package.
         """
         from bitvit.model import BHViT
-        from bitvit.probe import Probe
+        from bitvit.runtime.trace import Probe
 
         _at_least_one("top_k", top_k)
         if not isinstance(self.model, BHViT):

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit import bits
-from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.read import read_checkpoint
 from bitvit.config import Config, check_state, infer_config
 from bitvit.errors import CheckpointError, ConfigError
 from bitvit.fold import (

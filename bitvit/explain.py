@@ -41,7 +41,7 @@ from bitvit.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from bitvit.classify import Prediction
-    from bitvit.probe import BlockAttention
+    from bitvit.runtime.trace import BlockAttention
 
 __all__ = ["Explanation", "importance", "rollout"]
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from bitvit.config import Config
 from bitvit.errors import ModelFileError
 from bitvit.kernels.catalog import SCHEDULING, Function
-from bitvit.layers import (
+from bitvit.layers.common import (
     MLP,
     Attention,
     BinaryDownsample,
@@ -26,7 +26,7 @@ from bitvit.layers import (
 from bitvit.modelfile import ModelFile, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
-from bitvit.runtime import Runner
+from bitvit.runtime.runner import Runner
 
 MAX_WORKING_BYTES = 1 << 30  # for one image on one thread; BHViT-small takes 3 MB
 

@@ -25,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from bitvit import __version__, bits
+from bitvit import bits
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
 from bitvit.files import write_file
 from bitvit.preprocess import Preprocessing
 from bitvit.tensorfile import Entry, FormatError, Header, parse_json, read_header
+from bitvit.version import __version__
 
 FORMAT_VERSION = 1
 METADATA_KEY = "bitvit"

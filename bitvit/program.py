@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.kernels.catalog import Kernel
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import LANES, TILE_ROWS
 
 ALIGN = 16  # units: 64 bytes, one cache line
 SLACK = 64  # units behind every region: a vector load at the last element stays inside
@@ -139,7 +139,7 @@ class Builder:
         name = "stream.1" if after is not None and after.region.name == "stream.0" else "stream.0"
         region = self.state(name, 0)
         new = Map(region, side, channels)
-        self.state(name, (padded(side**2, ROWS) + ROWS) * new.stride)
+        self.state(name, (padded(side**2, TILE_ROWS) + TILE_ROWS) * new.stride)
         return new
 
     def step(self, kernel: Kernel, layer: str, pieces: int, **arguments: int | Region) -> None:

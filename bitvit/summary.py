@@ -22,7 +22,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.read import read_checkpoint
 from bitvit.config import Config, check_state, infer_config, is_optional
 from bitvit.convert import read_config
 from bitvit.modelfile import METADATA_KEY, load_model_file

@@ -1,20 +1,16 @@
 """Fixtures: golden cases converted once a session."""
 
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from golden_data import load_case
 from safetensors.numpy import save_file
 
 import bitvit
-from bitvit import cache, loader
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
-
-from fuzz.seeds import CONFIGS, write_packed
+from bitvit.jit import cache, loader
+from tests.support.golden_data import load_case
+from tools.fuzz.seeds import CONFIGS, write_packed
 
 # A shell's background job ignores Ctrl-C, and its children would too; a handler of one's own is not passed on to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)

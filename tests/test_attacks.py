@@ -15,26 +15,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz.pickles import MAGIC, Raw, build, call, emit, glob, namespace, pickled, tensor, text
-from fuzz.pth import Member, zip_bytes
-from fuzz.seeds import CONFIGS, write_packed
 
 import bitvit
-from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.read import read_checkpoint
 from bitvit.config import Config
 from bitvit.errors import CheckpointError, ModelFileError
 from bitvit.modelfile import load_model_file, seal
+from tests.support.paths import ROOT
+from tools.fuzz.pickles import MAGIC, Raw, build, call, emit, glob, namespace, pickled, tensor, text
+from tools.fuzz.pth import Member, zip_bytes
+from tools.fuzz.seeds import CONFIGS, write_packed
 
-ROOT = Path(__file__).resolve().parent.parent
 FIVE = np.arange(5, dtype=np.float32).tobytes()
 GOOD = pickled({"w": tensor("0", (5,))})
 
 READ = """
 import json, sys, time
 from pathlib import Path
-from fuzz.guard import limit_memory
+from tools.fuzz.guard import limit_memory
 import bitvit
-from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.read import read_checkpoint
 from bitvit.errors import BitvitError
 limit_memory()
 for path in map(Path, sys.argv[1:]):
@@ -167,7 +167,7 @@ def test_bombs(tmp_path: Path) -> None:
         write(tmp_path / name)
     done = subprocess.run(
         [sys.executable, "-c", READ, *(str(tmp_path / name) for name in BOMBS)],
-        cwd=ROOT / "tools", capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = {name: (seconds, message) for name, seconds, message in map(json.loads, done.stdout.splitlines())}

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import Colours, patch
 from numpy.typing import NDArray
 from PIL import Image
 
 from bitvit.classify import Classifier
 from bitvit.errors import ConfigError, ImageError
 from bitvit.preprocess import ImageSource, Preprocessing
+from tests.support.colours import Colours, patch
 
 RED, GREEN, BLUE = patch(255, 0, 0), patch(0, 255, 0), patch(0, 0, 255)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_data import case_names, find, load_case
 from numpy.typing import NDArray
 
-from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.read import read_checkpoint
 from bitvit.config import Config, check_state, expected_shapes, infer_config, map_sides, valid_windows
 from bitvit.errors import CheckpointError, ConfigError
+from tests.support.golden_data import case_names, find, load_case
 
 State = dict[str, NDArray[Any]]
 

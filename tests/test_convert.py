@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_data import TESTS, Case, find, load_case
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from bitvit import bits, reference
-from bitvit.checkpoint import read_checkpoint
+from bitvit import bits
+from bitvit.checkpoint.read import read_checkpoint
 from bitvit.convert import MAX_ZERO_SHARE, ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ModelFileError
 from bitvit.model import load
 from bitvit.modelfile import expected_tensors, load_model_file, seal
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from bitvit.verify import reference
+from tests.support.golden_data import Case, find, load_case
+from tests.support.paths import TESTS
 
 State = dict[str, NDArray[Any]]
 Packed = Callable[[str], Path]
@@ -202,7 +204,7 @@ def test_a_constant_row_of_weights_is_held(tmp_path: Path, target: Path) -> None
     # each flat row changes the stream of every token, so signs without a margin may differ: only the first block counts
     x = reference.stem(state, case.input[:1])
     expected = reference.block(state, "vit.encoder.layerA.0", x, num_heads=1, window_size=3)
-    from bitvit.probe import Probe
+    from bitvit.runtime.trace import Probe
 
     probe = Probe(load(target, threads=1).runner)
     got, _ = probe.run_layer("stages.0.blocks.0", x[0], *expected.shape[2:])

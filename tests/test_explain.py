@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import Colours, image
-from golden_data import load_case
 from numpy.typing import NDArray
 from PIL import Image
 
 import bitvit
-from bitvit import reference
 from bitvit.errors import BitvitError, ImageError
 from bitvit.explain import CELL, Explanation, enlarge, importance, rollout
 from bitvit.model import BHViT
 from bitvit.modelfile import load_model_file
 from bitvit.preprocess import Preprocessing
-from bitvit.probe import BlockAttention, Probe
+from bitvit.runtime.trace import BlockAttention, Probe
+from bitvit.verify import reference
+from tests.support.colours import Colours, patch
+from tests.support.golden_data import load_case
 
 Packed = Callable[[str], Path]
 RNG = np.random.default_rng(0)
@@ -240,9 +240,9 @@ def test_explain_errors(classify: bitvit.Classifier, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"no\.png: no such file"):
         classify.explain("no.png")
     with pytest.raises(ValueError, match="top_k is 0"):
-        classify.explain(image(1, 2, 3), top_k=0)
+        classify.explain(patch(1, 2, 3), top_k=0)
     with pytest.raises(TypeError, match=r"explain needs a packed model, as bitvit.load gives it; not a Colours"):
-        bitvit.Classifier(Colours()).explain(image(1, 2, 3))
+        bitvit.Classifier(Colours()).explain(patch(1, 2, 3))
     explanation = classify.explain(np.zeros((96, 96), np.uint8))
     with pytest.raises(BitvitError, match="cannot be written"):
         explanation.save(tmp_path / "no" / "heat.png")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bitvit import reference
 from bitvit.fold import EPS, Affine, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
 from bitvit.modelfile import TAPS
+from bitvit.verify import reference
 
 Floats = NDArray[np.float64]
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 import bitvit
-from bitvit import preprocess
 from bitvit.errors import ImageError
 from bitvit.preprocess import FORMATS, IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, Preprocessing, open_image
+from tests.support.paths import ROOT
 
 SIZE = 96
 RNG = np.random.default_rng(0)
@@ -291,8 +291,8 @@ def test_bombs_beside_the_pixels(kind: bytes) -> None:
     between = {b"iCCP": b"\0\0", b"zTXt": b"\0\0", b"iTXt": b"\0\1\0\0\0"}[kind]
     data = png(2, 2, 8, 2, b"\0" + bytes(6) + b"\0" + bytes(6), chunk(kind, b"a" + between + packed))
     script = (
-        "import sys; sys.path.append('tools')\n"
-        "from fuzz.guard import limit_memory; from bitvit.errors import ImageError\n"
+        "import sys\n"
+        "from tools.fuzz.guard import limit_memory; from bitvit.errors import ImageError\n"
         "from bitvit.preprocess import open_image\n"
         "import PIL.PngImagePlugin\n"
         "limit_memory(150)\n"
@@ -301,7 +301,7 @@ def test_bombs_beside_the_pixels(kind: bytes) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script], input=data, capture_output=True, check=False,
-        cwd=Path(preprocess.__file__).parent.parent,
+        cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith((b"(2, 2)", b"image of ")), done.stdout
@@ -310,8 +310,8 @@ def test_bombs_beside_the_pixels(kind: bytes) -> None:
 def test_decoding_takes_the_memory_of_one_image() -> None:
     """20 million pixels, 80 MB in Pillow: no second copy of them."""
     script = (
-        "import io, sys; sys.path.append('tools')\n"
-        "from fuzz.guard import limit_memory\n"
+        "import io, sys\n"
+        "from tools.fuzz.guard import limit_memory\n"
         "from bitvit.preprocess import open_image\n"
         "import PIL.PngImagePlugin\n"
         "data = sys.stdin.buffer.read()\n"
@@ -321,6 +321,6 @@ def test_decoding_takes_the_memory_of_one_image() -> None:
     data = encoded(Image.new("RGB", (5000, 4000), "red"), "PNG", compress_level=1)
     done = subprocess.run(
         [sys.executable, "-c", script], input=data, capture_output=True, check=False,
-        cwd=Path(preprocess.__file__).parent.parent,
+        cwd=ROOT,
     )  # fmt: skip
     assert done.stdout == b"(5000, 4000)\n", done.stderr

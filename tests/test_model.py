@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_data import case_names, load_case, trace, trace_names
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import bitvit
-from bitvit import reference
-from bitvit.probe import Probe
-from bitvit.verify import layer_names
+from bitvit.runtime.trace import Probe
+from bitvit.verify import reference
+from bitvit.verify.verifying import layer_names
+from tests.support.golden_data import case_names, load_case, trace, trace_names
 
 # Honest float32 gives at most 2.4e-6; a single flipped sign 5e-5 and more (golden tolerances, section 3).
 TOLERANCE = 2e-5

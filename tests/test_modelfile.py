@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from golden_data import TESTS, find, load_case
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -32,6 +31,8 @@ from bitvit.modelfile import (
     save_model_file,
     seal,
 )
+from tests.support.golden_data import find, load_case
+from tests.support.paths import TESTS
 
 Packed = Callable[[str], Path]
 Header = dict[str, Any]

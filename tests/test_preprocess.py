@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import golden_data
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +19,7 @@ from safetensors.numpy import load_file
 from bitvit import preprocess
 from bitvit.errors import ConfigError, ImageError
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, list_images, open_image
+from tests.support import golden_data
 
 GOLDEN = golden_data.find("preprocess")
 SAMPLES = {"landscape": 96, "portrait": 224, "odd": 224}  # name: input size

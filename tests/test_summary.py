@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import golden_data
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from bitvit import reference
 from bitvit.config import Config
 from bitvit.convert import convert
 from bitvit.errors import CheckpointError, ConfigError, ModelFileError
 from bitvit.modelfile import seal
 from bitvit.summary import Summary, summarize
 from bitvit.summary import _layers as layers_of
+from bitvit.verify import reference
+from tests.support import golden_data
 
 CASES = [f"micro96_{name}" for name in ("somefp", "binary", "gsb", "ln", "nols", "noshift")] + ["micro160_odd"]
 PUBLISHED: dict[str, Any] = {

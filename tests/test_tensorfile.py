@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz import tensors
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from bitvit.tensorfile import MAX_HEADER, FormatError, Header, parse_json, read_header
+from tools.fuzz import tensors
 
 
 def read(data: bytes) -> Header:

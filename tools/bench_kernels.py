@@ -1,6 +1,6 @@
 """Each kernel against the machine's limit, measured beside it.
 
-    python tools/bench_kernels.py [MODEL.safetensors] [--repeats 50] [--json FILE] [--readme FILE]
+    python -m tools.bench_kernels [MODEL.safetensors] [--repeats 50] [--json FILE] [--readme FILE]
 
 The limit is what one core reaches in xor + popcount + add on registers alone (bitvit.bench.limits). The
 first table is the binary matrix product (int32 counts out), the second the same over widths that are not multiples of
@@ -20,20 +20,20 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit
-from peers.packages import PeersError
-from peers.report import read_readme, replace_section, write
 
 import bitvit
 from bitvit.bench.limits import popcount_rate
 from bitvit.bench.machine import cpu_name
 from bitvit.bench.measuring import Amount, timed
 from bitvit.bench.profile import profile
+from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots
 from bitvit.kernels.simd import store_rows
-from bitvit.kernels.step import OPTIONS
-from bitvit.kernels.target import CPU, LANES, ROWS
+from bitvit.kernels.target import CPU, LANES, TILE_ROWS
 from bitvit.program import aligned_zeros, padded
 from bitvit.summary import summarize
+from tools.peers.packages import PeersError
+from tools.peers.report import read_readme, replace_section, write
 
 SHAPES = [
     (3136, 64, 512), (3136, 512, 64), (784, 128, 1024), (784, 1024, 128), (196, 256, 1024), (196, 1024, 256),
@@ -45,8 +45,8 @@ WIDTHS = [64, 72, 80, 96, 112, 120, 128, 144, 160, 176, 192, 224, 256, 288, 320,
 @njit(**OPTIONS)
 def _count_matmul(bits, rows, words, panels, width, out):  # type: ignore[no-untyped-def]
     for n in range(0, width, LANES):
-        for m in range(0, rows, ROWS):
-            h = half_dots(bits, m * words, words, panels, n * words, 0, ROWS)
+        for m in range(0, rows, TILE_ROWS):
+            h = half_dots(bits, m * words, words, panels, n * words, 0, TILE_ROWS)
             store_rows(out, n * rows + m * LANES, LANES, h)
 
 
@@ -59,7 +59,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 def matmul_rate(m: int, k: int, n: int, repeats: int) -> float:
     """Useful binary multiply-adds a second of a product [m, k] x [k, n]; padding is not counted."""
     rng = np.random.default_rng(0)
-    words, width, rows = -(-k // 32), padded(n), padded(m, ROWS)
+    words, width, rows = -(-k // 32), padded(n), padded(m, TILE_ROWS)
     bits, panels = aligned_zeros(rows * words + 64), aligned_zeros(width * words + 64)
     for array in (bits, panels):
         array[:] = rng.integers(0, 2**32, len(array), dtype=np.uint32)
@@ -100,7 +100,7 @@ def measure(model: Path | None, repeats: int) -> dict[str, Any]:
         "cpu": cpu_name(),
         "target": CPU,
         "lanes": LANES,
-        "rows": ROWS,
+        "rows": TILE_ROWS,
         "lane popcount": LANE_POPCOUNT,
         "limit": limit,
         "bitvit": bitvit.__version__,

@@ -1,6 +1,6 @@
 """Time a BHViT in bitvit and in other engines, and beside the INT8 networks that one could choose instead.
 
-    python tools/compare_peers.py CHECKPOINT [--config config.json] [--model packed.safetensors] [--out FOLDER]
+    python -m tools.compare_peers CHECKPOINT [--config config.json] [--model packed.safetensors] [--out FOLDER]
 
 The other engines run the checkpoint's float32 ONNX graph, made here and proved to give bitvit's logits; DeiT-Tiny and
 MobileNetV2 have random weights and are quantised here. Contenders take turns, one timed call each a round, every one
@@ -16,8 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peers import machine, timing  # first of all: it cleans the environment that NumPy reads
-from peers.contenders import (
+from rich.console import Console
+
+from bitvit import BitvitError, Config, convert
+from bitvit.bench.machine import Load, share_of_others
+from bitvit.checkpoint.read import Checkpoint, read_checkpoint
+from bitvit.config import check_state, infer_config
+from bitvit.convert import read_config
+from bitvit.modelfile import load_model_file
+from tools.peers import machine, timing  # first of all: it cleans the environment that NumPy reads
+from tools.peers.contenders import (
     CONTENDERS,
     PROTOTYPE,
     PROTOTYPE_CALLS,
@@ -32,8 +40,8 @@ from peers.contenders import (
     prototype_times,
     settings,
 )
-from peers.packages import PeersError
-from peers.report import (
+from tools.peers.packages import PeersError
+from tools.peers.report import (
     Cell,
     Noise,
     Report,
@@ -46,14 +54,6 @@ from peers.report import (
     save,
     update_readme,
 )
-from rich.console import Console
-
-from bitvit import BitvitError, Config, convert
-from bitvit.bench.machine import Load, share_of_others
-from bitvit.checkpoint import Checkpoint, read_checkpoint
-from bitvit.config import check_state, infer_config
-from bitvit.convert import read_config
-from bitvit.modelfile import load_model_file
 
 PUBLISHED = {(2, 2, 6, 2): "tiny", (3, 4, 8, 4): "small"}
 

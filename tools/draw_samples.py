@@ -1,6 +1,6 @@
 """Draws the sample images in weights/samples: one each of eight Fashion-MNIST classes, as 28 x 28 grey PNGs.
 
-    python tools/draw_samples.py [FOLDER]
+    python -m tools.draw_samples [FOLDER]
 
 They are the project's own: polygons below, in pixels of the 28 x 28 image, light on black. Nothing is taken from the
 data set but its size and its way of filling the frame. Equal runs give equal pixels.

@@ -1,6 +1,6 @@
 """Time and peak memory of converting a checkpoint and of a first prediction, each in a process of its own.
 
-    python tools/footprint.py CHECKPOINT [--config config.json]
+    python -m tools.footprint CHECKPOINT [--config config.json]
 
 Peak memory is the process's largest resident set; for the conversion, less that of a process that only imports bitvit.
 """
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-_PEAK = "\nfrom bitvit.memory import peak_rss; print(peak_rss() / 2**20)"
+_PEAK = "\nfrom bitvit.system import peak_rss; print(peak_rss() / 2**20)"
 _IMPORT = "import bitvit, numpy"
 _CONVERT = "import sys, bitvit; bitvit.convert(sys.argv[1], sys.argv[2], config=sys.argv[3] or None)"
 _PREDICT = """

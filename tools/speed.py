@@ -1,6 +1,6 @@
 """Time packed models with bitvit.bench, for the README; and under conditions that a benchmark avoids.
 
-    python tools/speed.py MODEL.safetensors ... [--threads 1 2] [--batch 1 8] [--seconds 3] [--conditions]
+    python -m tools.speed MODEL.safetensors ... [--threads 1 2] [--batch 1 8] [--seconds 3] [--conditions]
 
 --conditions times single images also after a pause and beside a process that keeps one core busy. --readme FILE writes
 the table between <!-- speed:start --> and <!-- speed:end --> of a Markdown file. For everything else: bitvit bench.
@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from peers.packages import PeersError
-from peers.report import read_readme, replace_section, write
 
 import bitvit
 from bitvit.bench import BenchReport, measure
 from bitvit.bench.forms import Grid, digits, grid_markdown, machine_facts
 from bitvit.bench.measuring import Amount, timed
+from tools.peers.packages import PeersError
+from tools.peers.report import read_readme, replace_section, write
 
 COLUMNS = ("model", "threads", "batch", "median of a call", "least", "p90", "images/s")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitvit.kernels import catalog
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.program import aligned_zeros
-from bitvit.runtime import Call, c_function
+from bitvit.runtime.runner import Call, c_function
 
-PRODUCTS = 2 * ROWS * LANES  # of words, a step of the limits' loops
+PRODUCTS = 2 * TILE_ROWS * LANES  # of words, a step of the limits' loops
 FEATURES = 32  # binary products of two words
 STEPS = 20_000  # about 2 ms
 REPEATS = 15

@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import bitvit
-from bitvit.cores import available_threads, cgroup_quota
 from bitvit.kernels import target
+from bitvit.system import available_threads, cgroup_quota
 
 LEAST_SECONDS = 0.5  # to judge a load by: the system counts in hundredths of a second, and so five parts of a run
 ROOT = Path(bitvit.__file__).resolve().parent.parent

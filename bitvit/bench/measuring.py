@@ -20,17 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitvit import loader
 from bitvit.bench.limits import measure_limits, popcount_rate
 from bitvit.bench.machine import Load, environment, share_of_others
 from bitvit.bench.profile import profile as profile_model
 from bitvit.bench.report import MODES, BenchReport, Mode, ModelFacts, PreprocessingTimes, Profile, Result, describe
 from bitvit.bench.startup import measure_startup
-from bitvit.cores import available_threads
 from bitvit.errors import BenchError
+from bitvit.jit import loader
 from bitvit.model import BHViT, functions_of, load
 from bitvit.preprocess import ImageSource, Preprocessing, open_image
 from bitvit.summary import Summary, summarize
+from bitvit.system import available_threads
 
 PARTS = 5
 SECONDS = 3.0

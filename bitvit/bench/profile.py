@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from bitvit.bench.limits import Limits, measure_limits
 from bitvit.bench.report import Part, Profile
 from bitvit.errors import BenchError
-from bitvit.kernels.catalog import COLUMNS, GROUPS, WORD
+from bitvit.kernels.catalog import CLASSIFY_COLUMNS, GROUPS, LANE_BITS
 from bitvit.model import BHViT
 from bitvit.program import Step
-from bitvit.runtime import Workspace
+from bitvit.runtime.runner import Workspace
 from bitvit.summary import Row
 
 KINDS = ("embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head")
@@ -154,7 +154,7 @@ def activations(step: Step) -> int:
     if name in ("float_down", "binary_down"):
         return int(a["side"] ** 2 * a["in_width"] + a["rows"] * a["channels"])
     if name in ("mixer_signs", "mixer"):
-        signs = GROUPS * -(-a["group"] // WORD)
+        signs = GROUPS * -(-a["group"] // LANE_BITS)
         return int(a["side"] ** 2 * (signs + GROUPS * a["group"] * (1 if name == "mixer_signs" else 2)))
     if name == "project":  # signs of three, the norm's values as the shortcut
         return int((a["side"] ** 2 + a["rows"]) * a["channels"] + 3 * a["words"] * a["rows"])
@@ -172,4 +172,4 @@ def activations(step: Step) -> int:
         return 2 * a["rows"] * a["channels"]
     if name == "pool":
         return (a["rows"] + 1) * a["width"]
-    return a["depth"] + step.pieces * COLUMNS  # classify
+    return a["depth"] + step.pieces * CLASSIFY_COLUMNS  # classify

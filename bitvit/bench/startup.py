@@ -11,7 +11,7 @@ from typing import Any
 
 from bitvit.bench.report import Startup
 from bitvit.errors import BenchError
-from bitvit.workers import can_start_python
+from bitvit.jit.workers import can_start_python
 
 PROCESSES = 3
 CALLS = 5  # with the largest batch, before memory is looked at
@@ -22,7 +22,7 @@ threads, batch, calls = map(int, sys.argv[3:])
 start = time.perf_counter()
 import numpy as np, bitvit.model
 found = {"import": time.perf_counter() - start}
-from bitvit.memory import peak_rss
+from bitvit.system import peak_rss
 found["import rss"] = peak_rss()
 start = time.perf_counter()
 model = bitvit.load(path, threads=threads)
@@ -39,7 +39,7 @@ found["rss"] = peak_rss()
 print(json.dumps(found))
 """
 _COMPILE = """
-from bitvit import loader
+from bitvit.jit import loader
 from bitvit.model import functions_of
 functions = functions_of(path)
 start = time.perf_counter()

@@ -75,7 +75,7 @@ for verb in (convert, classify, evaluate, inspect, verify, warmup, bench):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from bitvit import __version__
+        from bitvit.version import __version__
 
         print(f"bitvit {__version__}")
         raise typer.Exit

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    from bitvit.evaluation import Comparison, EvalReport, Progress
+    from bitvit.evaluation.evaluating import Comparison, EvalReport, Progress
 
 MANY = 40  # classes; of more, only the WORST are shown
 WORST = 10
@@ -108,8 +108,8 @@ def evaluate(
 
     Stopped with Ctrl-C or by an error, it keeps what is done: the same command with --resume goes on.
     """
-    from bitvit.evaluation import Comparison
-    from bitvit.evaluation import evaluate as run
+    from bitvit.evaluation.evaluating import Comparison
+    from bitvit.evaluation.evaluating import evaluate as run
 
     place = state or output or (Path() if os.access(".", os.W_OK) else None)
     chosen: Any = models if len(models) > 1 else models[0]
@@ -300,7 +300,7 @@ def _print_comparison(result: "Comparison") -> None:
     from rich import box
     from rich.table import Table
 
-    from bitvit.evaluation import FIGURES
+    from bitvit.evaluation.evaluating import FIGURES
 
     same = len({report.data for report in result.reports}) == 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

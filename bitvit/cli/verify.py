@@ -8,7 +8,7 @@ import typer
 from bitvit.cli.console import check_drawing, compiling_status, stdout_console
 
 if TYPE_CHECKING:
-    from bitvit.verify import VerifyReport, VerifyRow
+    from bitvit.verify.verifying import VerifyReport, VerifyRow
 
 
 def verify(
@@ -34,7 +34,7 @@ def verify(
     units of the standard deviation of a part's output. The exit code is 0 if all parts agree, else 1.
     """
     from bitvit.extras import require
-    from bitvit.verify import verify as verify_model
+    from bitvit.verify.verifying import verify as verify_model
 
     if draw is not None:
         require("matplotlib", "drawing")  # now, not after the work

@@ -20,7 +20,7 @@ def warmup(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from bitvit import cache, loader
+    from bitvit.jit import cache, loader
     from bitvit.kernels.catalog import FUNCTIONS
     from bitvit.model import functions_of
 

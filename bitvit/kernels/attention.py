@@ -16,7 +16,8 @@ v transposed to one bit a token. The gsb quantizer has three planes instead.
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.catalog import ATTEND, COARSEN, OUTPUT, PROJECT, WORD
+from bitvit.kernels.catalog import ATTEND, COARSEN, LANE_BITS, OUTPUT, PROJECT
+from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import binary_matmul, half_dots, in_whole_tiles
 from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
@@ -51,8 +52,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import inline
-from bitvit.kernels.target import FEW, LANES, ROWS
+from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
 
 
 # ------------------------------------------------------------------------------------------------------ project
@@ -95,7 +95,7 @@ def normalize_tokens(m, a, const, tokens, bits, height):
     """
     token_norm, thresholds = floats_at(const, a.token_norm), floats_at(const, a.thresholds)
     valid = floats_at(const, a.valid)
-    at, stride, row_bits, block = m * a.stride, a.stride, a.words * WORD, a.piece_rows * a.words * WORD
+    at, stride, row_bits, block = m * a.stride, a.stride, a.words * LANE_BITS, a.piece_rows * a.words * LANE_BITS
     share = splat(np.float32(1) / np.float32(a.channels))
     total = splat_rows(np.float32(0), height)
     for c in range(0, a.width, LANES):
@@ -133,8 +133,8 @@ def project_tile(m, c, first, a, const, state, scratch, height, layer_norms):
         p = 4 * (k * width + c)
         u = fma(h, load(affine, p), load(affine, p + LANES)) + token
         u = prelu(u, load(affine, p + 2 * LANES))
-        word = (k * words + c // WORD) * a.plane + first + m
-        store_mask_rows(signs, word * WORD + c % WORD, WORD, u > load(affine, p + 3 * LANES))
+        word = (k * words + c // LANE_BITS) * a.plane + first + m
+        store_mask_rows(signs, word * LANE_BITS + c % LANE_BITS, LANE_BITS, u > load(affine, p + 3 * LANES))
         total += u
     store_rows(floats_at(state, a.shortcut), (first + m) * a.stride + c, a.stride, total)
 
@@ -154,10 +154,10 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
         else:
             merge_token(first + i - fine, a, source, norm, tokens, i * stride)
     whole = in_whole_tiles(rows)
-    for m in range(0, whole, ROWS):
-        normalize_tokens(m, a, const, tokens, bits, ROWS)
-    for m in range(whole, rows, FEW):
-        normalize_tokens(m, a, const, tokens, bits, FEW)
+    for m in range(0, whole, TILE_ROWS):
+        normalize_tokens(m, a, const, tokens, bits, TILE_ROWS)
+    for m in range(whole, rows, TAIL_ROWS):
+        normalize_tokens(m, a, const, tokens, bits, TAIL_ROWS)
     if layer_norms:
         for k in range(3):
             at, own_bits = k * width * block_rows, words_at(scratch, a.bits + k * block_rows * words)
@@ -166,10 +166,10 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
             prescale, valid = floats_at(const, a.prescale + k * 2 * width), floats_at(const, a.valid)
             normalize_products(own_z, rows, block_rows, width, a.channels, prescale, valid)
     for c in range(0, width, LANES):
-        for m in range(0, whole, ROWS):
-            project_tile(m, c, first, a, const, state, scratch, ROWS, layer_norms)
-        for m in range(whole, rows, FEW):
-            project_tile(m, c, first, a, const, state, scratch, FEW, layer_norms)
+        for m in range(0, whole, TILE_ROWS):
+            project_tile(m, c, first, a, const, state, scratch, TILE_ROWS, layer_norms)
+        for m in range(whole, rows, TAIL_ROWS):
+            project_tile(m, c, first, a, const, state, scratch, TAIL_ROWS, layer_norms)
 
 
 def project(piece, arguments, const, state, scratch):
@@ -195,9 +195,9 @@ def copy_head(signs, at, plane, shift, bits_left, count, out, to):
     """
     for t in range(0, count, LANES):
         v = shift_right(load(signs, at + t), shift)
-        if shift + min(bits_left, WORD) > WORD:
-            v = v | shift_left(load(signs, at + plane + t), WORD - shift)
-        if bits_left < WORD:
+        if shift + min(bits_left, LANE_BITS) > LANE_BITS:
+            v = v | shift_left(load(signs, at + plane + t), LANE_BITS - shift)
+        if bits_left < LANE_BITS:
             v = v & splat(np.uint32((1 << bits_left) - 1))
         store(out, to + t, v)
 
@@ -211,8 +211,12 @@ def gather_head(window, head, a, state, scratch):
     to = 0
     for part in range(3):  # in the order of memory: what a copy writes too much is overwritten or padding
         for w in range(a.key_words):
-            bit = head * a.head_dim + w * WORD
-            at, shift, bits_left = (part * a.row_words + bit // WORD) * plane, bit % WORD, a.head_dim - w * WORD
+            bit = head * a.head_dim + w * LANE_BITS
+            at, shift, bits_left = (
+                (part * a.row_words + bit // LANE_BITS) * plane,
+                bit % LANE_BITS,
+                a.head_dim - w * LANE_BITS,
+            )
             own, merged = at + window * a.window_tokens, at + a.windows * a.window_tokens
             copy_head(signs, own, plane, shift, bits_left, a.window_tokens, head_bits, to)
             copy_head(signs, merged, plane, shift, bits_left, a.merged, head_bits, to + a.window_tokens)
@@ -222,9 +226,9 @@ def gather_head(window, head, a, state, scratch):
         for t in range(0, n, LANES):
             v = load(head_bits, values + t)
             one = splat(np.uint32(1))
-            for b in range(min(WORD, a.dim_padded - w * WORD)):
-                word = t // WORD * a.dim_padded + w * WORD + b
-                store_mask(transposed, word * WORD + t % WORD, nonzero(v & one))
+            for b in range(min(LANE_BITS, a.dim_padded - w * LANE_BITS)):
+                word = t // LANE_BITS * a.dim_padded + w * LANE_BITS + b
+                store_mask(transposed, word * LANE_BITS + t % LANE_BITS, nonzero(v & one))
                 one += one
 
 
@@ -246,10 +250,10 @@ def score(a, scratch):
     tokens = a.window_tokens + a.merged
     whole = in_whole_tiles(tokens)
     for k in range(0, a.keys_padded, LANES):
-        for q in range(0, whole, ROWS):
-            score_tile(q, k, a, head_bits, scores, ROWS)
-        for q in range(whole, tokens, FEW):
-            score_tile(q, k, a, head_bits, scores, FEW)
+        for q in range(0, whole, TILE_ROWS):
+            score_tile(q, k, a, head_bits, scores, TILE_ROWS)
+        for q in range(whole, tokens, TAIL_ROWS):
+            score_tile(q, k, a, head_bits, scores, TAIL_ROWS)
 
 
 @inline
@@ -314,10 +318,10 @@ def weigh_values(a, window, head, weights, state, scratch):
     tokens = a.window_tokens + a.merged
     whole = in_whole_tiles(tokens)
     for c in range(0, a.dim_padded, LANES):
-        for q in range(0, whole, ROWS):
-            weigh_tile(q, c, a, window, head, weights, state, scratch, ROWS)
-        for q in range(whole, tokens, FEW):
-            weigh_tile(q, c, a, window, head, weights, state, scratch, FEW)
+        for q in range(0, whole, TILE_ROWS):
+            weigh_tile(q, c, a, window, head, weights, state, scratch, TILE_ROWS)
+        for q in range(whole, tokens, TAIL_ROWS):
+            weigh_tile(q, c, a, window, head, weights, state, scratch, TAIL_ROWS)
 
 
 @inline
@@ -350,8 +354,8 @@ def attend_levels(piece, arguments, const, state, scratch):
             offset = fma(load(keys, n + k), splat(zero), load(keys, 2 * n + k))
             r = fma(load(numerators, q * n + k), factor, offset)
             two = r >= splat(np.float32(1.5))
-            store_mask(planes, low * WORD + k, (r > splat(np.float32(0.5))) ^ two ^ (r > splat(np.float32(2.5))))
-            store_mask(planes, high * WORD + k, two)
+            store_mask(planes, low * LANE_BITS + k, (r > splat(np.float32(0.5))) ^ two ^ (r > splat(np.float32(2.5))))
+            store_mask(planes, high * LANE_BITS + k, two)
         counts[q] = count_plane(planes, low, words)
         counts[rows + q] = count_plane(planes, high, words)
     weights = floats_at(scratch, a.weights)
@@ -378,9 +382,9 @@ def attend_gsb(piece, arguments, const, state, scratch):
         base, t1, t2 = q * words, (rows + q) * words, (2 * rows + q) * words
         for k in range(0, n, LANES):
             e = load(numerators, q * n + k)
-            store_mask(planes, base * WORD + k, e * factor > splat(np.float32(0.5)))
-            store_mask(planes, t1 * WORD + k, e > splat(quantizer[4]))
-            store_mask(planes, t2 * WORD + k, e > splat(quantizer[3]))
+            store_mask(planes, base * LANE_BITS + k, e * factor > splat(np.float32(0.5)))
+            store_mask(planes, t1 * LANE_BITS + k, e > splat(quantizer[4]))
+            store_mask(planes, t2 * LANE_BITS + k, e > splat(quantizer[3]))
         counts[q] = count_plane(planes, base, words)
         counts[rows + q] = count_plane(planes, t1, words)
         counts[2 * rows + q] = count_plane(planes, t2, words)
@@ -467,16 +471,16 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
             v = context_value(c, at, (first + i) * stride, context, shortcut, context_affine)
             v = fma(v - k, load(fine, c), k)
             store(mixed, i * stride + c, v)
-            store_mask(bits, i * words * WORD + c, v > load(thresholds, c))
+            store_mask(bits, i * words * LANE_BITS + c, v > load(thresholds, c))
     if layer_norms:
         binary_matmul(bits, rows, words, words_at(const, a.panels), width, a.start, z, block_rows)
         normalize_products(z, rows, block_rows, width, a.channels, floats_at(const, a.prescale), valid)
     whole = in_whole_tiles(rows)
     for c in range(0, width, LANES):
-        for m in range(0, whole, ROWS):
-            output_tile(m, c, first, a, const, state, scratch, ROWS, layer_norms)
-        for m in range(whole, rows, FEW):
-            output_tile(m, c, first, a, const, state, scratch, FEW, layer_norms)
+        for m in range(0, whole, TILE_ROWS):
+            output_tile(m, c, first, a, const, state, scratch, TILE_ROWS, layer_norms)
+        for m in range(whole, rows, TAIL_ROWS):
+            output_tile(m, c, first, a, const, state, scratch, TAIL_ROWS, layer_norms)
 
 
 def output(piece, arguments, const, state, scratch):

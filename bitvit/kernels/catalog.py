@@ -57,7 +57,7 @@ def fields(names: str) -> "np.dtype[np.void]":
     return np.dtype([(name, np.int64) for name in names.split()])
 
 
-WORD = 32  # bits of a word of packed signs
+LANE_BITS = 32  # signs of one word of a kernel: a 32-bit lane (a model file has words of 64, see bits.py)
 
 
 # ----------------------------------------------------------------------------------------------------------------- stem
@@ -127,7 +127,7 @@ PROJECT = fields(
 
 ATTEND = fields(
     "heads head_dim window_tokens merged windows width stride row_words plane planes"
-    " keys_padded key_words token_words dim_padded rows_padded"  # keys to 32, d/32, keys/32, d to LANES, keys to ROWS
+    " keys_padded key_words token_words dim_padded rows_padded"  # keys to 32, d/32, keys/32, d to LANES, keys to TILE_ROWS
     " signs context"  # state; context: [windows][rows_padded][stride]
     " quantizer keys_table"  # const
     " head_bits transposed scores plane_words counts weights"  # scratch
@@ -177,7 +177,7 @@ layer_norm = Kernel("norm", "layer_norm", LAYER_NORM)
 
 
 # ----------------------------------------------------------------------------------------------------------------- head
-COLUMNS = 4 * LANES  # classes of one classifier piece: four accumulators hide the latency of fma
+CLASSIFY_COLUMNS = 4 * LANES  # classes of one classifier piece: four accumulators hide the latency of fma
 
 POOL = fields("rows piece_width width stride source affine out")
 CLASSIFY = fields("depth source panels bias out")

@@ -4,6 +4,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN
+from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots, in_whole_tiles
 from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
 from bitvit.kernels.simd import (
@@ -19,8 +20,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import inline
-from bitvit.kernels.target import FEW, LANES, ROWS
+from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
 
 
 @inline
@@ -139,10 +139,10 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
         normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale), valid)
     whole = in_whole_tiles(rows)
     for c in range(0, a.width, LANES):
-        for m in range(0, whole, ROWS):
-            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, ROWS, layer_norms)
-        for m in range(whole, rows, FEW):
-            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, FEW, layer_norms)
+        for m in range(0, whole, TILE_ROWS):
+            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, TILE_ROWS, layer_norms)
+        for m in range(whole, rows, TAIL_ROWS):
+            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, TAIL_ROWS, layer_norms)
 
 
 def binary_down(piece, arguments, const, state, scratch):

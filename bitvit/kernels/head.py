@@ -3,7 +3,7 @@
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.catalog import CLASSIFY, COLUMNS, POOL
+from bitvit.kernels.catalog import CLASSIFY, CLASSIFY_COLUMNS, POOL
 from bitvit.kernels.simd import broadcast, floats_at, fma, load, splat, store
 from bitvit.kernels.target import LANES
 
@@ -21,15 +21,15 @@ def pool(piece, arguments, const, state, scratch):
 
 
 def classify(piece, arguments, const, state, scratch):
-    """out[n] = bias[n] + Σ_k source[k]·w[n, k] for COLUMNS classes; panels: [n/COLUMNS][k][COLUMNS]."""
+    """out[n] = bias[n] + Σ_k source[k]·w[n, k] for CLASSIFY_COLUMNS classes; panels: [n/CLASSIFY_COLUMNS][k][CLASSIFY_COLUMNS]."""
     a = carray(arguments, 1, CLASSIFY)[0]
     source, out = floats_at(state, a.source), floats_at(state, a.out)
-    panels, bias = floats_at(const, a.panels + piece * a.depth * COLUMNS), floats_at(const, a.bias)
-    n = piece * COLUMNS
+    panels, bias = floats_at(const, a.panels + piece * a.depth * CLASSIFY_COLUMNS), floats_at(const, a.bias)
+    n = piece * CLASSIFY_COLUMNS
     v0, v1 = load(bias, n), load(bias, n + LANES)
     v2, v3 = load(bias, n + 2 * LANES), load(bias, n + 3 * LANES)
     for k in range(a.depth):
-        x, p = broadcast(source, k), k * COLUMNS
+        x, p = broadcast(source, k), k * CLASSIFY_COLUMNS
         v0, v1 = fma(load(panels, p), x, v0), fma(load(panels, p + LANES), x, v1)
         v2, v3 = fma(load(panels, p + 2 * LANES), x, v2), fma(load(panels, p + 3 * LANES), x, v3)
     store(out, n, v0)

@@ -1,6 +1,6 @@
 """What the processor can do at best: the loops that bitvit.bench measures kernels against.
 
-`words` is the address of an array of 4-byte elements. A step is 2·ROWS·LANES products: of words with 32 features each,
+`words` is the address of an array of 4-byte elements. A step is 2·TILE_ROWS·LANES products: of words with 32 features each,
 or of floats; or as many words read.
 """
 
@@ -9,17 +9,17 @@ import numpy as np
 from bitvit.kernels.catalog import LIMIT_TABLE as TABLE
 from bitvit.kernels.matmul import ones
 from bitvit.kernels.simd import floats_at_address, fma, load, load_rows, splat_rows, store_rows, words_at_address
-from bitvit.kernels.target import LANES, ROWS
+from bitvit.kernels.target import LANES, TILE_ROWS
 
 
 def popcount_limit(words, steps):
     """xor + popcount + add of two tiles in registers; only one vector a tile is loaded, by a port that is idle else.
 
-    words: uint32 [TABLE][2][LANES], of which the first ROWS vectors are overwritten.
+    words: uint32 [TABLE][2][LANES], of which the first TILE_ROWS vectors are overwritten.
     """
     memory = words_at_address(words)
-    a, b = splat_rows(np.uint32(0), ROWS), splat_rows(np.uint32(0), ROWS)
-    rows = load_rows(memory, 0, LANES, ROWS)
+    a, b = splat_rows(np.uint32(0), TILE_ROWS), splat_rows(np.uint32(0), TILE_ROWS)
+    rows = load_rows(memory, 0, LANES, TILE_ROWS)
     for step in range(steps):
         at = (step % TABLE) * 2 * LANES
         a += ones(rows ^ load(memory, at))
@@ -30,8 +30,8 @@ def popcount_limit(words, steps):
 def fma_limit(words, steps):
     """The same with float32 multiply-adds."""
     memory = floats_at_address(words)
-    a, b = splat_rows(np.float32(0), ROWS), splat_rows(np.float32(0), ROWS)
-    rows = load_rows(memory, 0, LANES, ROWS)
+    a, b = splat_rows(np.float32(0), TILE_ROWS), splat_rows(np.float32(0), TILE_ROWS)
+    rows = load_rows(memory, 0, LANES, TILE_ROWS)
     for step in range(steps):
         at = (step % TABLE) * 2 * LANES
         a = fma(load(memory, at), rows, a)
@@ -40,11 +40,11 @@ def fma_limit(words, steps):
 
 
 def read_limit(words, steps):
-    """Read 2·ROWS vectors a step, one after the other through memory; their xor is left in the first ROWS."""
+    """Read 2·TILE_ROWS vectors a step, one after the other through memory; their xor is left in the first TILE_ROWS."""
     memory = words_at_address(words)
-    a, b = splat_rows(np.uint32(0), ROWS), splat_rows(np.uint32(0), ROWS)
+    a, b = splat_rows(np.uint32(0), TILE_ROWS), splat_rows(np.uint32(0), TILE_ROWS)
     for step in range(steps):
-        at = step * 2 * ROWS * LANES
-        a = a ^ load_rows(memory, at, LANES, ROWS)
-        b = b ^ load_rows(memory, at + ROWS * LANES, LANES, ROWS)
+        at = step * 2 * TILE_ROWS * LANES
+        a = a ^ load_rows(memory, at, LANES, TILE_ROWS)
+        b = b ^ load_rows(memory, at + TILE_ROWS * LANES, LANES, TILE_ROWS)
     store_rows(memory, 0, LANES, a ^ b)

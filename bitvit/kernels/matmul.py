@@ -8,12 +8,13 @@ constant is ever cancelled in float32.
 Lanes run over output features. A panel holds LANES outputs: [K/32][LANES] words, or [K][LANES] floats; one word (or
 float) of each of a tile's rows is broadcast against it. No horizontal sums, any K, exact 32-bit counters.
 
-A tile has ROWS rows. What a block of rows has left behind whole tiles is done in tiles of FEW, so that no more than one
+A tile has TILE_ROWS rows. What a block of rows has left behind whole tiles is done in tiles of TAIL_ROWS, so that no more than one
 row is computed in vain: an image of 48 pixels has one token in stage 4, and 9 in stage 3.
 """
 
 import numpy as np
 
+from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import (
     broadcast_rows,
     count_differences_bytes,
@@ -28,8 +29,7 @@ from bitvit.kernels.simd import (
     store_rows,
     to_float,
 )
-from bitvit.kernels.step import inline
-from bitvit.kernels.target import FEW, LANES, ROWS, target_has
+from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS, target_has
 
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
 # counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.
@@ -55,8 +55,8 @@ def total_ones(count, words):
 
 @inline
 def in_whole_tiles(rows):
-    """How many of so many rows go in tiles of ROWS, the last of which may have one row too many."""
-    return (rows + FEW - 1) // ROWS * ROWS
+    """How many of so many rows go in tiles of TILE_ROWS, the last of which may have one row too many."""
+    return (rows + TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS
 
 
 @inline
@@ -90,11 +90,11 @@ def binary_matmul(bits, rows, words, panels, width, start, out, out_rows):
     whole = in_whole_tiles(rows)
     for n in range(0, width, LANES):
         to = n * out_rows
-        for m in range(0, whole, ROWS):
-            h = half_dots(bits, m * words, words, panels, n * words, start, ROWS)
+        for m in range(0, whole, TILE_ROWS):
+            h = half_dots(bits, m * words, words, panels, n * words, start, TILE_ROWS)
             store_rows(out, to + m * LANES, LANES, to_float(h))
-        for m in range(whole, rows, FEW):
-            h = half_dots(bits, m * words, words, panels, n * words, start, FEW)
+        for m in range(whole, rows, TAIL_ROWS):
+            h = half_dots(bits, m * words, words, panels, n * words, start, TAIL_ROWS)
             store_rows(out, to + m * LANES, LANES, to_float(h))
 
 
@@ -129,12 +129,12 @@ def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out
     """
     pairs, whole = width // (2 * LANES) * 2 * LANES if MANY_REGISTERS else 0, in_whole_tiles(rows)
     for n in range(0, pairs, 2 * LANES):
-        for m in range(0, whole, ROWS):
-            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, ROWS)
-        for m in range(whole, rows, FEW):
-            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, FEW)
+        for m in range(0, whole, TILE_ROWS):
+            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TILE_ROWS)
+        for m in range(whole, rows, TAIL_ROWS):
+            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TAIL_ROWS)
     for n in range(pairs, width, LANES):
-        for m in range(0, whole, ROWS):
-            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, ROWS)
-        for m in range(whole, rows, FEW):
-            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, FEW)
+        for m in range(0, whole, TILE_ROWS):
+            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TILE_ROWS)
+        for m in range(whole, rows, TAIL_ROWS):
+            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TAIL_ROWS)

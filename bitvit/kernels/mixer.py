@@ -18,6 +18,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import BORDER, GROUPS, MIXER, MIXER_SIGNS
+from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, in_whole_tiles, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
@@ -42,8 +43,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import inline
-from bitvit.kernels.target import FEW, LANES, ROWS
+from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
 
 
 def mixer_signs(piece, arguments, const, state, scratch):
@@ -103,7 +103,7 @@ def convolve_tile(y, x, g, chunk, a, words, base, const, height):
     """
     offsets, panels, affine = ints_at(const, a.offsets), words_at(const, a.panels), floats_at(const, a.affine)
     biases, classes = floats_at(const, a.biases), ints_at(const, a.classes)
-    n, padded_side = a.words, (a.side + ROWS - 1) // ROWS * ROWS
+    n, padded_side = a.words, (a.side + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
     chunks = (a.group + LANES - 1) // LANES
     total = splat_rows(np.float32(0), height)
     for d in range(3):
@@ -147,11 +147,11 @@ def convolve_row(y, a, const, state, scratch):
     for g in range(GROUPS):
         for chunk in range((a.group + LANES - 1) // LANES):
             to = g * a.group + chunk * LANES
-            for x in range(0, whole, ROWS):
-                total = convolve_tile(y, x, g, chunk, a, words, base, const, ROWS)
+            for x in range(0, whole, TILE_ROWS):
+                total = convolve_tile(y, x, g, chunk, a, words, base, const, TILE_ROWS)
                 store_rows(mixed, x * mixed_row + to, mixed_row, total)
-            for x in range(whole, a.side, FEW):
-                total = convolve_tile(y, x, g, chunk, a, words, base, const, FEW)
+            for x in range(whole, a.side, TAIL_ROWS):
+                total = convolve_tile(y, x, g, chunk, a, words, base, const, TAIL_ROWS)
                 store_rows(mixed, x * mixed_row + to, mixed_row, total)
 
 
@@ -185,17 +185,17 @@ def convolve_and_add_row(y, a, const, state, scratch):
     whole = in_whole_tiles(a.side)
     for g in range(GROUPS):
         for chunk in range(a.group // LANES):
-            for x in range(0, whole, ROWS):
-                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, ROWS)
-            for x in range(whole, a.side, FEW):
-                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, FEW)
+            for x in range(0, whole, TILE_ROWS):
+                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, TILE_ROWS)
+            for x in range(whole, a.side, TAIL_ROWS):
+                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, TAIL_ROWS)
 
 
 def mixer(piece, arguments, const, state, scratch):
     """X + BN(Σ RPReLU(conv)) for some image rows."""
     a = carray(arguments, 1, MIXER)[0]
     rest = a.side - in_whole_tiles(a.side)
-    whole = rest >= 0 and rest % FEW == 0 and a.group % LANES == 0
+    whole = rest >= 0 and rest % TAIL_ROWS == 0 and a.group % LANES == 0
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
         if whole:
             convolve_and_add_row(y, a, const, state, scratch)

@@ -20,6 +20,7 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import MLP
+from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import binary_matmul, half_dots, in_whole_tiles
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
@@ -38,8 +39,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.step import inline
-from bitvit.kernels.target import FEW, LANES, ROWS
+from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
 
 
 @inline
@@ -79,10 +79,10 @@ def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
     """Hidden signs and pooled sums; affine: [vector p][scale, -bias, slope - 1, threshold][LANES]."""
     whole = in_whole_tiles(rows)
     for c in range(0, a.width, LANES):
-        for m in range(0, whole, ROWS):
-            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, ROWS)
-        for m in range(whole, rows, FEW):
-            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, FEW)
+        for m in range(0, whole, TILE_ROWS):
+            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, TILE_ROWS)
+        for m in range(whole, rows, TAIL_ROWS):
+            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, TAIL_ROWS)
 
 
 @inline

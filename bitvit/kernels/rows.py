@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import even, fma, lane_sum, load, odd, splat, store
-from bitvit.kernels.step import inline
 from bitvit.kernels.target import LANES
 
 EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says

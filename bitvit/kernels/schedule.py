@@ -22,13 +22,13 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, INSIDE, LINE, OPEN, STALLED
+from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import I8, I32, I64, floats_at_address
-from bitvit.kernels.step import inline
 
 SPINS = 2000  # polls before a waiting thread offers its core to others
 STALL = 8000  # polls, some 0.2 ms, before the leader does without its helpers; a piece takes about 0.02 ms
 LINGER = 8000  # polls, some 0.2 ms, that a helper waits for the next image before it sleeps: waking it takes 0.05 ms
-COLUMNS = 3  # of the table
+TABLE_COLUMNS = 3  # of the table
 
 
 def _element(builder: Any, address: Any, index: Any) -> Any:
@@ -157,12 +157,12 @@ def store_at_address(typingctx, address, value):
 @inline
 def _pieces(table, s):
     """How many pieces step s has."""
-    return int_at(table, COLUMNS * s + 2)
+    return int_at(table, TABLE_COLUMNS * s + 2)
 
 
 @inline
 def _run_piece(table, s, piece, const, state, scratch):
-    call_step(int_at(table, COLUMNS * s), piece, int_at(table, COLUMNS * s + 1), const, state, scratch)
+    call_step(int_at(table, TABLE_COLUMNS * s), piece, int_at(table, TABLE_COLUMNS * s + 1), const, state, scratch)
 
 
 def run_steps(table, steps, const, state, scratch):

@@ -5,8 +5,8 @@ below becomes one LLVM instruction or intrinsic per row *in the code generator*,
 unroll threshold the way a loop over a tuple does. A one-row Vec meets a tile by being used for each of its rows, so
 kernels read as arithmetic:
 
-    acc += popcount(load(panels, p) ^ broadcast_rows(bits, m, words, ROWS))
-    u = prelu(fma(to_float(acc), scale, bias) + load_rows(shortcut, o, stride, ROWS), slope)
+    acc += popcount(load(panels, p) ^ broadcast_rows(bits, m, words, TILE_ROWS))
+    u = prelu(fma(to_float(acc), scale, bias) + load_rows(shortcut, o, stride, TILE_ROWS), slope)
 
 Only target-independent LLVM is emitted: the same kernels assemble for AVX-512, AVX2, SSE4 and NEON. Indices are
 element offsets into flat C arrays; nothing is bounds-checked, callers own the layout.

@@ -4,10 +4,10 @@ import numpy as np
 from numba import carray
 
 from bitvit.kernels.catalog import DEPTH, PATCH, STEM
+from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import float_matmul
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import erf, floats_at, floats_at_address, fma, load, splat, store, store_fours, words_at
-from bitvit.kernels.step import inline
 from bitvit.kernels.target import LANES
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from bitvit import checkpoint
+from bitvit.checkpoint import read as checkpoint
 
 from . import damage
 from .pickles import MAGIC, Raw, attacks, build, call, emit, glob, namespace, pickled, storage, tensor, text

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from bitvit import cache, convert, loader
-from bitvit.checkpoint import Checkpoint, read_checkpoint
+from bitvit import convert
+from bitvit.checkpoint.read import Checkpoint, read_checkpoint
 from bitvit.config import check_state, infer_config
 from bitvit.errors import BitvitError
-from bitvit.memory import peak_rss
+from bitvit.jit import cache, loader
 from bitvit.model import BHViT, functions_of
 from bitvit.modelfile import ModelFile, load_model_file
+from bitvit.system import peak_rss
 
 from . import pth, tensors
 from .guard import Executed, Guard, Hang, limit_memory

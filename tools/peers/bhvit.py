@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.config import Config
-from bitvit.reference import DILATIONS, EPS, GROUPS, GSB_FLOOR, PATCH, binary_weight
-from peers.graph import INPUT, Graph
+from bitvit.verify.reference import DILATIONS, EPS, GROUPS, GSB_FLOOR, PATCH, binary_weight
+from tools.peers.graph import INPUT, Graph
 
 State = Mapping[str, NDArray[Any]]
 ROW, MAP = (1, -1), (-1, 1, 1)  # shapes of a parameter per channel, for rows and for maps

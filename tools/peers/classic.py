@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.graph import INPUT, Graph
+from tools.peers.graph import INPUT, Graph
 
 SIZE, CLASSES = 224, 1000
 PIXELS, LOGITS = ("batch", 3, SIZE, SIZE), ("batch", CLASSES)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from bitvit.config import Config
 from bitvit.model import load
-from peers import classic
-from peers.bhvit import State, bhvit_model
-from peers.eager import eager
-from peers.graph import INPUT
-from peers.int8 import quantised, quantiser, to_openvino
-from peers.packages import PeersError, installed, require
+from tools.peers import classic
+from tools.peers.bhvit import State, bhvit_model
+from tools.peers.eager import eager
+from tools.peers.graph import INPUT
+from tools.peers.int8 import quantised, quantiser, to_openvino
+from tools.peers.packages import PeersError, installed, require
 
 Pixels = NDArray[np.float32]  # [batch, 3, S, S], contiguous
 Run = Callable[[Pixels], NDArray[Any]]  # to logits [batch, L], perhaps in memory that the next call uses again

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.packages import require
+from tools.peers.packages import require
 
 Attributes = Mapping[str, Any]
 Values = list[Any]  # per input: a tensor's fixed content as a Python list or number, None if it is computed

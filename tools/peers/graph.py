@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from peers.packages import require
+from tools.peers.packages import require
 
 INPUT, OUTPUT = "pixels", "logits"
 OPSET, IR_VERSION = 17, 8  # LayerNormalization exists from opset 17 on

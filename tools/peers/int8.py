@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.classic import PIXELS, SIZE
-from peers.graph import INPUT
-from peers.packages import installed, require
+from tools.peers.classic import PIXELS, SIZE
+from tools.peers.graph import INPUT
+from tools.peers.packages import installed, require
 
 IMAGES = 16
 

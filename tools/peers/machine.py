@@ -5,7 +5,7 @@ import platform
 from typing import Any
 
 from bitvit.bench import machine
-from peers.packages import version
+from tools.peers.packages import version
 
 PACKAGES = ("bitvit", "numpy", "numba", "llvmlite", "onnx", "onnxruntime", "openvino", "nncf", "torch")
 

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from peers.packages import PeersError, require
-from peers.timing import METHOD, quantile
+from tools.peers.packages import PeersError, require
+from tools.peers.timing import METHOD, quantile
 
 Cell = tuple[int, int]  # threads, batch
 

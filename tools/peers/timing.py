@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from bitvit.bench.measuring import spread as spread_of
-from peers.packages import PeersError
+from tools.peers.packages import PeersError
 
 # Seconds. Measured on two Zen 4 cores: after a call OpenVINO's idle threads burn 1 ms of processor time, PyTorch's (GNU
 # OpenMP) 9 ms, ONNX Runtime's and bitvit's none; then all sleep.

@@ -1,0 +1,1 @@
+"""Labelled images and packed models in, figures out."""

@@ -1,0 +1,221 @@
+"""Labelled images to evaluate on: a folder for each class, a CSV table, or arrays."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.errors import ImageError
+from bitvit.evaluation.classes import Label
+from bitvit.preprocess import EXTENSIONS, ImageSource, find_images
+
+__all__ = ["DataSource", "Dataset", "Layout", "read_data", "read_folds"]
+
+DataSource: TypeAlias = str | os.PathLike[str] | tuple[Sequence[ImageSource] | NDArray[np.uint8], Iterable[Any]]
+"""A folder with a folder for each class, a CSV file, or a pair: images, and the class name or number of each."""
+
+PATH_COLUMNS = ("path", "image", "file", "filename", "filepath", "file_name", "image_path")
+LABEL_COLUMNS = ("label", "class", "target", "class_name", "label_name", "y")
+FOLD_COLUMN = "fold"
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a CSV file calls its columns, and where its images are."""
+
+    path_column: str | None = None  # None: one of PATH_COLUMNS
+    label_column: str | None = None  # None: one of LABEL_COLUMNS
+    root: str | os.PathLike[str] | None = None  # what paths start from; None: the file's own folder
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, their names, and what the data set calls their classes."""
+
+    name: str
+    images: Sequence[ImageSource] | NDArray[np.uint8]
+    paths: list[str]
+    labels: list[Label]
+    notes: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()  # classes that have a folder but no image
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_data(data: DataSource, layout: Layout | None = None) -> Dataset:
+    """The data set that `data` names. Raises ImageError for what cannot be read, or has no labelled image."""
+    if isinstance(data, tuple):
+        return _from_arrays(data)
+    path = _existing(data)
+    return _from_folder(path) if path.is_dir() else _from_table(path, layout or Layout())[0]
+
+
+def read_folds(data: DataSource, layout: Layout | None = None) -> list[Dataset]:
+    """The folds of a data set: the folders in a folder, or the values of a CSV file's column `fold`; sorted."""
+    if isinstance(data, tuple):
+        raise ImageError("folds: a pair of arrays has none; give a list with such a pair for each model")
+    path = _existing(data)
+    if not path.is_dir():
+        return _from_table(path, layout or Layout(), folds=True)
+    return [_from_folder(folder) for folder in _folders_in(path)]
+
+
+def _existing(data: str | os.PathLike[str]) -> Path:
+    path = Path(data)
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as problem:  # a name that is too long; a NUL character
+        raise ImageError(f"{os.fspath(data)!r:.200}: is no path ({problem}); check it") from None
+    if path.suffix == ".safetensors":
+        raise ImageError(f"{path}: is a model; expected the data, which comes last, behind the models")
+    if not exists:
+        raise ImageError(f"{path}: no such folder or file; expected a folder with a folder for each class, or a CSV")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------- arrays
+def _from_arrays(data: tuple[Sequence[ImageSource] | NDArray[np.uint8], Iterable[Any]]) -> Dataset:
+    if len(data) != 2:
+        raise ImageError(f"data: a tuple of {len(data)}, expected two: images and labels")
+    images, given = data
+    labels = given.tolist() if isinstance(given, np.ndarray) else list(given)
+    if len(images) != len(labels):
+        raise ImageError(f"data: {len(images)} images and {len(labels)} labels, expected a label for each image")
+    if not labels:
+        raise ImageError("data: no images")
+    clean = [_label(label, number) for number, label in enumerate(labels)]
+    paths = [
+        os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
+        for number, image in enumerate(images)
+    ]
+    return Dataset("arrays", images, paths, clean)
+
+
+def _label(label: Any, number: int) -> Label:
+    if isinstance(label, str):
+        return label
+    if isinstance(label, int | np.integer) and not isinstance(label, bool):
+        return int(label)
+    raise ImageError(f"data: label {number} is {label!r:.80}, expected a class name or a whole number")
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+def _folders_in(path: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones."""
+    try:
+        found = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as problem:
+        raise ImageError(f"{problem.filename}: cannot be read: {problem.strerror}; check the folder") from None
+    if not found:
+        raise ImageError(
+            f"{path}: holds no folders; expected one for each class with its images in it, such as {path}/cat/1.jpg, "
+            "or a CSV file with the columns path,label"
+        )
+    return found
+
+
+def _from_folder(path: Path) -> Dataset:
+    images: list[ImageSource] = []
+    labels: list[Label] = []
+    empty: list[str] = []
+    folders = _folders_in(path)
+    if all(folder.name.lower() in SPLITS for folder in folders):
+        raise ImageError(
+            f"{path}: its folders, {', '.join(folder.name for folder in folders)}, are no classes; name one of them, "
+            f"such as {folders[-1]}"
+        )
+    for folder in folders:
+        found = find_images(folder, recursive=True)
+        images += map(str, found)
+        labels += [folder.name] * len(found)
+        if not found:
+            empty.append(folder.name)
+    if not images:
+        raise ImageError(f"{path}: no images in its {len(folders)} folders ({' '.join(EXTENSIONS)})")
+    notes = [f"{name!r}: its folder holds no image" for name in empty]
+    stray = len(find_images(path, recursive=False))
+    if stray:
+        notes.append(f"{stray} images beside the class folders are left out: they have no label")
+    return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty))
+
+
+# --------------------------------------------------------------------------------------------------------- CSV tables
+def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset]:
+    """The data set in a CSV file, or one for each of its folds."""
+    header, rows = _rows(path)
+    columns = [
+        _column(path, header, layout.path_column, PATH_COLUMNS, "--path-column (path_column=)"),
+        _column(path, header, layout.label_column, LABEL_COLUMNS, "--label-column (label_column=)"),
+    ]
+    if folds:
+        columns.append(_column(path, header, FOLD_COLUMN, (), f"a column named {FOLD_COLUMN}"))
+    root = Path(layout.root) if layout.root is not None else path.parent
+    seen: dict[str, tuple[str, ...]] = {}
+    twice = 0
+    for line, row in rows:
+        if len(row) != len(header):
+            raise ImageError(f"{path}: line {line} has {len(row)} cells, expected {len(header)}: {', '.join(header)}")
+        name, *values = (row[column].strip() for column in columns)
+        if not name or not all(values):
+            empty = header[columns[[name, *values].index("")]]
+            raise ImageError(f"{path}: line {line}: {empty!r} is empty; expected a value in every row")
+        image = os.path.normpath(root / name)
+        if seen.setdefault(image, tuple(values)) != tuple(values):
+            raise ImageError(
+                f"{path}: line {line}: {name!r} is {values}, and before it was {list(seen[image])}; an image has "
+                "one label"
+            )
+        twice += 1
+    twice -= len(seen)
+    if not seen:
+        raise ImageError(f"{path}: holds no images, expected a row for each")
+    notes = (f"{twice} rows that name an image again are left out",) if twice else ()
+    if not folds:
+        return [_of_table(str(path), {image: label for image, (label,) in seen.items()}, notes)]
+    by_fold: dict[str, dict[str, Label]] = {}
+    for image, (label, fold) in seen.items():
+        by_fold.setdefault(fold, {})[image] = label
+    ordered = sorted(by_fold, key=lambda fold: (not fold.isdecimal(), int(fold) if fold.isdecimal() else 0, fold))
+    return [_of_table(f"{path} fold {fold}", by_fold[fold], notes) for fold in ordered]
+
+
+def _of_table(name: str, labels: dict[str, Label], notes: tuple[str, ...]) -> Dataset:
+    return Dataset(name, list(labels), list(labels), list(labels.values()), notes)
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and each further row with its line number. Cells are parted by commas, semicolons or tabs."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            reader = csv.reader(file, delimiter=delimiter)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except OSError as problem:
+        raise ImageError(f"{path}: cannot be read: {problem.strerror or problem}; check file and disk") from None
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise ImageError(f"{path}: is not CSV ({problem}); expected rows of text with the columns path,label") from None
+    if not rows:
+        raise ImageError(f"{path}: is empty, expected a table with the columns path,label")
+    header = [cell.strip() for cell in rows[0][1]]
+    if len(header) == 2 and header[0].lower().endswith(EXTENSIONS):  # an image: there is no header
+        return ["path", "label"], rows
+    return header, rows[1:]
+
+
+def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...], option: str) -> int:
+    names = [wanted] if wanted is not None else [name for name in header if name.lower() in usual]
+    if len(names) == 1 and header.count(names[0]) == 1:
+        return header.index(names[0])
+    problem = f"no column {wanted!r}" if wanted is not None else f"no column {' or '.join(usual[:3])}"
+    if len(names) > 1 or (names and names[0] in header):
+        problem = f"{' and '.join(map(repr, names))} might be meant" if len(names) > 1 else f"{names[0]!r} twice"
+    raise ImageError(f"{path}: columns {', '.join(map(repr, header))}: {problem}; say which with {option}")

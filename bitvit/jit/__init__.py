@@ -1,0 +1,1 @@
+"""From an entry of the kernels' catalog to the address of its machine code."""

@@ -1,0 +1,88 @@
+"""A function of the catalog, from Python to an object file.
+
+Numba types it and writes LLVM code. The rest is done here, once a kernel: what it calls is linked and inlined, all is
+optimised together and emitted with one symbol, a plain C function of the kernel's name that needs neither Numba nor
+Python (`nm` shows sched_yield at most).
+"""
+
+import functools
+import importlib
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
+
+from bitvit.kernels.catalog import Function
+from bitvit.kernels.inline import inline
+from bitvit.kernels.simd import I8
+from bitvit.kernels.target import CPU, FEATURES
+
+
+@functools.cache
+def machine() -> Any:
+    """LLVM's machine for the target."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    triple = llvm.Target.from_triple(llvm.get_process_triple())
+    static = triple.name.startswith("x86")
+    return triple.create_target_machine(
+        cpu=CPU, features=FEATURES, opt=3, reloc="static" if static else "default", codemodel="jitdefault", jit=True
+    )
+
+
+@global_compiler_lock  # type: ignore[untyped-decorator]
+def llvm_code(function: Function) -> Any:
+    """The LLVM module of a function, linked but not optimised; all but its C function is internal to it."""
+    source = getattr(importlib.import_module(f"bitvit.kernels.{function.module}"), function.name)
+    helper = inline(source)
+    helper.compile(function.signature)
+    (compiled,) = helper.overloads.values()
+    library = compiled.target_context.codegen().create_library(function.name)
+    library.add_ir_module(_c_function(compiled, function.name))
+    library.add_linking_library(compiled.library)
+    library.finalize()
+    module = library._final_module
+    for value in (*module.functions, *module.global_variables):
+        if value.name != function.name and not value.is_declaration:
+            value.linkage = "internal"
+    return module
+
+
+def _c_function(compiled: Any, name: str) -> Any:
+    """An LLVM module with a C function that calls a compiled one, which cannot raise."""
+    context, about = compiled.target_context, compiled.fndesc
+    module = context.create_module(name)
+    callee_type = context.call_conv.get_function_type(about.restype, about.argtypes)
+    callee = ir.Function(module, callee_type, about.llvm_func_name)
+    returns = about.restype != types.none
+    result = context.get_value_type(about.restype) if returns else ir.VoidType()
+    function_type = ir.FunctionType(result, [context.get_value_type(t) for t in about.argtypes])
+    function = ir.Function(module, function_type, name)
+    builder = ir.IRBuilder(function.append_basic_block())
+    _, value = context.call_conv.call_function(builder, callee, about.restype, about.argtypes, function.args)
+    if returns:
+        builder.ret(value)
+    else:
+        builder.ret_void()
+    for counter in ("NRT_incref", "NRT_decref"):  # kernels own no memory, so references are not counted
+        nothing = ir.Function(module, ir.FunctionType(ir.VoidType(), [I8.as_pointer()]), counter)
+        nothing.attributes.add("alwaysinline")
+        ir.IRBuilder(nothing.append_basic_block()).ret_void()
+    return module
+
+
+def optimize(module: Any, machine: Any) -> None:
+    """LLVM's own passes of level 3."""
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.slp_vectorization = False  # as in Numba, which met wrong code
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+
+
+def compile_object(function: Function) -> bytes:
+    """The object file of a function, for the target."""
+    module = llvm_code(function)
+    optimize(module, machine())
+    return machine().emit_object(module)  # type: ignore[no-any-return]

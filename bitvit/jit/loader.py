@@ -1,0 +1,90 @@
+"""From functions of the catalog to addresses: machine code out of the cache, or compiled, loaded into this process.
+
+Numba is imported only where something is compiled.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from bitvit.jit import cache
+from bitvit.kernels.catalog import Function
+
+_log = logging.getLogger("bitvit")
+_lock = threading.RLock()
+_found: dict[str, bytes] = {}  # machine code that is not loaded yet
+_loaded: dict[str, int] = {}  # addresses
+_engines: list[Any] = []  # what owns the code behind them
+
+if hasattr(os, "register_at_fork"):  # a child must not find LLVM in the middle of something, with nobody to end it
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def addresses(functions: Sequence[Function]) -> list[int]:
+    """Where the C functions are; compiles what is neither loaded nor in the cache."""
+    with _lock:
+        missing = missing_of(functions)
+        if missing:
+            _log.info("compiling %d functions", len(missing))
+        for done, function in enumerate(compile_all(missing), 1):
+            _log.info("compiled %s, %d of %d", function.name, done, len(missing))
+        _load({f.name for f in functions} - _loaded.keys())
+        return [_loaded[f.name] for f in functions]
+
+
+def missing_of(functions: Iterable[Function]) -> list[Function]:
+    """Functions whose machine code is not at hand: no earlier process has left it in the cache."""
+    return [f for f in dict.fromkeys(functions) if f.name not in _loaded and not _find(f.name)]
+
+
+def _find(name: str) -> bool:
+    if name not in _found:
+        code = cache.read(name)
+        if code is not None:
+            _found[name] = code
+    return name in _found
+
+
+def compile_all(functions: Sequence[Function]) -> Iterator[Function]:
+    """Compile functions, in two processes if possible; yields each as soon as its machine code is at hand."""
+    if not functions:
+        return
+    from bitvit.jit.workers import compile_apart
+
+    left = dict.fromkeys(functions)
+    for function, code in compile_apart(functions):
+        _found[function.name] = code
+        del left[function]
+        yield function
+    for function in left:
+        from bitvit.jit.compiler import compile_object
+
+        _found[function.name] = compile_object(function)
+        cache.write(function.name, _found[function.name])
+        yield function
+
+
+def _load(names: Iterable[str]) -> None:
+    """Link object files into this process, for good.
+
+    Each time with an engine of its own: one that an exception stopped half-way has handed out no address, and goes.
+    """
+    new = list(names)
+    if not new:
+        return
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    for name in new:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(_found[name]))
+    engine.finalize_object()
+    found = {name: engine.get_function_address(name) for name in new}
+    _engines.append(engine)
+    _loaded.update(found)
+    for name in new:
+        _found.pop(name, None)

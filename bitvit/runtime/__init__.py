@@ -1,0 +1,1 @@
+"""Running a program on images: threads, arenas, and a look inside."""

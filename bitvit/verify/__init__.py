@@ -1,0 +1,1 @@
+"""The engine against a plain NumPy reference in float64."""

@@ -1,0 +1,346 @@
+"""verify: the engine against the plain NumPy reference in float64, part by part.
+
+A network of signs is chaotic: where a value lies within float32's rounding of its threshold, another sign is no fault,
+and everything behind it differs. Two honest programs therefore go apart on many inputs, PyTorch's float32 and float64
+too, and comparing whole networks says little. So the reference follows the engine: each part (stem, block,
+downsampling, head) is given the very input that the engine gave it, rounding included, and must answer as the reference
+does. If all parts do, so does the network.
+
+Within a part a place of the map may differ by MAX_ERROR, or by what float32's noise does to the reference itself: where
+a sign or a level of attention hangs on the last bits, nudging the reference's input and parameters flips it there too,
+and shows how much that costs and which places it reaches. The parameters, since some thresholds are compared with
+combinations of integers, which a nudged input leaves as they are.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.checkpoint.read import read_checkpoint
+from bitvit.config import Config, check_state, infer_config
+from bitvit.convert import read_config
+from bitvit.errors import CheckpointError
+from bitvit.extras import figure, require
+from bitvit.files import write_file
+from bitvit.model import BHViT, load
+from bitvit.preprocess import open_image
+from bitvit.runtime.trace import Probe
+from bitvit.verify import reference
+
+MAX_ERROR = 2e-5  # of the largest error at a place, in units of the output's spread; float32 gives 5e-6 at most
+MAX_MEDIAN_ERROR = 1e-5  # of a part's typical value; float32 gives about 1e-7
+NOISE = 4e-6  # of nudges, of the input's spread and of a parameter: more than float32's rounding inside a part
+NUDGES = 16  # each flips an undecided sign with a chance of a half
+
+
+@dataclass(frozen=True)
+class VerifyRow:
+    """One part, over all inputs; errors are in units of the standard deviation of its output."""
+
+    name: str
+    max_error: float
+    relative_error: float  # the median over values: what a value that no flipped sign touches is off by
+    sign_disagreements: int
+    signs: int
+    undecided: int  # places that differ where a sign hangs on float32's rounding: no fault
+    wrong: int  # places that differ otherwise
+    places: int
+    errors: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """[side, side] largest error at each place of the part's map, over channels and inputs; None for the head."""
+
+    @property
+    def passed(self) -> bool:
+        return self.wrong == 0 and self.relative_error <= MAX_MEDIAN_ERROR
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of `verify`.
+
+    The verdict rests on the parts. What the whole networks answer is told beside it: from the pixels to the logits all
+    in float64, the reference may decide a sign otherwise than the engine, and then goes `apart`.
+    """
+
+    rows: list[VerifyRow]
+    inputs: int
+    apart: int  # inputs whose logits differ by more than MAX_ERROR
+    top1_agreement: float  # share of inputs
+    max_relative_logit_error: float  # max |Δ| / std of the reference's logits
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw where the two differ, as a PNG: the errors of each part, and their places on its map.
+
+        Raises BitvitError without matplotlib, or if the file cannot be written.
+        """
+        drawn = _draw(self)
+        write_file(path, lambda file: drawn.savefig(file, format="png", dpi=100))
+
+
+@dataclass
+class _Tally:
+    """What becomes a VerifyRow."""
+
+    max_error: float = 0.0
+    medians: list[float] = field(default_factory=list)
+    errors: NDArray[np.float32] | None = None
+    disagreements: int = 0
+    signs: int = 0
+    undecided: int = 0
+    wrong: int = 0
+    places: int = 0
+
+    def add(self, error: NDArray[Any], wrong: int) -> None:
+        """error: of one input, [places..., channels]; wrong: of the places beyond MAX_ERROR, those that are faults."""
+        self.max_error = max(self.max_error, float(error.max()))
+        self.medians.append(float(np.median(error)))
+        largest = error.max(axis=-1).astype(np.float32)
+        self.places += largest.size
+        self.wrong += wrong
+        self.undecided += int((largest > MAX_ERROR).sum()) - wrong
+        if largest.ndim == 2:
+            self.errors = largest if self.errors is None else np.maximum(self.errors, largest)
+
+    def add_signs(self, got: Mapping[str, NDArray[np.int8]], expected: Mapping[str, NDArray[Any]]) -> None:
+        for name in got.keys() & expected.keys():
+            self.disagreements += int((got[name] != expected[name].reshape(got[name].shape)).sum())
+            self.signs += got[name].size
+
+    def row(self, name: str) -> VerifyRow:
+        typical = float(np.median(self.medians))
+        counts = self.disagreements, self.signs, self.undecided, self.wrong, self.places
+        return VerifyRow(name, self.max_error, typical, *counts, self.errors)
+
+
+def verify(
+    model: str | os.PathLike[str] | BHViT,
+    checkpoint: str | os.PathLike[str],
+    *,
+    images: Sequence[str | os.PathLike[str]] | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    ema: bool = False,
+    count: int = 1,
+    seed: int = 0,
+) -> VerifyReport:
+    """Compare a packed model with the checkpoint it came from.
+
+    images: files to compare on; default `count` inputs of standard normal noise.
+    Raises CheckpointError if the two have different shapes, and what reading either raises.
+    """
+    engine = model if isinstance(model, BHViT) else load(model)
+    source = read_checkpoint(checkpoint, ema=ema)
+    shape = infer_config(source.state, args=source.args, config_json=read_config(config), where=str(checkpoint))
+    check_state(source.state, shape, str(checkpoint))
+    if shape != engine.config:
+        raise CheckpointError(
+            f"{checkpoint}: its shape {shape} is not that of the packed model, {engine.config}; verify a model against"
+            " the checkpoint that it was converted from"
+        )
+    comparison = _Comparison(engine, source.state)
+    for pixels in _inputs(engine, images, count, seed):
+        comparison.add(pixels)
+    return comparison.report()
+
+
+def _inputs(
+    engine: BHViT, images: Sequence[str | os.PathLike[str]] | None, count: int, seed: int
+) -> list[NDArray[np.float32]]:
+    if images:
+        return [engine.preprocessing(open_image(Path(path))) for path in images]
+    size = engine.config.image_size
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((3, size, size)).astype(np.float32) for _ in range(max(1, count))]
+
+
+def layer_names(config: Config) -> list[str]:
+    """Blocks and downsamplings as the model file names them, in the order of reference.schedule."""
+    names = []
+    for s, depth in enumerate(config.depths):
+        names += [f"stages.{s}.downsample"] if s else []
+        names += [f"stages.{s}.blocks.{i}" for i in range(depth)]
+    return names
+
+
+State: TypeAlias = Mapping[str, NDArray[Any]]
+Oracle: TypeAlias = Callable[[State, NDArray[Any], reference.Trace | None], NDArray[Any]]
+"""The reference's output for an input of one part, float64; both without a batch."""
+
+
+class _Comparison:
+    def __init__(self, engine: BHViT, state: State) -> None:
+        self.engine, self.state = engine, state
+        self.probe = Probe(engine.runner)
+        self.tallies: dict[str, _Tally] = {}
+        self.agreements: list[bool] = []
+        self.logit_errors: list[float] = []
+
+    def add(self, pixels: NDArray[np.float32]) -> None:
+        """Compare on one input, float32 [3, S, S]."""
+        self.probe.workspace.set_image(pixels)
+        x = pixels
+        for name, module, oracle in self._maps():
+            signs, trace = _collected(module)
+            expected = oracle(self.state, x, trace)
+            source = None if x is pixels else x
+            got, got_signs = self.probe.run_layer(name, source, expected.shape[0], expected.shape[2])
+            self._judge(name, oracle, x, got, expected, module if signs else None)
+            self.tallies[name].add_signs(got_signs, signs)
+            x = got
+        logits = self.engine(pixels[None])[0]
+        self._judge("head", _head, x, logits, _head(self.state, x, None), None)
+        self._compare_whole(pixels, logits)
+
+    def _maps(self) -> Iterator[tuple[str, str, Oracle]]:
+        """The parts that have maps, in order: name, module in the checkpoint, the reference's function."""
+        config = self.engine.config
+        yield "stem", "vit.embeddings", _stem
+        for name, (module, stage) in zip(layer_names(config), reference.schedule(config.depths), strict=True):
+            yield name, module, functools.partial(_block, module, config.num_heads[stage], config.window_size)
+
+    def _judge(
+        self,
+        name: str,
+        oracle: Oracle,
+        x: NDArray[np.float32],
+        got: NDArray[np.float32],
+        expected: NDArray[Any],
+        chaotic: str | None,
+    ) -> None:
+        """Count a part's errors for an input x. chaotic: its module, if it takes signs."""
+        unit = _spread(expected)
+        error = np.abs(got - expected) / unit
+        excess = error.max(axis=-1) - MAX_ERROR
+        if chaotic and (excess > 0).any() and np.median(error) <= MAX_MEDIAN_ERROR:  # else it is wrong anyhow
+            excess -= 2 * _response(oracle, self.state, chaotic, x, expected) / unit  # two signs may meet at a place
+        self.tallies.setdefault(name, _Tally()).add(error, int((excess > 0).sum()))
+
+    def _compare_whole(self, pixels: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
+        config, state = self.engine.config, self.state
+        shape: dict[str, Any] = {name: getattr(config, name) for name in ("depths", "num_heads", "window_size")}
+        expected = reference.forward(state, pixels[None], **shape)[0]
+        self.agreements.append(int(logits.argmax()) == int(expected.argmax()))
+        self.logit_errors.append(float(np.abs(logits - expected).max() / _spread(expected)))
+
+    def report(self) -> VerifyReport:
+        return VerifyReport(
+            rows=[tally.row(name) for name, tally in self.tallies.items()],
+            inputs=len(self.agreements),
+            apart=sum(error > MAX_ERROR for error in self.logit_errors),
+            top1_agreement=float(np.mean(self.agreements)),
+            max_relative_logit_error=max(self.logit_errors),
+        )
+
+
+def _spread(output: NDArray[Any]) -> float:
+    """What errors are measured by: the standard deviation, or for values that are nearly the same a share of them."""
+    return max(float(output.std()), 0.1 * float(np.abs(output).max()), 1e-30)
+
+
+def _response(
+    oracle: Oracle, state: State, module: str, x: NDArray[np.float32], expected: NDArray[Any]
+) -> NDArray[Any]:
+    """How far the reference's output moves at each place when input and parameters are nudged by float32's noise."""
+    rng = np.random.default_rng(0)
+
+    def noise(array: NDArray[Any]) -> NDArray[np.float64]:
+        return NOISE * rng.standard_normal(array.shape)
+
+    parameters = [name for name in state if name.startswith(f"{module}.") and _is_parameter(state[name])]
+    moved = np.zeros(expected.shape[:-1])
+    for _ in range(NUDGES):
+        nudged = {name: state[name] * (1 + noise(state[name])) for name in parameters}
+        output = oracle({**state, **nudged}, x + float(x.std()) * noise(x), None)
+        moved = np.maximum(moved, np.abs(output - expected).max(axis=-1))
+    return moved
+
+
+def _is_parameter(tensor: NDArray[Any]) -> bool:
+    """A number, or one a channel: not a matrix, whose entries are signs, or are multiplied by the nudged input."""
+    return np.issubdtype(tensor.dtype, np.floating) and sum(size > 1 for size in tensor.shape) < 2
+
+
+def _stem(state: State, x: NDArray[Any], trace: reference.Trace | None) -> NDArray[Any]:
+    y: NDArray[Any] = reference.stem(state, x[None], trace=trace)[0]
+    return y
+
+
+def _block(
+    module: str, heads: int, window: int, state: State, x: NDArray[Any], trace: reference.Trace | None
+) -> NDArray[Any]:
+    y: NDArray[Any] = reference.block(state, module, x[None], num_heads=heads, window_size=window, trace=trace)[0]
+    return y
+
+
+def _head(state: State, x: NDArray[Any], trace: reference.Trace | None) -> NDArray[Any]:
+    y: NDArray[Any] = reference.head(state, x[None], trace=trace)[0]
+    return y
+
+
+def _collected(module: str) -> tuple[dict[str, NDArray[Any]], reference.Trace]:
+    """Signs and levels of a module, and the trace that collects them."""
+    found: dict[str, NDArray[Any]] = {}
+
+    def trace(name: str, array: NDArray[Any]) -> None:
+        if name.startswith(f"{module}.") and name.endswith(("bits", "levels")):
+            found[name.removeprefix(f"{module}.")] = array
+
+    return found, trace
+
+
+# ----------------------------------------------------------------------------------------------------------- drawing
+MAPS_A_ROW = 6  # maps beside each other
+LEAST, MOST = 1e-8, 1.0  # ends of the errors' scale: below float32's resolution, and a whole standard deviation
+
+
+def _draw(report: VerifyReport) -> Any:
+    """Above, each part's largest and typical error; below, its map."""
+    mapped = [row for row in report.rows if row.errors is not None]
+    rows = -(-len(mapped) // MAPS_A_ROW)
+    drawn = figure(2 * MAPS_A_ROW, 3.4 + 2.1 * rows)
+    upper, lower = drawn.subfigures(2, 1, height_ratios=(3.4, 2.1 * rows))
+    verdict = "passed" if report.passed else "failed"
+    inputs = f"{report.inputs} input{'s' * (report.inputs > 1)}"
+    drawn.suptitle(f"{verdict}: engine against the float64 reference, part by part, {inputs}")
+    _draw_errors(report, upper.subplots())
+    scale = require("matplotlib.colors", "drawing").LogNorm(LEAST, MOST)
+    axes = lower.subplots(rows, MAPS_A_ROW, squeeze=False).reshape(-1)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, row in zip(axes, mapped, strict=False):
+        assert row.errors is not None
+        image = axis.imshow(np.clip(row.errors, LEAST, MOST), norm=scale, cmap="inferno", interpolation="nearest")
+        signs = f"{row.sign_disagreements:,} of {row.signs:,} signs differ" if row.signs else "no signs"
+        axis.set_title(f"{row.name}\n{signs}", fontsize=7, color="black" if row.passed else "red")
+    lower.colorbar(image, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
+    return drawn
+
+
+def _draw_errors(report: VerifyReport, axis: Any) -> None:
+    places = range(len(report.rows))
+    for label, values in (
+        ("largest error", [row.max_error for row in report.rows]),
+        ("typical error", [row.relative_error for row in report.rows]),
+    ):
+        axis.plot(places, np.maximum(values, LEAST), marker="o", markersize=4, linewidth=1, label=label)
+    for label, colour, chosen in (
+        ("a sign on the edge of float32", "tab:green", [row.undecided and not row.wrong for row in report.rows]),
+        ("wrong", "red", [not row.passed for row in report.rows]),
+    ):
+        marked = [place for place in places if chosen[place]]
+        if marked:
+            largest = [max(LEAST, report.rows[place].max_error) for place in marked]
+            axis.scatter(marked, largest, s=90, facecolors="none", edgecolors=colour, label=label)
+    axis.axhline(MAX_ERROR, color="grey", linewidth=1, linestyle="--", label="limit of the largest error")
+    axis.set_yscale("log")
+    axis.set_xticks(places, [row.name for row in report.rows], rotation=90, fontsize=7)
+    axis.set_ylabel("standard deviations")
+    axis.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -1,0 +1,106 @@
+"""Figures of hand-made answers, worked out on paper."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bitvit.errors import BitvitError
+from bitvit.evaluation import metrics
+from bitvit.evaluation.metrics import Metrics, measure
+from bitvit.extras import require
+
+pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
+
+PROBABILITIES = [(0.7, 0.2, 0.1), (0.4, 0.5, 0.1), (0.09, 0.82, 0.09), (0.45, 0.48, 0.07)]
+TARGETS = np.array([0, 0, 1, 1])
+NAMES = ("cat", "dog", "owl")
+
+
+def measured(probabilities: object = PROBABILITIES, targets: NDArray[np.int64] = TARGETS) -> Metrics:
+    logits = np.log(np.array(probabilities)).astype(np.float32)
+    names = NAMES if logits.shape[1] == 3 else tuple(map(str, range(logits.shape[1])))
+    return measure(logits, targets, names, tuple(range(logits.shape[1])))
+
+
+def test_figures() -> None:
+    found = measured()
+    assert found.images == 4
+    assert found.top1 == 0.75
+    assert found.top5 is None
+    assert found.loss == pytest.approx(-math.log(0.7 * 0.4 * 0.82 * 0.48) / 4)
+    assert found.balanced_accuracy == 0.75
+    assert found.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert found.roc_auc == pytest.approx(0.75)
+    assert found.calibration_error == pytest.approx((0.3 + 2 * 0.01 + 0.18) / 4, rel=1e-5)
+    assert [part.images for part in found.calibration] == [2, 1, 1]
+    assert [part.accuracy for part in found.calibration] == [0.5, 1, 1]
+    assert found.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert found.top1_interval == pytest.approx((0.3006, 0.9544), abs=1e-4)  # Wilson's, 3 of 4
+
+
+def test_figures_of_a_class() -> None:
+    cat, dog, owl = measured().classes
+    assert (cat.name, cat.number, cat.images, cat.mistaken_for) == ("cat", 0, 2, "dog")
+    assert (cat.recall, cat.precision, cat.f1, cat.roc_auc) == pytest.approx((0.5, 1, 2 / 3, 0.75))
+    assert (dog.recall, dog.precision, dog.f1, dog.roc_auc) == pytest.approx((1, 2 / 3, 0.8, 0.75))
+    assert dog.mistaken_for is None
+    assert (owl.images, owl.recall, owl.precision, owl.f1, owl.roc_auc) == (0, None, None, None, None)
+
+
+def test_top5() -> None:
+    probabilities = np.array([0.3, 0.25, 0.2, 0.12, 0.08, 0.05])
+    found = measured([probabilities] * 3, np.array([0, 4, 5]))
+    assert found.top1 == pytest.approx(1 / 3)
+    assert found.top5 == pytest.approx(2 / 3)
+
+
+def test_one_class_among_the_images_has_no_roc() -> None:
+    found = measured(PROBABILITIES[:2], TARGETS[:2])
+    assert found.roc_auc is None
+    assert found.classes[0].roc_auc is None
+    assert found.top1 == 0.5
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_two_classes_all_right_or_all_wrong(target: int) -> None:
+    found = measured([(0.9, 0.1)] * 5, np.full(5, target))
+    assert found.top1 == 1 - target
+    assert found.calibration_error == pytest.approx(0.1 if target == 0 else 0.9)
+
+
+def test_extreme_logits() -> None:
+    logits = np.array([[1e30, 0, 0], [0, 1e4, -1e4], [0, 0, 80]], np.float32)
+    found = measure(logits, np.array([0, 1, 2]), NAMES, (0, 1, 2))
+    assert (found.top1, found.calibration_error) == (1, 0)
+    assert found.loss == pytest.approx(0, abs=1e-12)
+
+
+def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((50, 7)).astype(np.float32), rng.integers(0, 7, 50)
+    names, numbers = tuple("abcdefg"), tuple(range(7))
+    whole = measure(logits, targets, names, numbers)
+    monkeypatch.setattr(metrics, "CHUNK", 8)
+    parts = measure(logits, targets, names, numbers)
+    assert parts.top5 == whole.top5
+    assert parts.loss == pytest.approx(whole.loss)
+    assert parts.loss == pytest.approx(-np.log(metrics.softmax(logits)[np.arange(50), targets]).mean())
+    assert [c.roc_auc for c in parts.classes] == [c.roc_auc for c in whole.classes]
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy"),
+    [
+        ("sklearn.metrics", "needs scikit-learn, which is not installed: pip install 'bitvit[evaluate]'"),
+        ("matplotlib.figure", "needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'"),
+        ("pyarrow.parquet", "needs pyarrow, which is not installed: pip install pyarrow"),
+    ],
+)
+def test_a_missing_package(package: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BitvitError) as error:
+        require(package, "this")
+    assert str(error.value) == f"this {remedy}"

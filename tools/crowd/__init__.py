@@ -1,1 +1,0 @@
-"""Many callers, faults and long runs: `python tools/stress.py`."""

@@ -1,0 +1,1 @@
+"""Many callers, faults and long runs: `python -m tools.stress`."""
