@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitvit.errors import CheckpointError, ConfigError
 
-__all__ = ["Config", "check_state", "expected_shapes", "infer_config", "map_sides", "valid_windows"]
+__all__ = ["Config", "Place", "check_state", "expected_shapes", "infer_config", "map_sides", "valid_windows"]
 
 Norm = Literal["batch", "layer"]
 Downsampling = Literal["float", "binary"]
@@ -28,6 +28,27 @@ _LIMIT = 1 << 16
 _MAX_DEPTH = 1 << 10
 _DEFAULT_WINDOW = 7
 _DEFAULT_HEADS = (4, 8)  # stages 2 and 3 of the published models
+
+
+@dataclass(frozen=True)
+class Place:
+    """One part of the network; `Config.places` walks them in order.
+
+    A conv_block is the paper's GC block: token mixer and MLP. An attention_block is its ViT block: attention and MLP.
+    """
+
+    kind: Literal["stem", "downsample", "conv_block", "attention_block", "head"]
+    stage: int
+    """0 … 3; the stage that a downsampling leads to."""
+    index: int = 0
+    """Of a block in its stage."""
+
+    @property
+    def name(self) -> str:
+        """As the model file and the program name it: 'stem', 'stages.1.downsample', 'stages.0.blocks.2', 'head'."""
+        if self.kind in ("stem", "head"):
+            return self.kind
+        return f"stages.{self.stage}." + ("downsample" if self.kind == "downsample" else f"blocks.{self.index}")
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,16 @@ class Config:
         for first, letter in ((0, "A"), (2, "B")):
             stages = [first] * self.depths[first] + [first + 1] * self.depths[first + 1]
             yield from ((f"vit.encoder.layer{letter}.{index}", stage) for index, stage in enumerate(stages))
+
+    def places(self) -> Iterator["Place"]:
+        """The network in its order: the stem, each stage's downsampling (but for the first) and blocks, the head."""
+        yield Place("stem", 0)
+        for stage in range(4):
+            if stage > 0:
+                yield Place("downsample", stage)
+            for index in range(self.depths[stage]):
+                yield Place("conv_block" if stage < 2 else "attention_block", stage, index)
+        yield Place("head", 3)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as JSON can hold them: lists in place of tuples."""

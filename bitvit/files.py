@@ -1,14 +1,57 @@
-"""Writing a file so that it is there as a whole or not at all, and folders for such files."""
+"""Opening ordinary files, and writing them so that they are there as a whole or not at all."""
 
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from bitvit.errors import BitvitError
+from bitvit.messages import shown
 
-__all__ = ["make_folder", "write_file"]
+__all__ = ["make_folder", "open_file", "read_text", "write_file"]
+
+
+def open_file(
+    path: str | os.PathLike[str],
+    error: type[BitvitError],
+    *,
+    missing: str = "no such file; check the path",
+    folder: str = "is a folder, expected a file",
+    special: str = "is not a regular file; copy it to one first",
+) -> BinaryIO:
+    """Open an ordinary file for reading.
+
+    A pipe or device is refused: opening one may wait for a writer for ever. missing, folder, special: what the message
+    says behind the name, the remedy included. Raises `error`.
+    """
+    where = os.fspath(path)
+    try:
+        mode = Path(path).stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise error(f"{where}: {folder}")
+        if not stat.S_ISREG(mode):
+            raise error(f"{where}: {special}")
+        return Path(path).open("rb")
+    except FileNotFoundError:
+        raise error(f"{where}: {missing}") from None
+    except OSError as problem:
+        raise error(f"{where}: cannot be read: {problem.strerror or problem}; check file and disk") from None
+    except ValueError as problem:  # a NUL character
+        raise error(f"{shown(where)}: is not a path ({problem}); check the path") from None
+
+
+def read_text(path: str | os.PathLike[str], error: type[BitvitError], expected: str) -> str:
+    """The text of a UTF-8 file, less a byte order mark. expected: what it should hold, for messages. Raises `error`."""
+    where = os.fspath(path)
+    try:
+        with open_file(path, error, folder=f"is a folder, expected a file with {expected}") as file:
+            return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(f"{where}: byte {problem.start} is not UTF-8 text; expected {expected}") from None
+    except OSError as problem:
+        raise error(f"{where}: cannot be read: {problem.strerror or problem}; check file and disk") from None
 
 
 def write_file(
