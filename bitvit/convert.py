@@ -124,7 +124,7 @@ def _checked_labels(labels: Sequence[str] | None, config: Config) -> tuple[str, 
         "".join(names).encode()
     except UnicodeEncodeError as problem:
         raise ConfigError(
-            f"labels: {problem.object[problem.start]!r} is half a letter; give names that are text"
+            f"labels: {problem.object[problem.start]!r} is half of a surrogate pair; give names that are text"
         ) from None
     return names
 

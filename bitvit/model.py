@@ -72,9 +72,9 @@ class Network:
         stem, *middle, head = ((place, _read(config, place, tensors)) for place in config.places())
         return cls(stem[1], tuple(middle), head[1])
 
-    def program(self) -> Program:
-        """Walk the figure once."""
-        b = Builder()
+    def program(self, builder: Builder | None = None) -> Program:
+        """Walk the figure once. builder: that places regions otherwise than usual."""
+        b = builder or Builder()
         x = self.stem.emit(b)
         for _, layer in self.middle:
             x = layer.emit(b, x)

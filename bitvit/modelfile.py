@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from safetensors.numpy import save
 from bitvit import bits
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
-from bitvit.files import write_file
+from bitvit.files import open_file, write_file
 from bitvit.preprocess import Preprocessing
 from bitvit.schema import TensorSpec, expected_tensors
 from bitvit.tensorfile import Entry, FormatError, Header, parse_json, read_header
@@ -150,20 +149,16 @@ _AGAIN = "convert the checkpoint again with bitvit convert"
 
 def _read(path: Path) -> bytes:
     """All of the file: what is checked is what is used, whatever becomes of the file meanwhile."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer for ever
-            what = "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
-            raise ModelFileError(f"{path}: {what}; expected a packed model written by bitvit convert")
-        if status.st_size > MAX_FILE:
-            raise ModelFileError(f"{path}: {status.st_size} bytes, expected a packed model of at most {MAX_FILE}")
-        with path.open("rb") as file:
-            return file.read(status.st_size)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: does not exist; expected a packed model written by bitvit convert") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL character
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelFileError(f"{path}: cannot be read: {reason}; check the path, file and disk") from None
+    faults = ("does not exist", "is a folder", "is not a regular file")
+    missing, folder, special = (f"{fault}; expected a packed model written by bitvit convert" for fault in faults)
+    with open_file(path, ModelFileError, missing=missing, folder=folder, special=special) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE:
+            raise ModelFileError(f"{path}: {size} bytes, expected a packed model of at most {MAX_FILE}")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be read: {error.strerror}; check file and disk") from None
 
 
 def _metadata(path: Path, header: Header) -> dict[str, Any]:
@@ -189,7 +184,7 @@ def _metadata(path: Path, header: Header) -> dict[str, Any]:
         raise ModelFileError(f"{path}: broken metadata (missing {missing}, unknown {unknown[:5]}); {_AGAIN}")
     for name in ("source_sha256", "version"):
         if not isinstance(fields[name], str):
-            raise ModelFileError(f"{path}: broken metadata ({name} is no text); {_AGAIN}")
+            raise ModelFileError(f"{path}: broken metadata ({name} is not text); {_AGAIN}")
     return fields
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.config import Config, expected_shapes
-from bitvit.modelfile import expected_tensors, save_model_file
+from bitvit.modelfile import save_model_file
+from bitvit.schema import expected_tensors
 from bitvit.preprocess import Preprocessing
 
 from .pickles import Raw, call, glob, namespace, pickled, storage, tensor
