@@ -21,7 +21,6 @@ a float downsampling into its weights and a row per token.
 """
 
 import contextlib
-import json
 import os
 import time
 import warnings
@@ -34,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit import bits
-from bitvit.checkpoint.read import read_checkpoint
-from bitvit.config import Config, check_state, infer_config
+from bitvit.checkpoint import read_network
+from bitvit.config import Config
 from bitvit.errors import CheckpointError, ConfigError
 from bitvit.fold import (
     Affine,
@@ -99,10 +98,8 @@ def convert(
         raise CheckpointError(
             f"{out}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
         )
-    loaded = read_checkpoint(source, ema=ema)
-    where = str(source)
-    shape = infer_config(loaded.state, args=loaded.args, config_json=read_config(config), where=where)
-    check_state(loaded.state, shape, where)
+    network = read_network(source, config=config, ema=ema)
+    loaded, shape = network.checkpoint, network.config
     names = _checked_labels(labels, shape)
     preprocessing = Preprocessing.for_image_size(
         shape.image_size,
@@ -111,7 +108,7 @@ def convert(
         resize=resize,
         pad=pad,
     )
-    packer = _Packer(loaded.state, shape, where)
+    packer = _Packer(loaded.state, shape, str(source))
     packer.pack_all()
     notes = packer.zero_notes()
     for note in notes:
@@ -134,23 +131,6 @@ def convert(
         warnings=notes,
         seconds=time.perf_counter() - start,
     )
-
-
-def read_config(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if config is None or isinstance(config, Mapping):
-        return config
-    path = Path(config)
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); expected the config.json of the model"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not JSON ({error}); expected the config.json of the model") from error
-    if not isinstance(read, dict):
-        raise ConfigError(f"{path}: holds a JSON {type(read).__name__}, expected an object with fields such as depths")
-    return read
 
 
 def _checked_labels(labels: Sequence[str] | None, config: Config) -> tuple[str, ...] | None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from bitvit import bits
-from bitvit.checkpoint.read import read_checkpoint
+from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.names import module
 from bitvit.convert import MAX_ZERO_SHARE, ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ModelFileError
 from bitvit.model import load
@@ -117,12 +118,12 @@ def test_planes_are_the_signs_of_the_centred_weights(name: str, packed: Packed) 
     state, tensors = load_case(name).state, load_model_file(packed(name)).tensors
     config = load_model_file(packed(name)).config
     pairs: dict[str, str] = {}
-    counters = [0, 0, 0, 0]
-    for prefix, stage in config.blocks():
-        ours = f"stages.{stage}.blocks.{counters[stage]}"
-        counters[stage] += 1
+    for place in config.places():
+        if not place.kind.endswith("block"):
+            continue
+        ours, prefix = place.name, module(config, place)
         pairs |= {f"{ours}.mlp.fc1": f"{prefix}.intermediate.dense", f"{ours}.mlp.fc2": f"{prefix}.output.dense"}
-        if stage < 2:
+        if place.kind == "conv_block":
             pairs |= {f"{ours}.mixer.convs.{k}": f"{prefix}.GC.cov{k + 1}" for k in range(3)}
         else:
             inner = f"{prefix}.attention.attention"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitvit.checkpoint.names import module
 from bitvit.config import Config
 from bitvit.convert import _Packer
 from bitvit.layers.common import Stem
@@ -183,7 +184,7 @@ class Part:
 def parts(config: Config, state: Mapping[str, Array], network: Network) -> Iterator[Part]:
     """All layers in order: the stem, then mixer or attention, MLP, downsamplings, the head."""
     yield Part("stem", network.stem, lambda x: reference.stem(state, x))
-    prefixes = iter(name for name, _ in config.blocks())
+    prefixes = iter(module(config, place) for place in config.places() if place.kind.endswith("block"))
     for s, stage in enumerate(network.stages):
         if stage.downsample is not None:
             yield Part(f"stages.{s}.downsample", stage.downsample, _downsample(state, s))
