@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from bitvit.checkpoint import read_checkpoint, state
-from bitvit.checkpoint.file import Extent
+from bitvit.checkpoint.file import Extent, read_extent
 from tests.support.checkpoints import FIVE, assert_same, read_zip, refuse, write_legacy, write_zip
 from tools.fuzz.pickles import Raw, call, storage, tensor
 
@@ -124,7 +124,6 @@ def test_shared_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     path = write_zip(tmp_path / "t.pth", value, {"0": data})
     reads: list[int] = []
-    read_extent = state.read_extent
 
     def counted(file: io.BufferedReader, extent: Extent) -> NDArray[np.uint8]:
         reads.append(extent.nbytes)
