@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bitvit.checkpoint.infer import trained_network
 from numpy.typing import NDArray
 
-from bitvit.checkpoint import names
+from bitvit.checkpoint import TrainedNetwork, names
 from bitvit.config import Config
 from bitvit.convert import pack
 from bitvit.layers.stem import Stem
@@ -168,7 +167,7 @@ def random_state(config: Config, seed: int) -> dict[str, Array]:
 
 def folded(config: Config, state: Mapping[str, Array]) -> dict[str, Array]:
     """The tensors of the model file that `convert` would write."""
-    return pack(trained_network(state, config)).tensors
+    return pack(TrainedNetwork.from_state(state, config)).tensors
 
 
 @dataclass(frozen=True)
