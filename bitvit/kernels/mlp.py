@@ -30,7 +30,6 @@ from bitvit.kernels.simd import (
     load_rows,
     minimum,
     prelu,
-    splat,
     splat_rows,
     store,
     store_mask,
