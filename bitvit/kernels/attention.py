@@ -224,9 +224,8 @@ def gather_head(window, head, a, state, scratch):
 
 
 @in_tiles
-def score_tile(q, height, k, a, scratch):
+def score_tile(q, height, k, a, head_bits, scores):
     """`score` for queries q … and keys k …"""
-    head_bits, scores = words_at(scratch, a.head_bits), words_at(scratch, a.scores)
     n, words = a.keys_padded, a.key_words
     acc = splat_rows(np.uint32(0), height)
     for w in range(words):
@@ -238,8 +237,9 @@ def score_tile(q, height, k, a, scratch):
 @inline
 def score(a, scratch):
     """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
+    head_bits, scores = words_at(scratch, a.head_bits), words_at(scratch, a.scores)
     for k in range(0, a.keys_padded, LANES):
-        score_tile(a.window_tokens + a.merged, k, a, scratch)
+        score_tile(a.window_tokens + a.merged, k, a, head_bits, scores)
 
 
 @inline
