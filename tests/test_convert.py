@@ -397,12 +397,12 @@ def test_structural_zeros_are_refused(tmp_path: Path, target: Path) -> None:
     case = load_case("edge_zeros")
     message = refused(
         CheckpointError,
-        "slope 0 and no offset behind it",
+        "are 0 with no offset behind them",
         write(tmp_path, case.state),
         target,
         config=dict(case.config),
     )
-    assert "'vit.encoder.layerA.0.intermediate.rprelu'" in message
+    assert "'vit.encoder.layerA.0.intermediate.rprelu.prelu.weight'" in message
 
 
 @pytest.mark.parametrize("name", ["query", "key", "value"])
@@ -414,7 +414,7 @@ def test_structural_zeros_of_projections_are_refused(name: str, tmp_path: Path, 
     convert(write(tmp_path, state), target, config=dict(case.config))  # a slope of 0 alone does no harm
     state[f"{inner}.move{z}2"][2] = -state[f"{inner}.rprelu{z}.move2"][2]
     message = refused(CheckpointError, "^.*: 1 channels of", write(tmp_path, state), target, config=dict(case.config))
-    assert f"'{inner}.rprelu{z}'" in message
+    assert f"'{inner}.rprelu{z}.prelu.weight'" in message
 
 
 # ------------------------------------------------------------------------------------------------ numbers out of range

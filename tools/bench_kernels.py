@@ -31,7 +31,8 @@ from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots
 from bitvit.kernels.simd import store_rows
 from bitvit.kernels.target import CPU, LANES, TILE_ROWS
-from bitvit.program import aligned_zeros, padded
+from bitvit.panels import padded
+from bitvit.program import aligned_zeros
 from bitvit.summary import summarize
 from tools.peers.packages import PeersError
 from tools.peers.report import read_readme, replace_section, write

@@ -671,3 +671,16 @@ def _unzip(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 def unzip_rows(typingctx, v):
     """Deal a tile of R rows, R a power of two, out to its rows: all lanes end to end, row j gets R·q + j, q < LANES."""
     return v(v), lambda context, builder, sig, args: _join(builder, _unzip(builder, _rows(builder, v, args[0])))
+
+
+@intrinsic
+def add_rows(typingctx, v):
+    """The sum of a tile's rows, a power of two of them: neighbours first."""
+
+    def codegen(context, builder, sig, args):
+        rows = _rows(builder, v, args[0])
+        while len(rows) > 1:
+            rows = [builder.fadd(x, y) for x, y in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
+
+    return v.of(v.elem, 1)(v), codegen

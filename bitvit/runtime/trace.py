@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bitvit.kernels.catalog import BORDER, GROUPS
 from bitvit.kernels.target import LANES, TILE_ROWS
-from bitvit.program import Map, Region, Step, padded
+from bitvit.panels import padded
+from bitvit.program import Map, Region, Step
 from bitvit.runtime.runner import Runner, Workspace
 
 Signs = dict[str, NDArray[Any]]
