@@ -3,8 +3,8 @@
     python -m tools.benchmarks           # write the tables of both pages again
     python -m tools.benchmarks --check   # exit code 1 if a page does not have them as they are stored
 
-A table stands between <!-- NAME:start --> and <!-- NAME:end -->. The results come from other tools: compare_peers, speed
-and bench_kernels store what they measure with --record docs/benchmarks.json.
+A table stands between <!-- NAME:start --> and <!-- NAME:end -->. The results are those of other tools: compare_peers,
+speed and bench_kernels store what they measure with --record docs/benchmarks.json.
 """
 
 import argparse
