@@ -61,7 +61,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 @every_page
 def test_nothing_is_said_of_files_that_are_elsewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert re.findall(r"@[A-Z]+@|DESIGN\.md|TOLERANCE\.md|golden tolerances|(?<![/\w])python (?:tools|tests)/", text) == []
+    assert (
+        re.findall(r"@[A-Z]+@|DESIGN\.md|TOLERANCE\.md|golden tolerances|(?<![/\w])python (?:tools|tests)/", text) == []
+    )
 
 
 @every_page
