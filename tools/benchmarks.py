@@ -31,7 +31,7 @@ def summary_table(result: dict[str, Any]) -> str:
     """The README's: engines on one and the same checkpoint, their times, sizes and answers."""
     rows = [row for row in result["results"] if row["network"] == result["network"]]
     cells = list(dict.fromkeys((row["threads"], row["batch"]) for row in rows))
-    lines = [f"| {result['network']} | {' | '.join(map(peers.heading, cells))} | model | same answers |"]
+    lines = [f"| {result['network']} | {' | '.join(map(peers.heading, cells))} | model size | same answers |"]
     lines.append(f"|---|{'--:|' * len(cells)}--:|:-:|")
     for engine in dict.fromkeys(row["engine"] for row in rows):
         mark = "**" if engine == "bitvit" else ""

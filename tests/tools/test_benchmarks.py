@@ -73,7 +73,7 @@ def test_what_could_not_be_stored_is_refused_before_measuring(tmp_path: Path) ->
 def test_the_summary_has_the_engines_of_one_checkpoint() -> None:
     lines = benchmarks.summary_table(PEERS).splitlines()
     assert lines == [
-        "| BHViT-small some-fp | 2 threads, 1 image | model | same answers |",
+        "| BHViT-small some-fp | 2 threads, 1 image | model size | same answers |",
         "|---|--:|--:|:-:|",
         "| **bitvit** | **5.00 ms** | **10 MB** | yes |",
         "| PyTorch float32 | 50.0 ms (10 x) | 92 MB | yes |",
