@@ -28,7 +28,8 @@ from bitvit.bench.startup import measure_startup
 from bitvit.errors import BenchError
 from bitvit.jit import loader
 from bitvit.model import BHViT, functions_of, load
-from bitvit.preprocess import ImageSource, Preprocessing, open_image
+from bitvit.images import ImageSource, open_image
+from bitvit.preprocess import Preprocessing
 from bitvit.summary import Summary, summarize
 from bitvit.system import available_threads
 

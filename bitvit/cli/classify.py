@@ -85,7 +85,7 @@ def classify(
 
 def _find(paths: Iterable[str], recursive: bool) -> list[str]:
     """The images that the arguments name, folders replaced by what is in them."""
-    from bitvit.preprocess import list_images
+    from bitvit.images import list_images
 
     images: list[str] = []
     for path in paths:

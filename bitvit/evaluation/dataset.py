@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitvit.errors import ImageError
 from bitvit.evaluation.classes import Label
-from bitvit.preprocess import EXTENSIONS, ImageSource, find_images
+from bitvit.images import EXTENSIONS, ImageSource, find_images
 
 __all__ = ["DataSource", "Dataset", "Layout", "read_data", "read_folds"]
 
