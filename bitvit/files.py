@@ -1,6 +1,8 @@
 """Opening ordinary files, and writing them so that they are there as a whole or not at all."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import secrets
@@ -12,7 +14,7 @@ from typing import BinaryIO
 from bitvit.errors import BitvitError
 from bitvit.messages import shown
 
-__all__ = ["make_folder", "open_file", "read_json", "read_text", "replacing", "write_file"]
+__all__ = ["make_folder", "open_file", "read_csv", "read_json", "read_text", "replacing", "write_file"]
 
 
 def open_file(
@@ -66,6 +68,23 @@ def read_json(path: str | os.PathLike[str], error: type[BitvitError], expected: 
         return json.loads(text)
     except (ValueError, RecursionError) as problem:  # ValueError: also a number of thousands of digits
         raise error(f"{os.fspath(path)}: is not JSON ({problem}); expected {expected}") from None
+
+
+def read_csv(
+    path: str | os.PathLike[str], error: type[BitvitError], expected: str, *, delimiters: str = ","
+) -> list[tuple[int, list[str]]]:
+    """The rows of a UTF-8 file of CSV that are not empty, each with the number of its last line.
+
+    delimiters: that which the first line has most of is taken. expected: what the file should hold, for messages.
+    Raises `error`.
+    """
+    text = read_text(path, error, expected)
+    first = io.StringIO(text, newline="").readline()
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(delimiters, key=first.count))
+    try:
+        return [(reader.line_num, row) for row in reader if row]
+    except csv.Error as problem:
+        raise error(f"{os.fspath(path)}: is not CSV ({problem}); expected {expected}") from None
 
 
 def write_file(

@@ -18,9 +18,7 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def listing(
-    values: Collection[Value], *, most: int = MOST_LISTED, show: Callable[[Value], str] | None = None
-) -> str:
+def listing(values: Collection[Value], *, most: int = MOST_LISTED, show: Callable[[Value], str] | None = None) -> str:
     """The first values, at most `most`, and how many more there are. show: how one is written; default: shown."""
     first = ", ".join((show or shown)(value) for value in itertools.islice(values, most))
     return first + (f" and {len(values) - most} more" if len(values) > most else "")

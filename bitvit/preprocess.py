@@ -1,7 +1,7 @@
 """RGB image -> float32 pixels, bit for bit as the training code's evaluation transform does it (SPEC section 6).
 
-    bitvit.images.open_image    path, bytes, PIL image or array -> RGB, 8 bits a channel
-    Preprocessing               RGB -> resize -> centre crop -> zero padding -> (v/255 - mean)/std
+bitvit.images.open_image    path, bytes, PIL image or array -> RGB, 8 bits a channel
+Preprocessing               RGB -> resize -> centre crop -> zero padding -> (v/255 - mean)/std
 """
 
 import dataclasses
@@ -66,8 +66,8 @@ class Preprocessing:
         """The training code's transform for an input side (SPEC section 6).
 
         resize="auto": above 32 pixels the shorter edge becomes int(256/224·image_size); otherwise images must have
-        the right size already. With padding, which the training code does not do, it becomes image_size - 2·pad, so that
-        any image fits. Raises ConfigError for values that cannot work.
+        the right size already. With padding, which the training code lacks, it becomes image_size - 2·pad, so that any
+        image fits. Raises ConfigError for values that cannot work.
         """
         _check_integer("image_size", image_size, 1, MAX_SIDE)
         _check_integer("pad", pad, 0, (image_size - 1) // 2)

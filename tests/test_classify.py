@@ -128,7 +128,9 @@ def test_model_without_a_classifier() -> None:
 def test_something_else_than_images_is_refused_at_once(images: Any) -> None:
     classify = Classifier(Colours())
     for use in (classify, classify.logits, classify.attempt):
-        with pytest.raises(ImageError, match=r"images: is of type \w+, expected a path, .* or a list or iterator of them"):
+        with pytest.raises(
+            ImageError, match=r"images: is of type \w+, expected a path, .* or a list or iterator of them"
+        ):
             use(images)
 
 

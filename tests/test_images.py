@@ -131,7 +131,7 @@ def test_path_with_nul() -> None:
 
 
 def test_empty() -> None:
-    with pytest.raises(ImageError, match="^0 bytes of data: is empty; copy or download the image again"):
+    with pytest.raises(ImageError, match=r"^0 bytes of data: is empty; copy or download the image again"):
         open_image(b"")
 
 

@@ -121,7 +121,7 @@ def test_a_very_long_image_is_refused_before_it_fills_the_memory() -> None:
 
 
 def test_only_rgb_is_prepared() -> None:
-    with pytest.raises(ImageError, match="mode L, expected RGB; use bitvit.images.open_image"):
+    with pytest.raises(ImageError, match=r"mode L, expected RGB; use bitvit.images.open_image"):
         Preprocessing.for_image_size(32)(Image.new("L", (32, 32)))
 
 

@@ -28,8 +28,8 @@ from bitvit.convert import read_config
 from bitvit.errors import CheckpointError
 from bitvit.extras import figure, require
 from bitvit.files import write_file
-from bitvit.model import BHViT, load
 from bitvit.images import open_image
+from bitvit.model import BHViT, load
 from bitvit.runtime.trace import Probe
 from bitvit.verify import reference
 

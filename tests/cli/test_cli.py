@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import bitvit
 from bitvit.classify import Classifier
 from bitvit.cli import app, console
-from bitvit.cli.classify import _progress as progress
+from bitvit.cli.classify import progress_bar
 from bitvit.config import Config
 from bitvit.errors import BitvitError
 from bitvit.modelfile import load_model_file
@@ -133,7 +133,7 @@ def test_convert_wrong_usage(options: Sequence[str], message: str, checkpoint: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--labels", "no.txt"), "no.txt: cannot be read: No such file or directory; check the path"),
+        (("--labels", "no.txt"), "no.txt: no such file; check the path"),
         (("--config", "no.json"), "no.json: cannot be read"),
         (("--resize", "20"), "preprocessing: resize is 20, expected an integer from 96"),
         (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers above 0"),
@@ -320,14 +320,14 @@ def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:
 @pytest.mark.parametrize(("total", "shown"), [(100, True), (3, False)])
 def test_progress_bar_is_for_long_work_only(total: int, shown: bool) -> None:
     screen = io.StringIO()
-    with progress(Console(file=screen, force_terminal=True), total, io.StringIO()) as advance:
+    with progress_bar(Console(file=screen, force_terminal=True), total, io.StringIO()) as advance:
         advance()
     assert (f"1/{total}" in screen.getvalue()) == shown
 
 
 def test_progress_bar_is_not_for_files_and_pipes() -> None:
     log = io.StringIO()
-    with progress(Console(file=log), 100, io.StringIO()) as advance:
+    with progress_bar(Console(file=log), 100, io.StringIO()) as advance:
         advance()
     assert log.getvalue() == ""
 

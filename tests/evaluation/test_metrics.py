@@ -11,6 +11,7 @@ from bitvit.errors import BitvitError
 from bitvit.evaluation import metrics
 from bitvit.evaluation.metrics import Metrics, measure
 from bitvit.extras import require
+from bitvit.predictions import softmax
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 
@@ -87,7 +88,7 @@ def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = measure(logits, targets, names, numbers)
     assert parts.top5 == whole.top5
     assert parts.loss == pytest.approx(whole.loss)
-    assert parts.loss == pytest.approx(-np.log(metrics.softmax(logits)[np.arange(50), targets]).mean())
+    assert parts.loss == pytest.approx(-np.log(softmax(logits)[np.arange(50), targets]).mean())
     assert [c.roc_auc for c in parts.classes] == [c.roc_auc for c in whole.classes]
 
 
