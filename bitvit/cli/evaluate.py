@@ -72,8 +72,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="CLASS",
-            help="Only this class takes part, and others so given; a name or number, @FILE with one a line, or "
-            "present: those that have images.",
+            help="Only this class takes part, by name or number; give it again for each class; @FILE: those in a file, "
+            "one a line; present: those that have images.",
         ),
     ] = None,
     on_error: Annotated[

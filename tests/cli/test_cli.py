@@ -351,16 +351,16 @@ def test_output_file_is_written_though_an_image_is_bad(model: Path, images: Path
 def test_output_file_is_never_half_written(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_self: Classifier, _images: object) -> Any:
-        yield np.zeros(10, np.float32)
+    def interrupted(_self: Classifier, _images: object, _top_k: int) -> Any:
+        yield [{"label": "cat", "index": 0, "score": 1.0}]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Classifier, "_outcomes", interrupted)
+    monkeypatch.setattr(Classifier, "attempt", interrupted)
     out = tmp_path / "out.jsonl"
     out.write_text("old")
     run("classify", model, images, "-f", "jsonl", "-o", out, code=130)
     assert out.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.jsonl"]
 
 
 @pytest.mark.parametrize(
