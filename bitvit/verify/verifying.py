@@ -26,8 +26,8 @@ from bitvit.checkpoint import names, read_network
 from bitvit.errors import CheckpointError
 from bitvit.extras import figure, require
 from bitvit.files import write_file
+from bitvit.images import open_image
 from bitvit.model import BHViT, load
-from bitvit.preprocess import open_image
 from bitvit.runtime.trace import Probe
 from bitvit.verify import reference
 
