@@ -13,7 +13,7 @@ from bitvit.checkpoint.check import check_state
 from bitvit.checkpoint.infer import infer_config
 from bitvit.config import Config
 from bitvit.errors import ConfigError, located
-from bitvit.files import located, read_json
+from bitvit.files import read_json
 
 if TYPE_CHECKING:
     from bitvit.checkpoint.read import Checkpoint
