@@ -19,7 +19,7 @@ from bitvit.convert import _Packer
 from bitvit.layers.common import Stem
 from bitvit.model import Network
 from bitvit.program import Builder, Map, Program, Region, aligned_zeros
-from bitvit.runtime.runner import Runner, Workspace
+from bitvit.runtime import Runner, Workspace
 from bitvit.verify import reference
 from tests.support.golden_data import make_checkpoint
 
