@@ -3,11 +3,12 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitvit.runtime.policy import MOST_CALLS, RestPolicy
 
+derandomized = settings(derandomize=True, deadline=None, database=None)
 SLOW, QUICK = 2.0, 0.5  # seconds, where an image takes 1 alone
 MOST = st.integers(0, 100)
 
@@ -88,6 +89,7 @@ def counts(outcome: tuple[float, bool, int]) -> bool:
     return seconds > 1.0 and (stalled or interruptions > 0)
 
 
+@derandomized
 @given(OUTCOMES, MOST)
 def test_rests_follow_from_the_contended_calls_just_before(outcomes: list[tuple[float, bool, int]], most: int) -> None:
     """None before two in a row, then 2, doubling with each, never more than the most; one good call ends it."""
@@ -99,6 +101,7 @@ def test_rests_follow_from_the_contended_calls_just_before(outcomes: list[tuple[
         assert policy.resting == rest(policy) == (min(most, 2 ** (row - 1)) if row > 1 else 0)
 
 
+@derandomized
 @given(OUTCOMES, st.integers(2, 100))
 def test_a_good_call_makes_it_as_if_nothing_had_been(outcomes: list[tuple[float, bool, int]], most: int) -> None:
     policy = known(most)
@@ -113,6 +116,7 @@ def test_a_good_call_makes_it_as_if_nothing_had_been(outcomes: list[tuple[float,
     assert found == [0, 2, min(4, most)]
 
 
+@derandomized
 @given(st.integers(3, 40), MOST)
 def test_a_rest_at_most_doubles(calls: int, most: int) -> None:
     policy, rests = known(most), []
@@ -123,6 +127,7 @@ def test_a_rest_at_most_doubles(calls: int, most: int) -> None:
     assert all(before <= after <= max(2, 2 * before) for before, after in pairwise(rests))
 
 
+@derandomized
 @given(OUTCOMES)
 def test_a_policy_without_rests_always_has_helpers(outcomes: list[tuple[float, bool, int]]) -> None:
     policy = known(0)
