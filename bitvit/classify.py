@@ -117,7 +117,7 @@ class Classifier:
         gives. Raises ImageError as a call does; TypeError for a model that is not a BHViT of this package.
         """
         from bitvit.model import BHViT
-        from bitvit.runtime.trace import Probe
+        from bitvit.runtime.trace import Trace
 
         _at_least_one("top_k", top_k)
         if not isinstance(self.model, BHViT):
@@ -128,7 +128,7 @@ class Classifier:
             pixels = preprocessing(opened)
         except ImageError as error:
             raise _named(error, 0, image) from None
-        logits, blocks = Probe(self.model.runner).run_image(pixels)
+        logits, blocks = Trace(self.model.runner).run_image(pixels)
         grid = importance(blocks)
         return Explanation(
             heat=enlarge(grid, preprocessing.image_size),

@@ -206,10 +206,10 @@ def test_a_constant_row_of_weights_is_held(tmp_path: Path, target: Path) -> None
     # each flat row changes the stream of every token, so signs without a margin may differ: only the first block counts
     x = reference.stem(state, case.input[:1])
     expected = reference.block(state, "vit.encoder.layerA.0", x, num_heads=1, window_size=3)
-    from bitvit.runtime.trace import Probe
+    from bitvit.runtime.trace import Trace
 
-    probe = Probe(load(target, threads=1).runner)
-    got, _ = probe.run_layer("stages.0.blocks.0", x[0], *expected.shape[2:])
+    trace = Trace(load(target, threads=1).runner)
+    got, _ = trace.run_layer("stages.0.blocks.0", x[0], *expected.shape[2:])
     error = np.abs(got - expected[0]).max(axis=-1)
     assert np.mean(error <= 2e-5 * expected.std()) >= 0.99  # golden tolerances, section 3
 

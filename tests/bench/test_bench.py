@@ -268,7 +268,7 @@ def test_a_profile_that_does_not_add_up_is_told(packed: Packed, monkeypatch: pyt
 
 
 def test_timed_steps_compute_what_a_call_computes(packed: Packed) -> None:
-    from bitvit.runtime.runner import Workspace
+    from bitvit.runtime import Workspace
 
     model = bitvit.load(packed("micro96_somefp"), threads=1)
     program, pixels = model.runner.program, np.full((1, 3, 96, 96), 0.25, np.float32)

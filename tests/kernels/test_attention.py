@@ -13,13 +13,8 @@ from bitvit.bits import pack
 from bitvit.kernels.attention import attend_head
 from bitvit.kernels.catalog import ATTEND, attend_levels
 from bitvit.kernels.inline import OPTIONS
-from bitvit.layers.common import (
-    Attention,
-    BinaryLinear,
-    GsbQuantizer,
-    LevelQuantizer,
-    Projection,
-)
+from bitvit.layers.attention import Attention
+from bitvit.schema import Activation, BinaryLinear, Projection
 from bitvit.verify import reference
 from tests.support.engine import Alone, alone, constant, identity
 from tests.support.signs import EPS, pack_words, pm, unpack_words
@@ -27,23 +22,31 @@ from tests.support.signs import EPS, pack_words, pm, unpack_words
 Array = NDArray[Any]
 
 
-def neutral_linear(channels: int) -> BinaryLinear:
-    zero, one = constant(channels, 0), constant(channels, 1)
-    planes = pack(np.ones((channels, channels), bool))
-    return BinaryLinear(
-        threshold=zero, planes=planes, in_features=channels, scale=one, bias=zero, slope=one, row_scale=None
-    )
+def neutral(channels: int) -> Activation:
+    return Activation(constant(channels, 1), constant(channels, 0), constant(channels, 1))
 
 
-def attention_of(channels: int, heads: int, window: int, quantizer: LevelQuantizer | GsbQuantizer) -> Attention:
+def attention_of(channels: int, heads: int, window: int, quantizer: Array) -> Attention:
     """An attention of which only the middle, from signs to context, is looked at."""
-    projection = Projection(neutral_linear(channels), constant(channels, 0))
+    zero, half = constant(channels, 0), constant(channels, 0.5)
+    planes = pack(np.ones((channels, channels), bool))
+    projection = Projection(zero, planes, neutral(channels), out_threshold=zero)
     return Attention(
-        name="attention", num_heads=heads, window=window, norm=identity(channels), max_share=constant(channels, 0.5),
-        token_norm=identity(channels), projections=(projection, projection, projection), quantizer=quantizer,
-        context=identity(channels), context_slope=constant(channels, 1), fine_share=constant(channels, 0.5),
-        output=neutral_linear(channels), out=identity(channels),
-    )  # fmt: skip
+        norm=identity(channels),
+        max_share=half,
+        token_norm=identity(channels),
+        query=projection,
+        key=projection,
+        value=projection,
+        quantizer=quantizer,
+        context=neutral(channels),
+        fine_share=half,
+        output=BinaryLinear(zero, planes, neutral(channels)),
+        out=identity(channels),
+        name="attention",
+        num_heads=heads,
+        window=window,
+    )
 
 
 @cfunc(attend_levels.signature, **OPTIONS)
@@ -58,15 +61,14 @@ SCORE_HEAD = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * 4)(scor
 class Attend:
     """The attend step of one layer on given signs, window by window and head by head."""
 
-    def __init__(self, heads: int, dim: int, side: int, window: int, quantizer: LevelQuantizer | GsbQuantizer) -> None:
+    def __init__(self, heads: int, dim: int, side: int, window: int, quantizer: Array) -> None:
         self.heads, self.dim, self.window = heads, dim, window
         self.channels = heads * dim
         self.windows = (side // window) ** 2
         self.tokens = window**2 + self.windows  # of one window
         self.layer: Alone = alone(attention_of(self.channels, heads, window, quantizer), side, self.channels)
-        self.index = self.layer.step(quantizer.kernel.name)
+        self.index = self.layer.step("attend_gsb" if quantizer.ndim == 1 else "attend_levels")
         self.step = self.layer.program.steps[self.index]
-        self.quantizer = quantizer
 
     def set_signs(self, seed: int, flip: float = 0.5) -> dict[str, NDArray[np.int64]]:
         """Random signs of q, k, v as ±1 [windows, heads, tokens, dim].
@@ -130,8 +132,8 @@ GEOMETRIES = [(1, 1), (2, 1), (3, 3), (4, 1), (6, 3), (7, 7), (14, 7), (9, 3), (
 HEAD_DIMS = [4, 5, 16, 20, 32, 40, 64, 80, 96]
 
 
-def levels(heads: int, alpha: float, zero: float) -> LevelQuantizer:
-    return LevelQuantizer(constant(heads, alpha), constant(heads, zero))
+def levels(heads: int, alpha: float, zero: float) -> Array:
+    return np.stack([constant(heads, alpha), constant(heads, zero)])
 
 
 def probabilities(q: Array, k: Array) -> NDArray[np.float64]:
@@ -210,7 +212,7 @@ def test_exact_ties_round_half_to_even(alpha: float, zero: float, level: int) ->
 
 def test_heads_have_their_own_steps() -> None:
     alpha, zero = np.array([0.125, 0.5, -0.25], np.float32), np.array([0.0, 1.0, 2.0], np.float32)
-    attend = Attend(3, 20, 6, 3, LevelQuantizer(alpha, zero))
+    attend = Attend(3, 20, 6, 3, np.stack([alpha, zero]))
     signs = attend.set_signs(5)
     for e in range(3):
         q, k, v = (signs[name][1, e] for name in ("query", "key", "value"))
@@ -227,7 +229,7 @@ def test_gsb_planes_and_weights(clip: tuple[float, float, float], dim: int) -> N
     """Three masks and the sum they weigh, against the formula; also where base - t1 is -1 and for a step below 0."""
     a, a2, a3 = (float(np.float32(c)) for c in clip)
     for side, window in ((1, 1), (6, 3), (7, 7), (11, 1)):
-        attend = Attend(2, dim, side, window, GsbQuantizer(np.array(clip, np.float32)))
+        attend = Attend(2, dim, side, window, np.array(clip, np.float32))
         signs = attend.set_signs(side, 0.2)
         for w, e in {(0, 0), (attend.windows - 1, 1)}:
             q, k, v = (signs[name][w, e] for name in ("query", "key", "value"))

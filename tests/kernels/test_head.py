@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitvit.layers.common import (
-    Affine,
-    Head,
-)
+from bitvit.layers.head import Head
+from bitvit.schema import Affine
 from tests.support.engine import alone
 from tests.support.signs import EPS
 
@@ -24,7 +22,9 @@ def test_head_pools_and_classifies(classes: int, side: int, channels: int) -> No
     scale, bias, offsets = (rng.standard_normal(n).astype(np.float32) for n in (channels, channels, classes))
     weight = rng.standard_normal((classes, channels)).astype(np.float32)
     x = rng.standard_normal((side, side, channels)).astype(np.float32)
-    head = Head(Affine(scale, bias), False, weight if classes else None, offsets if classes else None)
+    head = Head(
+        Affine(scale, bias), weight if classes else None, offsets if classes else None, name="head", layer_norm=False
+    )
     got = alone(head, side, channels)(x)
     pooled = x.reshape(-1, channels).astype(np.float64).mean(axis=0) * scale + bias
     pooled_bound = EPS * (side**2 + 4) * (np.abs(x).max(axis=(0, 1)) * np.abs(scale) + np.abs(bias))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.matmul import binary_matmul, float_matmul
 from bitvit.kernels.target import LANES, TILE_ROWS
-from bitvit.program import binary_panels, float_panels, natural, padded
+from bitvit.panels import binary_panels, float_panels, natural, padded
 from tests.support.signs import EPS, PROFILE, pack_words, pm, random_signs, seeds, unpack_words
 
 Array = NDArray[Any]

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from bitvit.bits import pack
 from bitvit.kernels.catalog import BORDER, DILATIONS, GROUPS
-from bitvit.layers.common import (
-    Convolution,
-    TokenMixer,
-)
+from bitvit.layers.mixer import TokenMixer
+from bitvit.schema import Activation, Convolution
 from tests.support.engine import alone, constant, identity
 from tests.support.signs import PROFILE, pm, random_signs, seeds
 
@@ -26,10 +24,9 @@ def neutral_mixer(positive: Array, scales: Sequence[float] = (1, 1, 1)) -> Token
     channels = positive.shape[1]
     zero, one = constant(channels, 0), constant(channels, 1)
     first, second, third = (
-        Convolution(planes=pack(p), features=p.shape[1], scale=s * one, bias=zero, slope=one)
-        for p, s in zip(positive, scales, strict=True)
+        Convolution(pack(p), Activation(s * one, zero, one)) for p, s in zip(positive, scales, strict=True)
     )
-    return TokenMixer("mixer", identity(channels), (first, second, third), None, identity(channels))
+    return TokenMixer(identity(channels), (first, second, third), None, identity(channels), name="mixer")
 
 
 def convolution(signs: Array, weight: Array, dilation: int) -> NDArray[np.int64]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from bitvit.config import Config, valid_windows
 from bitvit.errors import ConfigError
 from bitvit.model import Network
-from bitvit.runtime.runner import Runner, Workspace
-from bitvit.runtime.trace import Probe
+from bitvit.runtime import Runner, Workspace
+from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
 from tests.support.engine import SAMPLES, alone, ask, folded, parts, random_state
 from tests.support.shapes import ODD_SHAPES, shape
@@ -85,9 +85,9 @@ def check_layers(config: Config, seed: int) -> tuple[int, int, bool]:
     state = random_state(config, seed)
     network = Network.read(config, folded(config, state))
     runner = Runner(network.program(), 1)
-    probe = Probe(runner)
+    trace = Trace(runner)
     pixels = np.random.default_rng(seed).standard_normal((3, config.image_size, config.image_size)).astype(np.float32)
-    probe.workspace.set_image(pixels)
+    trace.workspace.set_image(pixels)
     x: NDArray[np.float32] = pixels
     undecided = tokens = 0
     for part in parts(config, state, network):
@@ -98,7 +98,7 @@ def check_layers(config: Config, seed: int) -> tuple[int, int, bool]:
         tokens += answer.undecided.size
         if part.name != "head":
             source = None if part.name == "stem" else x
-            inside, _ = probe.run_layer(part.name, source, got.shape[0], got.shape[-1])
+            inside, _ = trace.run_layer(part.name, source, got.shape[0], got.shape[-1])
             assert inside.tobytes() == got.tobytes(), f"{part.name} of {config} differs inside its network"
         x = answer.value.astype(np.float32)
     geometry: dict[str, Any] = {

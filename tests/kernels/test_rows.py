@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.rows import normalize_row, tile_channels
 from bitvit.kernels.target import LANES
-from bitvit.program import padded
+from bitvit.panels import padded
 from bitvit.verify import reference
 from tests.support.signs import EPS
 

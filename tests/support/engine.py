@@ -19,9 +19,9 @@ from bitvit.config import Config
 from bitvit.convert import pack
 from bitvit.layers.stem import Stem
 from bitvit.model import AttentionBlock, ConvBlock, Network
-from bitvit.schema import Affine
 from bitvit.program import Builder, Map, Program, Region, aligned_zeros
-from bitvit.runtime.runner import Runner, Workspace
+from bitvit.runtime import Runner, Workspace
+from bitvit.schema import Affine
 from bitvit.verify import reference
 from tests.support.golden_data import make_checkpoint
 
