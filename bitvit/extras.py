@@ -20,5 +20,8 @@ def require(package: str, purpose: str) -> ModuleType:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure, in inches; not one of pyplot's, which would look for a screen."""
+    """An empty matplotlib figure, in inches; not one of pyplot's, which would look for a screen.
+
+    Raises BitvitError without matplotlib.
+    """
     return require("matplotlib.figure", "drawing").Figure(figsize=(width, height), layout="constrained")

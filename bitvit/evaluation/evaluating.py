@@ -81,6 +81,7 @@ def evaluate(model: ModelSource, data: DataSource, **options: "Unpack[Options]")
 
         report = evaluate("model.safetensors", "images")      # images/cat/1.jpg, images/dog/2.jpg, ...
         report.top1, report.calibration_error, report.confusion
+        evaluate("model.safetensors", "images", subset=["cat", "dog"], outputs=Outputs(report="report"))
 
     model: path of a packed model, or a loaded one.
     data: a folder with a folder for each class; a CSV file with the columns path and label, in which paths start from
