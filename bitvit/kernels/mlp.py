@@ -60,7 +60,6 @@ def prepare_rows(first, rows, a, source, const, scratch):
         tile_channels(row, 0, channels, ratio, span, tiled, i * span, a.piece_rows * span)
 
 
-@in_tiles
 def hidden_tile(m, height, c, a, const, scratch, layer_norms):
     """Signs and pooled sum of the hidden features of channels c …
 
@@ -85,16 +84,27 @@ def hidden_tile(m, height, c, a, const, scratch, layer_norms):
     store_rows(pooled, c * a.piece_rows + m * LANES, LANES, pool)
 
 
+hidden_tiles, hidden_row = in_tiles(hidden_tile), inline(hidden_tile)
+
+
 @inline
 def hidden_layer(rows, a, const, scratch, layer_norms):
-    """Hidden signs and pooled sums; a layer norm needs all products of a row before the first sign."""
+    """Hidden signs and pooled sums.
+
+    A layer norm needs all products of a row before the first sign. Then no weights are left for rows to share, and a
+    row alone stays in registers where a tile would not.
+    """
     if layer_norms:
         bits, z, hidden = words_at(scratch, a.bits), floats_at(scratch, a.z), a.width * a.ratio
         prescale, valid = floats_at(const, a.prescale1), floats_at(const, a.valid_hidden)
         binary_matmul(bits, rows, a.words, words_at(const, a.panels1), hidden, a.start1, z, a.piece_rows)
         normalize_products(z, rows, a.piece_rows, hidden, a.channels * a.ratio, prescale, valid)
-    for c in range(0, a.width, LANES):
-        hidden_tile(rows, c, a, const, scratch, layer_norms)
+        for m in range(rows):
+            for c in range(0, a.width, LANES):
+                hidden_row(m, 1, c, a, const, scratch, layer_norms)
+    else:
+        for c in range(0, a.width, LANES):
+            hidden_tiles(rows, c, a, const, scratch, layer_norms)
 
 
 @inline

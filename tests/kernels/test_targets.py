@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitvit.kernels.catalog import FUNCTIONS
 from tests.support.golden_data import load_case
 from tests.support.paths import ROOT
 
@@ -18,6 +19,7 @@ TARGETS = {
     "haswell": "+sse4.2,+avx,+avx2,+fma,+popcnt,+bmi,+bmi2,+lzcnt,+f16c",
     "nehalem": "+sse4.2,+popcnt",
 }
+AVX512 = ",+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx512vpopcntdq"
 CASES = ("micro96_somefp", "micro160_odd", "micro96_gsb")
 
 ANSWER = """
@@ -29,25 +31,48 @@ for model, pixels in zip(sys.argv[1::2], sys.argv[2::2]):
 print(json.dumps({"lanes": LANES, "logits": logits}))
 """
 
-# What Numba writes is free of x86 until it is optimised, so LLVM can take it to another target.
-ASSEMBLE = """
+# What Numba writes is free of x86 until it is optimised, but for the hint to a waiting core and the clock, so LLVM can
+# take it to another target: as_arm(code) is the optimised module of a function for 64-bit ARM.
+AS_ARM = """
 import re, sys
 import llvmlite.binding as llvm
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 from bitvit.jit import compiler
+from bitvit.kernels import catalog
 triple = "aarch64-unknown-linux-gnu"
 machine = llvm.Target.from_triple(triple).create_target_machine(cpu="neoverse-n1", opt=3)
-for name in sys.argv[1:]:
-    code = str(compiler.llvm_code(getattr(catalog, name)))
+
+def as_arm(code):
     code = re.sub('target triple = ".*"', f'target triple = "{triple}"', code)
     code = re.sub('target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', code)
+    code = code.replace("call void @llvm.x86.sse2.pause()", "call void @llvm.aarch64.hint(i32 1)")
+    code = code.replace("declare void @llvm.x86.sse2.pause()", "declare void @llvm.aarch64.hint(i32 immarg)")
+    assert "llvm.x86" not in code
     module = llvm.parse_assembly(code)
     compiler.optimize(module, machine)
-    assembly = machine.emit_assembly(module)
+    return module
+
+"""
+ASSEMBLE = f"""{AS_ARM}
+for name in sys.argv[1:]:
+    assembly = machine.emit_assembly(as_arm(str(compiler.llvm_code(getattr(catalog, name)))))
     print(name, len(re.findall(r"\\tcnt\\tv", assembly)), len(re.findall(r"\\tfml[as]\\tv", assembly)))
 """
+# Names, and for which machine an ELF file says that it is: for x86-64, and if asked for, for 64-bit ARM.
+OBJECTS = f"""{AS_ARM}
+for function in catalog.FUNCTIONS:
+    module = compiler.llvm_code(function)
+    code = str(module)
+    compiler.optimize(module, compiler.machine())
+    objects = [compiler.machine().emit_object(module)]
+    if "arm" in sys.argv:
+        objects.append(machine.emit_object(as_arm(code)))
+    print(function.name, *(found[18:20].hex() for found in objects))
+"""
+X86, ARM = "3e00", "b700"
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into ELF files")
 on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="forces x86 targets")
 
 
@@ -94,3 +119,14 @@ def test_kernels_assemble_for_arm() -> None:
     assert counts.keys() == set(kernels)
     assert all(counts[name][0] >= 14 for name in kernels if name != "float_down")  # two registers a row of the tile
     assert counts["float_down"][1] >= 14
+
+
+@on_linux
+@on_x86
+@pytest.mark.parametrize("cpu", ["znver4", "haswell", "nehalem"])
+def test_every_function_compiles(cpu: str) -> None:
+    """To machine code, which LLVM may refuse where it writes assembly; nehalem's goes to ARM as well."""
+    features = TARGETS["haswell"] + AVX512 if cpu == "znver4" else TARGETS[cpu]
+    targets = ["arm"] if cpu == "nehalem" else []
+    lines = run(OBJECTS, *targets, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features).splitlines()
+    assert [line.split() for line in lines] == [[f.name, X86, *(ARM for _ in targets)] for f in FUNCTIONS]
