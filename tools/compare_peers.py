@@ -11,18 +11,15 @@ pip install 'bitvit[bench]'; PyTorch takes part where it is installed.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from bitvit import BitvitError, Config, convert
 from bitvit.bench.machine import Load, share_of_others
-from bitvit.checkpoint.read import Checkpoint, read_checkpoint
-from bitvit.config import check_state, infer_config
-from bitvit.convert import read_config
+from bitvit.checkpoint import Checkpoint, read_network
 from bitvit.modelfile import load_model_file
 from tools.peers import machine, timing  # first of all: it cleans the environment that NumPy reads
 from tools.peers.contenders import (
@@ -50,10 +47,10 @@ from tools.peers.report import (
     noise_line,
     prepare,
     print_table,
-    read_readme,
+    record,
     save,
-    update_readme,
 )
+from tools.results import check_record, store
 
 PUBLISHED = {(2, 2, 6, 2): "tiny", (3, 4, 8, 4): "small"}
 
@@ -76,8 +73,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help=f"only these and bitvit; of {keys}")
     parser.add_argument("--prototype", type=Path, metavar="NET.PY", help="also run this timing prototype, batch 1")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write peers.md, peers.json and peers.png there")
-    parser.add_argument("--readme", type=Path, help="put the table between this file's markers")
-    parser.add_argument("--marker", default="peers", help="name of the markers: <!-- NAME:start --> (default peers)")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="store the medians in this file, see tools/results.py"
+    )
+    parser.add_argument("--name", default="peers", help="under this name (default peers)")
     return parser.parse_args()
 
 
@@ -96,7 +95,7 @@ def describe(config: Config) -> str:
     return f"BHViT{size} {'some-fp' if config.downsampling == 'float' else 'fully binary'}"
 
 
-def pack(checkpoint: Checkpoint, config: Mapping[str, Any] | None, given: Path | None, target: Path) -> Path:
+def pack(checkpoint: Checkpoint, config: Path | None, given: Path | None, target: Path) -> Path:
     """The model file to time: `given`, if it was made of this checkpoint, else `target`, converted now."""
     if given is None:
         return convert(checkpoint.path, target, config=config).path
@@ -176,8 +175,7 @@ def check_targets(options: argparse.Namespace) -> None:
     """Whatever could keep the results from being written is to be known before the first of them."""
     if options.out is not None:
         prepare(options.out)
-    if options.readme is not None:
-        read_readme(options.readme, options.marker)
+    check_record(options.record)
 
 
 def bind(run: Run, pixels: Pixels) -> Callable[[], object]:
@@ -195,15 +193,11 @@ def compare(options: argparse.Namespace, folder: Path) -> Report:
     choice = choose(options.contenders)
     for key, why in choice.skipped.items():
         say(f"without {key}: {why}")
-    checkpoint = read_checkpoint(options.checkpoint)
-    where = str(options.checkpoint)
-    fields = read_config(options.config)
-    config = infer_config(checkpoint.state, args=checkpoint.args, config_json=fields, where=where)
-    check_state(checkpoint.state, config, where)
-    packed = pack(checkpoint, fields, options.model, folder / "packed.safetensors")
-    networks = Networks(checkpoint.state, config, packed)
+    network = read_network(options.checkpoint, config=options.config)
+    packed = pack(network.checkpoint, options.config, options.model, folder / "packed.safetensors")
+    networks = Networks(network.checkpoint.state, network.config, packed)
     comparison = Comparison(
-        describe(config), networks, choice.contenders, options.prototype, options.repeats, options.seconds
+        describe(network.config), networks, choice.contenders, options.prototype, options.repeats, options.seconds
     )
     for threads in options.threads:
         for batch in options.batch:
@@ -217,7 +211,15 @@ def compare(options: argparse.Namespace, folder: Path) -> Report:
         settings=settings(choice.contenders) | ({PROTOTYPE[2]: PROTOTYPE_SETTINGS} if options.prototype else {}),
         skipped=choice.skipped,
         agreement={key: found.difference for key, found in comparison.agreement.items()},
+        model_bytes=model_bytes(choice.contenders, networks),
     )
+
+
+def model_bytes(contenders: Iterable[Contender], networks: Networks) -> dict[str, int]:
+    """Engine -> bytes of the checkpoint's network in the form that it takes: bitvit's file, else the ONNX graph."""
+    own = [contender for contender in contenders if contender.network == "BHViT"]
+    graph = networks.bhvit(1).ByteSize() if len(own) > 1 else 0
+    return {c.engine: networks.packed.stat().st_size if c.key == "bitvit" else graph for c in own}
 
 
 def main() -> None:
@@ -229,8 +231,8 @@ def main() -> None:
         if options.out is not None:
             for path in save(report, options.out):
                 say(f"wrote {path}")
-        if options.readme is not None:
-            update_readme(options.readme, report, options.marker)
+        if options.record is not None:
+            store(options.record, options.name, record(report))
     except (PeersError, BitvitError) as error:
         sys.exit(f"compare_peers: {error}")
     except KeyboardInterrupt:

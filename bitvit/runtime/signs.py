@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bitvit.kernels.catalog import BORDER, GROUPS, Kernel
 from bitvit.kernels.target import LANES, TILE_ROWS
-from bitvit.program import Step, padded
+from bitvit.panels import padded
+from bitvit.program import Step
 from bitvit.runtime.runner import Runner
 from bitvit.runtime.workspace import Workspace
 
@@ -57,11 +58,6 @@ class TracedStep:
     def const(self, offset: int, size: int) -> NDArray[np.float32]:
         """Weights of the program, as the kernels have them."""
         return self._runner.program.const[offset : offset + size].view(np.float32)
-
-
-def base(kernel: Kernel) -> str:
-    """The name that a kernel shares with its twin for layer norm, which binarises the same."""
-    return kernel.name.removesuffix("_ln")
 
 
 def unpacked(words: NDArray[np.uint32], features: int) -> NDArray[np.int8]:
@@ -191,7 +187,7 @@ _READERS: dict[str, Callable[[TracedStep], Signs]] = {
 
 def run_traced(step: TracedStep) -> Signs:
     """Run a step; returns what it binarised, named as the reference names it behind a block's prefix."""
-    read = _READERS.get(base(step.step.kernel))
+    read = _READERS.get(step.step.kernel.base)
     if read is None:
         step.run()
         return {}
@@ -220,9 +216,9 @@ _WEIGHTS: dict[str, Callable[[TracedStep, Signs], NDArray[np.float32]]] = {
 
 def attends(kernel: Kernel) -> bool:
     """Whether a kernel computes attention, so that `attention_of` knows its weights."""
-    return base(kernel) in _WEIGHTS
+    return kernel.base in _WEIGHTS
 
 
 def attention_of(step: TracedStep) -> NDArray[np.float32]:
     """Run a step that attends; returns the quantised probabilities A (SPEC 7.4.6), float32 [windows, heads, N, N]."""
-    return _WEIGHTS[base(step.step.kernel)](step, run_traced(step))
+    return _WEIGHTS[step.step.kernel.base](step, run_traced(step))

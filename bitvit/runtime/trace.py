@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitvit.program import Map, Region
 from bitvit.runtime.runner import Runner
-from bitvit.runtime.signs import Signs, TracedStep, attends, attention_of, base, run_traced
+from bitvit.runtime.signs import Signs, TracedStep, attends, attention_of, run_traced
 from bitvit.runtime.workspace import Workspace
 
 
@@ -76,8 +76,8 @@ class Trace:
     def _attention(self, i: int) -> BlockAttention:
         """Run step i, which attends: the `project` before it knows the map, the `output` behind it the fine share."""
         steps = self.runner.program.steps
-        project = next(step for step in reversed(steps[:i]) if base(step.kernel) == "project").arguments
-        output = next(step for step in steps[i:] if base(step.kernel) == "output").arguments
+        project = next(step for step in reversed(steps[:i]) if step.kernel.base == "project").arguments
+        output = next(step for step in steps[i:] if step.kernel.base == "output").arguments
         step = TracedStep(self.runner, self.workspace, i)
         fine = step.const(int(output["fine"]), int(output["channels"]))
         return BlockAttention(

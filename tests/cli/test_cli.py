@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import bitvit
 from bitvit.classify import Classifier
 from bitvit.cli import app, console
-from bitvit.cli.classify import _progress as progress
+from bitvit.cli.classify import progress_bar
 from bitvit.config import Config
 from bitvit.errors import BitvitError
 from bitvit.modelfile import load_model_file
@@ -133,7 +133,7 @@ def test_convert_wrong_usage(options: Sequence[str], message: str, checkpoint: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--labels", "no.txt"), "no.txt: cannot be read: No such file or directory; check the path"),
+        (("--labels", "no.txt"), "no.txt: no such file; check the path"),
         (("--config", "no.json"), "no.json: cannot be read"),
         (("--resize", "20"), "preprocessing: resize is 20, expected an integer from 96"),
         (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers above 0"),
@@ -320,14 +320,14 @@ def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:
 @pytest.mark.parametrize(("total", "shown"), [(100, True), (3, False)])
 def test_progress_bar_is_for_long_work_only(total: int, shown: bool) -> None:
     screen = io.StringIO()
-    with progress(Console(file=screen, force_terminal=True), total, io.StringIO()) as advance:
+    with progress_bar(Console(file=screen, force_terminal=True), total, io.StringIO()) as advance:
         advance()
     assert (f"1/{total}" in screen.getvalue()) == shown
 
 
 def test_progress_bar_is_not_for_files_and_pipes() -> None:
     log = io.StringIO()
-    with progress(Console(file=log), 100, io.StringIO()) as advance:
+    with progress_bar(Console(file=log), 100, io.StringIO()) as advance:
         advance()
     assert log.getvalue() == ""
 
@@ -351,16 +351,16 @@ def test_output_file_is_written_though_an_image_is_bad(model: Path, images: Path
 def test_output_file_is_never_half_written(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_self: Classifier, _images: object) -> Any:
-        yield np.zeros(10, np.float32)
+    def interrupted(_self: Classifier, _images: object, _top_k: int) -> Any:
+        yield [{"label": "cat", "index": 0, "score": 1.0}]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Classifier, "_outcomes", interrupted)
+    monkeypatch.setattr(Classifier, "attempt", interrupted)
     out = tmp_path / "out.jsonl"
     out.write_text("old")
     run("classify", model, images, "-f", "jsonl", "-o", out, code=130)
     assert out.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.jsonl"]
 
 
 @pytest.mark.parametrize(

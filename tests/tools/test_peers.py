@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from bitvit.config import infer_config
+from bitvit.checkpoint.infer import infer_config
 from tests.support.golden_data import Case, case_names, load_case
 from tests.support.paths import TOOLS
 
 SCRIPT = TOOLS / "compare_peers.py"
 
 from tools.peers import bhvit, classic, contenders, eager, int8, packages, report, timing  # noqa: E402
+from tools.results import read_results  # noqa: E402
 
 MICRO = [name for name in case_names() if name.startswith(("micro96", "micro160", "edge"))]
 LARGE = [name for name in case_names() if name in ("tiny_somefp", "small_somefp", "small_binary")]
@@ -45,7 +46,7 @@ with_torch = pytest.mark.skipif(not packages.installed("onnx", "torch"), reason=
 
 # ----------------------------------------------------------------------------------------------------- the graphs
 def graph(case: Case, *, latent: bool = False) -> Any:
-    config = infer_config(case.state, config_json=case.config, where=case.name)
+    config = infer_config(case.state, config_json=case.config)
     return bhvit.bhvit_model(case.state, config, len(case.input), latent=latent)
 
 
@@ -74,7 +75,7 @@ def test_graph_gives_the_golden_logits(name: str) -> None:
 def test_graph_without_a_classifier_gives_the_pooled_features() -> None:
     case = load_case("micro96_somefp")
     state = {name: array for name, array in case.state.items() if not name.startswith("classifier")}
-    config = infer_config(state, config_json=case.config, where=case.name)
+    config = infer_config(state, config_json=case.config)
     session = onnxruntime_session(bhvit.bhvit_model(state, config, len(case.input)))
     pooled = session.run(None, {"pixels": case.input})[0]
     assert pooled.shape == (len(case.input), config.hidden_sizes[3])
@@ -176,7 +177,7 @@ def prototype(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_prototype_is_read(prototype: Callable[[str], Path]) -> None:
     case = load_case("micro96_somefp")
-    config = infer_config(case.state, config_json=case.config, where=case.name)
+    config = infer_config(case.state, config_json=case.config)
     small = type(config)(**{**config.__dict__, "depths": (3, 4, 8, 4)})
     script = prototype("print('x'); print(*sys.argv[1:], 'threads: min 2.1 median 2.45 p90 3 ms')")
     times = contenders.prototype_times(script, small, 2)
@@ -286,8 +287,8 @@ def test_numbers_have_sensible_digits() -> None:
     ]
 
 
-def test_readme_table(example: report.Report) -> None:
-    lines = report.short_markdown(example).splitlines()
+def test_short_table(example: report.Report) -> None:
+    lines = report.table(report.record(example)).splitlines()
     assert lines[:6] == [
         "| network | engine | 1 thread, 1 image | 2 threads, 8 images |",
         "|---|---|--:|--:|",
@@ -302,7 +303,7 @@ def test_readme_table(example: report.Report) -> None:
 
 def test_full_markdown(example: report.Report) -> None:
     text = report.markdown(example)
-    assert report.short_markdown(example) in text
+    assert report.table(report.record(example)) in text
     assert "| BHViT-small some-fp, bitvit | 1 | 1 | 3.60 | 3.60 | 4.00 | 4.80 | 4 |" in text
     assert "| BHViT's shape, timing prototype | 1 | 1 | 2.00 | – | 3.00 | 4.00 | 400 |" in text
     assert (
@@ -346,42 +347,6 @@ def test_saved_files(example: report.Report, tmp_path: Path) -> None:
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(report.FILES)
 
 
-# -------------------------------------------------------------------------------------------------------- the README
-PAGE = "# Title\n\nabove\n<!-- peers:start -->\nold\n<!-- peers:end -->\nbelow\n"
-
-
-def test_section_is_replaced() -> None:
-    page = report.replace_section(PAGE, "\nnew | table\n\n")
-    assert page == PAGE.replace("old", "new | table")
-    assert report.replace_section(page, "old") == PAGE
-
-
-@pytest.mark.parametrize(
-    "page",
-    ["no markers", "<!-- peers:start -->", "<!-- peers:end --><!-- peers:start -->", PAGE + PAGE],
-    ids=["none", "one", "order", "twice"],
-)
-def test_markers_must_be_there_once(page: str) -> None:
-    with pytest.raises(packages.PeersError, match="expected each once, in this order"):
-        report.replace_section(page, "new")
-
-
-def test_readme_is_updated(example: report.Report, tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text(PAGE.replace("peers:", "tiny:") + PAGE, encoding="utf-8")
-    path.chmod(0o640)
-    report.update_readme(path, example, "tiny")
-    text = path.read_text(encoding="utf-8")
-    assert report.short_markdown(example) in text
-    assert text.endswith(PAGE)
-    assert path.stat().st_mode & 0o777 == 0o640
-    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
-    with pytest.raises(packages.PeersError, match=r"README.md: found <!-- small:start --> 0"):
-        report.update_readme(path, example, "small")
-    with pytest.raises(packages.PeersError, match=r"missing.md: cannot be read"):
-        report.update_readme(tmp_path / "missing.md", example)
-
-
 # -------------------------------------------------------------------------------------------------------- the script
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
@@ -401,7 +366,7 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 def test_published_networks_are_called_by_name(script: ModuleType) -> None:
     case = load_case("micro96_binary")
-    config = infer_config(case.state, config_json=case.config, where=case.name)
+    config = infer_config(case.state, config_json=case.config)
     assert script.describe(config) == "BHViT (96 px) fully binary"
     sizes = {"image_size": 224, "hidden_sizes": (64, 128, 256, 512), "intermediate_sizes": (512, 1024, 1024, 2048)}
     heads = {"window_size": 7, "depths": (3, 4, 8, 4), "num_heads": (1, 1, 4, 8), "downsampling": "float"}
@@ -415,7 +380,7 @@ def test_published_networks_are_called_by_name(script: ModuleType) -> None:
         (["missing.pth", "--threads", "9999"], "--threads 9999: this process may use"),
         (["missing.pth", "--contenders", "vgg"], "no contender is called vgg"),
         (["missing.pth", "--prototype", "missing.py"], "missing.py: no such file"),
-        (["missing.pth", "--readme", "missing.md"], "missing.md: cannot be read"),
+        (["missing.pth", "--record", "no/such/folder.json"], "no/such is not a folder"),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
@@ -443,8 +408,7 @@ def test_foreign_model_is_refused(checkpoint: tuple[Path, Path], packed: Callabl
 @with_onnx
 @pytest.mark.skipif(not packages.installed("matplotlib"), reason="needs matplotlib: pip install 'bitvit[bench]'")
 def test_whole_run(checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
-    readme, out = tmp_path / "README.md", tmp_path / "out"
-    readme.write_text(PAGE)
+    stored, out = tmp_path / "benchmarks.json", tmp_path / "out"
     options: list[str | Path] = [
         "--repeats",
         "5",
@@ -456,7 +420,7 @@ def test_whole_run(checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
         "--out",
         out,
     ]
-    done = run(checkpoint[0], "--config", checkpoint[1], *options, "--readme", readme)
+    done = run(checkpoint[0], "--config", checkpoint[1], *options, "--record", stored, "--name", "micro")
     assert done.returncode == 0, done.stderr
     assert "ONNX Runtime float32" in done.stdout
     content = json.loads((out / "peers.json").read_text())
@@ -467,4 +431,11 @@ def test_whole_run(checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
         ("bhvit-onnxruntime", 2, 5),
     ]
     assert content["agreement"]["bhvit-onnxruntime"] < contenders.TOLERANCE
-    assert "ONNX Runtime float32" in readme.read_text()
+    micro = read_results(stored)["micro"]
+    assert [(r["engine"], r["batch"]) for r in micro["results"]] == [
+        ("bitvit", 1),
+        ("ONNX Runtime float32", 1),
+        ("bitvit", 2),
+        ("ONNX Runtime float32", 2),
+    ]
+    assert micro["model_bytes"]["bitvit"] < micro["model_bytes"]["ONNX Runtime float32"] / 5

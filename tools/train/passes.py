@@ -12,18 +12,19 @@ from numba.extending import intrinsic
 
 from bitvit.kernels.simd import (
     Vec,
+    add_rows,
     broadcast,
     count_bits,
-    even,
     fma,
     lane_sum,
     load,
+    load_rows,
     maximum,
     minimum,
-    odd,
     splat,
     store,
     store_mask,
+    unzip_rows,
 )
 from bitvit.kernels.target import LANES
 
@@ -248,14 +249,10 @@ def pool(line, width, copies, out, at):
             put(out, at + h, load(line, h))
     elif copies == 2:
         for h in range(0, width // 2, LANES):
-            a, b = load(line, 2 * h), load(line, 2 * h + LANES)
-            put(out, at + h, (even(a, b) + odd(a, b)) * half)
+            put(out, at + h, add_rows(unzip_rows(load_rows(line, 2 * h, LANES, 2))) * half)
     else:
         for h in range(0, width // 4, LANES):
-            a, b = load(line, 4 * h), load(line, 4 * h + LANES)
-            c, d = load(line, 4 * h + 2 * LANES), load(line, 4 * h + 3 * LANES)
-            a, c = even(a, b) + odd(a, b), even(c, d) + odd(c, d)
-            put(out, at + h, (even(a, c) + odd(a, c)) * half * half)
+            put(out, at + h, add_rows(unzip_rows(load_rows(line, 4 * h, LANES, 4))) * half * half)
 
 
 @inline
