@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from bitvit.jit import loader
 from bitvit.kernels import catalog
+from bitvit.kernels.catalog import JOB, STEP
 from bitvit.program import Program, aligned_zeros
 from bitvit.runtime.calls import Call, c_function, kernel_at
-from bitvit.runtime.records import JOB, STEP
 from bitvit.runtime.team import Team
 from bitvit.runtime.workspace import Workspace
 from bitvit.system import available_threads

@@ -25,13 +25,12 @@ from numpy.typing import NDArray
 
 from bitvit.config import Config
 from bitvit.kernels import catalog
-from bitvit.kernels.catalog import KERNELS, LIMIT_TABLE, SCHEDULING
+from bitvit.kernels.catalog import JOB, KERNELS, LIMIT_TABLE, SCHEDULING
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.model import Network
 from bitvit.program import ALIGN, SLACK, Builder, Program, Region
 from bitvit.runtime import Runner, Workspace
 from bitvit.runtime.calls import Call, c_function
-from bitvit.runtime.records import JOB
 from tests.support.engine import folded, random_state
 from tests.support.runtime import tireless_team
 from tests.support.shapes import ODD_SHAPES, random_shape, shape
