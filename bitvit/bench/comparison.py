@@ -36,7 +36,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReportComparison:
     """Cells of two reports, matched by mode, threads and batch size.
 
     differences: what else differs between the runs, a line each. alone: cells of one report only.
@@ -67,12 +67,12 @@ class Comparison:
         return json.dumps({"schema": "bitvit-bench-comparison/1", "cells": cells, **rest}, indent=1) + "\n"
 
 
-def compare(first: BenchReport, second: BenchReport) -> Comparison:
+def compare(first: BenchReport, second: BenchReport) -> ReportComparison:
     """Compare two reports, of two models, versions or machines."""
     one, two = ({_key(r): r for r in report.results} for report in (first, second))
     alone = [f"only in the first: {cell_name(r)}" for key, r in one.items() if key not in two]
     alone += [f"only in the second: {cell_name(r)}" for key, r in two.items() if key not in one]
-    return Comparison(
+    return ReportComparison(
         pairs=[Pair(r, two[key]) for key, r in one.items() if key in two],
         differences=_differences(first, second),
         alone=alone,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from bitvit.bench.comparison import Comparison
+from bitvit.bench.comparison import ReportComparison
 from bitvit.bench.report import COVERS, BenchReport, ModelFacts, Part, Profile, Result
 
 NONE = "–"
@@ -65,7 +65,7 @@ def _part_cells(part: Part, profile: Profile) -> tuple[str, ...]:
     )
 
 
-def comparison_grid(comparison: Comparison) -> Grid:
+def comparison_grid(comparison: ReportComparison) -> Grid:
     columns = ("mode", "threads", "batch", "first p50 ms", "second p50 ms", "second/first", "noise", "second is")
     rows = [
         (
@@ -171,7 +171,7 @@ def markdown(report: BenchReport) -> str:
     return "\n".join(parts)
 
 
-def comparison_markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: ReportComparison) -> str:
     """The whole comparison."""
     parts = ["# bitvit bench: two reports\n", _section(comparison_grid(comparison))]
     notes = [*comparison.differences, *comparison.alone, *(f"warning: {w}" for w in comparison.warnings)]
@@ -208,7 +208,7 @@ def write_csv(report: BenchReport, stream: TextIO) -> None:
     _write_rows(stream, rows)
 
 
-def write_comparison_csv(comparison: Comparison, stream: TextIO) -> None:
+def write_comparison_csv(comparison: ReportComparison, stream: TextIO) -> None:
     """A row a cell."""
     rows = [
         {

@@ -80,7 +80,7 @@ def measure(
     compiled = _compile(path)
     summary = summarize(path)
     models = {n: load(path, threads=n) for n in {1, *threads}}
-    cells = [_Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
+    cells = [Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
     pixels = _pixels(max(batch_sizes), models[1].config.image_size)
     prepared = measure_preprocessing(models[1].preprocessing, image)
     started = None
@@ -89,7 +89,7 @@ def measure(
         started = measure_startup(path, max(threads), max(batch_sizes), compiled, cold=cold)
     say("limits of the machine")
     popcounts = {n: popcount_rate(n) for n in threads}
-    _measure_cells(cells, models, pixels, Amount(iterations, seconds or SECONDS), warmup, say)
+    measure_cells(cells, models, pixels, Amount(iterations, seconds or SECONDS), warmup, say)
     popcounts = {n: max(rate, popcount_rate(n)) for n, rate in popcounts.items()}
     limits = measure_limits() if profile else None
     profiled: Profile | None = None
@@ -126,9 +126,7 @@ def _threads(values: Sequence[int] | None) -> list[int]:
     return wanted
 
 
-def _check_amounts(
-    modes: Sequence[Mode], warmup: int | None, iterations: int | None, seconds: float | None
-) -> None:  # fmt: skip
+def _check_amounts(modes: Sequence[Mode], warmup: int | None, iterations: int | None, seconds: float | None) -> None:
     if not modes or any(mode not in MODES for mode in modes):
         raise ValueError(f"modes is {modes!r}, expected some of {MODES}")
     if iterations is not None and seconds is not None:
@@ -192,7 +190,7 @@ class Amount:
 
 
 @dataclass
-class _Cell:
+class Cell:
     """One mode, number of threads and batch size, and what has been measured of it."""
 
     mode: Mode
@@ -298,8 +296,8 @@ def _pixels(batch: int, size: int) -> NDArray[np.float32]:
         ) from None
 
 
-def _measure_cells(
-    cells: list[_Cell],
+def measure_cells(
+    cells: list[Cell],
     models: dict[int, BHViT],
     pixels: NDArray[np.float32],
     amount: Amount,
@@ -308,7 +306,7 @@ def _measure_cells(
 ) -> None:
     """Part by part, the cells taking turns; Python does not collect garbage meanwhile."""
 
-    def call(cell: _Cell) -> Callable[[], object]:
+    def call(cell: Cell) -> Callable[[], object]:
         model, images = models[cell.threads if cell.mode == "latency" else 1], pixels[: cell.batch]
         return lambda: model(images)
 
@@ -356,7 +354,7 @@ def measure_preprocessing(preprocessing: Preprocessing, image: ImageSource | Non
         opened = open_image(source)
         decoded = time.perf_counter()
         cropped = preprocessing.centre_crop(preprocessing.resized(opened))
-        cropped.load()  # a crop is made when it is first looked at
+        cropped.load()  # Pillow crops when the pixels are first read
         resized = time.perf_counter()
         preprocessing.normalized(cropped)
         times.append((decoded - start, resized - decoded, time.perf_counter() - resized))

@@ -9,16 +9,15 @@ schema; none changes its meaning. Where a field means what timm's benchmark.py m
 import dataclasses
 import json
 import os
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from bitvit.bench.limits import Limits
 from bitvit.bench.machine import Environment
 from bitvit.errors import BenchError
+from bitvit.records import Decoder
 
 SCHEMA = "bitvit-bench/1"
 BUSY = 0.05  # share of the machine's processors that others used, above which times are not to be trusted
@@ -26,6 +25,10 @@ UNSTEADY = 0.10  # spread above which they are not either
 COVERS = 0.10  # by which a profile's sum may differ from the calls beside it
 Mode = Literal["latency", "throughput"]
 MODES: tuple[Mode, ...] = ("latency", "throughput")
+
+_DECODER = Decoder(
+    BenchError, "the report is damaged; write one with bitvit bench MODEL --format json", skip_unknown=True
+)
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ class BenchReport:
                 f"{where}: not a report of bitvit bench (schema {found!r}, expected {SCHEMA!r}); write one with bitvit"
                 " bench MODEL --format json -o FILE"
             )
-        return _object(cls, content, where)
+        return _DECODER.record(cls, content, where)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "BenchReport":
@@ -245,43 +248,3 @@ def cell_name(result: Result) -> str:
 def describe(mode: Mode, threads: int, batch: int) -> str:
     """'latency, 2 threads, batch 8'."""
     return f"{mode}, {threads} thread{'s' * (threads > 1)}, batch {batch}"
-
-
-# --------------------------------------------------------------------------------------------- JSON to dataclasses
-T = TypeVar("T")
-
-
-def _object(kind: type[T], content: Any, where: str) -> T:
-    """A dataclass out of a JSON object.
-
-    Fields that it does not know are left out; those with a default, an attribute of the class, are newer than some
-    reports and may be missing.
-    """
-    if not isinstance(content, Mapping):
-        raise BenchError(f"{where}: {content!r:.40}, expected an object; the report is damaged")
-    hints = typing.get_type_hints(kind)
-    missing = {name for name in hints if name not in content and not hasattr(kind, name)}
-    if missing:
-        raise BenchError(f"{where}: without {sorted(missing)}; the report is damaged")
-    found = {name: hint for name, hint in hints.items() if name in content}
-    return kind(**{name: _value(hint, content[name], f"{where}: {name}") for name, hint in found.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return None if value is None else _value(arguments[0], value, where)
-    if origin is list and isinstance(value, list):
-        return [_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {str(name): _value(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
-    if origin is Literal and value in arguments:
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _object(hint, value, where)
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if hint in (int, str) and type(value) is hint:
-        return value
-    expected = getattr(hint, "__name__", str(hint))
-    raise BenchError(f"{where} is {value!r:.40}, expected {expected}; the report is damaged")

@@ -26,8 +26,8 @@ from bitvit.checkpoint.read import read_checkpoint
 from bitvit.config import Config, check_state, infer_config
 from bitvit.convert import read_config
 from bitvit.errors import CheckpointError
-from bitvit.extras import figure, require
 from bitvit.files import write_file
+from bitvit.messages import plural
 from bitvit.model import BHViT, load
 from bitvit.preprocess import open_image
 from bitvit.runtime.trace import Probe
@@ -82,7 +82,11 @@ class VerifyReport:
 
         Raises BitvitError without matplotlib, or if the file cannot be written.
         """
-        drawn = _draw(self)
+        from bitvit.verify.drawing import draw
+
+        verdict = "passed" if self.passed else "failed"
+        title = f"{verdict}: engine against the float64 reference, part by part, {plural(self.inputs, 'input')}"
+        drawn = draw(self.rows, title, MAX_ERROR)
         write_file(path, lambda file: drawn.savefig(file, format="png", dpi=100))
 
 
@@ -269,20 +273,17 @@ def _is_parameter(tensor: NDArray[Any]) -> bool:
 
 
 def _stem(state: State, x: NDArray[Any], trace: reference.Trace | None) -> NDArray[Any]:
-    y: NDArray[Any] = reference.stem(state, x[None], trace=trace)[0]
-    return y
+    return reference.stem(state, x[None], trace=trace)[0]
 
 
 def _block(
     module: str, heads: int, window: int, state: State, x: NDArray[Any], trace: reference.Trace | None
 ) -> NDArray[Any]:
-    y: NDArray[Any] = reference.block(state, module, x[None], num_heads=heads, window_size=window, trace=trace)[0]
-    return y
+    return reference.block(state, module, x[None], num_heads=heads, window_size=window, trace=trace)[0]
 
 
 def _head(state: State, x: NDArray[Any], trace: reference.Trace | None) -> NDArray[Any]:
-    y: NDArray[Any] = reference.head(state, x[None], trace=trace)[0]
-    return y
+    return reference.head(state, x[None], trace=trace)[0]
 
 
 def _collected(module: str) -> tuple[dict[str, NDArray[Any]], reference.Trace]:
@@ -294,53 +295,3 @@ def _collected(module: str) -> tuple[dict[str, NDArray[Any]], reference.Trace]:
             found[name.removeprefix(f"{module}.")] = array
 
     return found, trace
-
-
-# ----------------------------------------------------------------------------------------------------------- drawing
-MAPS_A_ROW = 6  # maps beside each other
-LEAST, MOST = 1e-8, 1.0  # ends of the errors' scale: below float32's resolution, and a whole standard deviation
-
-
-def _draw(report: VerifyReport) -> Any:
-    """Above, each part's largest and typical error; below, its map."""
-    mapped = [row for row in report.rows if row.errors is not None]
-    rows = -(-len(mapped) // MAPS_A_ROW)
-    drawn = figure(2 * MAPS_A_ROW, 3.4 + 2.1 * rows)
-    upper, lower = drawn.subfigures(2, 1, height_ratios=(3.4, 2.1 * rows))
-    verdict = "passed" if report.passed else "failed"
-    inputs = f"{report.inputs} input{'s' * (report.inputs > 1)}"
-    drawn.suptitle(f"{verdict}: engine against the float64 reference, part by part, {inputs}")
-    _draw_errors(report, upper.subplots())
-    scale = require("matplotlib.colors", "drawing").LogNorm(LEAST, MOST)
-    axes = lower.subplots(rows, MAPS_A_ROW, squeeze=False).reshape(-1)
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, row in zip(axes, mapped, strict=False):
-        assert row.errors is not None
-        image = axis.imshow(np.clip(row.errors, LEAST, MOST), norm=scale, cmap="inferno", interpolation="nearest")
-        signs = f"{row.sign_disagreements:,} of {row.signs:,} signs differ" if row.signs else "no signs"
-        axis.set_title(f"{row.name}\n{signs}", fontsize=7, color="black" if row.passed else "red")
-    lower.colorbar(image, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
-    return drawn
-
-
-def _draw_errors(report: VerifyReport, axis: Any) -> None:
-    places = range(len(report.rows))
-    for label, values in (
-        ("largest error", [row.max_error for row in report.rows]),
-        ("typical error", [row.relative_error for row in report.rows]),
-    ):
-        axis.plot(places, np.maximum(values, LEAST), marker="o", markersize=4, linewidth=1, label=label)
-    for label, colour, chosen in (
-        ("a sign on the edge of float32", "tab:green", [row.undecided and not row.wrong for row in report.rows]),
-        ("wrong", "red", [not row.passed for row in report.rows]),
-    ):
-        marked = [place for place in places if chosen[place]]
-        if marked:
-            largest = [max(LEAST, report.rows[place].max_error) for place in marked]
-            axis.scatter(marked, largest, s=90, facecolors="none", edgecolors=colour, label=label)
-    axis.axhline(MAX_ERROR, color="grey", linewidth=1, linestyle="--", label="limit of the largest error")
-    axis.set_yscale("log")
-    axis.set_xticks(places, [row.name for row in report.rows], rotation=90, fontsize=7)
-    axis.set_ylabel("standard deviations")
-    axis.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))

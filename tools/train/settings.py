@@ -7,13 +7,13 @@ of that name. What is left out has its default.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bitvit.config import Config
 from bitvit.errors import BitvitError
+from bitvit.records import Decoder
 
 __all__ = ["Augment", "Network", "Settings", "TrainingError", "read_settings"]
 
@@ -22,6 +22,9 @@ Four = tuple[int, int, int, int]
 
 class TrainingError(BitvitError):
     """Something about a training run that its user can mend."""
+
+
+DECODER = Decoder(TrainingError, "tools/train/settings.py says what each is")
 
 
 @dataclass(frozen=True)
@@ -188,34 +191,4 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
             place[last] = json.loads(text)
         except ValueError:
             place[last] = text
-    return _build(Settings, fields, str(path))
-
-
-def _build(kind: Any, fields: object, where: str) -> Any:
-    """A dataclass from a JSON object; TrainingError for unknown names and wrong types."""
-    if not isinstance(fields, Mapping):
-        raise TrainingError(f"{where}: {fields!r}, expected an object with fields of {kind.__name__}")
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise TrainingError(f"{where}: unknown settings {unknown}, expected some of {sorted(known)}")
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        expected = known[name].type
-        if dataclasses.is_dataclass(expected):
-            values[name] = _build(expected, value, f"{where}: {name}")
-            continue
-        if expected is Four:
-            good = isinstance(value, list) and len(value) == 4 and all(type(v) is int for v in value)
-            value = tuple(value) if good else value
-        elif expected is float:
-            good = type(value) in (int, float)
-            value = float(value) if good else value
-        else:
-            good = type(value) is expected
-        if not good:
-            raise TrainingError(
-                f"{where}: {name} is {value!r}, expected {getattr(expected, '__name__', 'four integers')}"
-            )
-        values[name] = value
-    return kind(**values)
+    return DECODER.record(Settings, fields, str(path))
