@@ -86,12 +86,16 @@ def print_conditions(path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch", type=int, nargs="+", default=[1])
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each row")
-    parser.add_argument("--conditions", action="store_true", help="also after a pause, and beside a busy process")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="packed model")
+    parser.add_argument("--threads", type=int, nargs="+", metavar="N", default=[1, 2], help="default: 1 2")
+    parser.add_argument("--batch", type=int, nargs="+", metavar="N", default=[1], help="images per call (default 1)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each row (default 3)")
+    parser.add_argument(
+        "--conditions", action="store_true", help="also time calls after a pause, and beside a busy process"
+    )
     parser.add_argument("--readme", type=Path)
     options = parser.parse_args()
     amounts = {"batch_sizes": options.batch, "threads": options.threads, "seconds": options.seconds}

@@ -106,7 +106,7 @@ def stem(state: State, pixels: Array, *, dtype: DTypeLike = np.float64, trace: T
     cut = pixels[:, :, : side * PATCH, : side * PATCH]  # pixels beyond the last whole patch are ignored
     patches = cut.reshape(batch, channels, side, PATCH, side, PATCH).transpose(0, 2, 4, 1, 3, 5)  # [B, y, x, c, i, j]
     weight = state[f"{path}.patch_embeddings.proj.weight"].astype(dtype)  # [C0, 3, 4, 4]
-    x: Array = patches.reshape(batch, side, side, -1) @ weight.reshape(len(weight), -1).T
+    x = patches.reshape(batch, side, side, -1) @ weight.reshape(len(weight), -1).T
     x = x + vector(state, f"{path}.patch_embeddings.proj.bias", x)
     emit(trace, f"{path}.patch_embeddings.proj", x)
     x = gelu(norm(state, f"{path}.patch_embeddings.norm", x))
@@ -155,11 +155,11 @@ def head(state: State, x: Array, *, dtype: DTypeLike = np.float64, trace: Trace 
     """Map [B, S3, S3, C3] -> logits [B, L], or the pooled features [B, C3] without a classifier (SPEC 7.2)."""
     x = norm(state, "vit.layernorm", np.asarray(x, dtype))
     emit(trace, "vit.layernorm", x)
-    pooled: Array = x.mean(axis=(1, 2))
+    pooled = x.mean(axis=(1, 2))
     emit(trace, "pooled", pooled)
     if "classifier.weight" not in state:
         return pooled
-    logits: Array = pooled @ state["classifier.weight"].astype(dtype).T + vector(state, "classifier.bias", x)
+    logits = pooled @ state["classifier.weight"].astype(dtype).T + vector(state, "classifier.bias", x)
     emit(trace, "logits", logits)
     return logits
 
@@ -289,9 +289,9 @@ def merged_tokens(x: Array, a1: Array, window_size: int) -> Array:
         shifted[:, shift:, shift:] = x[:, : side - shift, : side - shift]
         return shifted.reshape(batch, n, w, n, w, channels)
 
-    average = cells(0.0).sum(axis=(2, 4)) / (w * w)  # what is out of the map counts as zeros here
-    maximum = cells(-np.inf).max(axis=(2, 4))  # but not here
-    merged: Array = a1 * maximum + (1 - a1) * average
+    average = cells(0.0).sum(axis=(2, 4)) / (w * w)  # for the average, pixels outside the map count as zeros
+    maximum = cells(-np.inf).max(axis=(2, 4))  # for the maximum, they do not count
+    merged = a1 * maximum + (1 - a1) * average
     return merged.reshape(batch, n * n, channels)
 
 
@@ -512,7 +512,7 @@ def convolve_patches(x: Array, weight: Array) -> Array:
 
 def binarise(x: Array, offset: Array, name: str, trace: Trace | None) -> Array:
     """sgn(x + offset) as -1, 0, +1 in the dtype of x; sgn(0) = sgn(-0) = 0; traced under `name` (SPEC 8.2)."""
-    bits: Array = np.sign(x + offset)
+    bits = np.sign(x + offset)
     if trace is not None:
         trace(name, bits.astype(np.int8))
     return bits

@@ -131,7 +131,7 @@ def _torch(*, latent: bool) -> Callable[[Networks, int, int], Run]:
 
         def run(pixels: Pixels) -> NDArray[Any]:
             with torch.inference_mode():
-                return forward(torch.from_numpy(pixels)).numpy()  # type: ignore[no-any-return]
+                return forward(torch.from_numpy(pixels)).numpy()
 
         return run
 

@@ -95,10 +95,6 @@ class _Statistics:
         variance = (second - first * first).clamp(min=0)
         self.rows = rows
         self.mean, self.rstd = first.float(), (variance + norm.eps).rsqrt().float()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        assert norm.momentum is not None
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(first.float(), norm.momentum)
         norm.running_var.lerp_((variance * (rows / max(rows - 1, 1))).float(), norm.momentum)
