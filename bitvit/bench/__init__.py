@@ -25,12 +25,12 @@ from bitvit.bench.report import BenchReport, ModelFacts, Part, PreprocessingTime
 
 __all__ = [
     "BenchReport",
-    "ReportComparison",
     "Environment",
     "ModelFacts",
     "Part",
     "PreprocessingTimes",
     "Profile",
+    "ReportComparison",
     "Result",
     "Startup",
     "compare",

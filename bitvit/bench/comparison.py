@@ -7,7 +7,7 @@ from typing import Any
 
 from bitvit.bench.report import UNSTEADY, BenchReport, Result, cell_name
 
-LEAST = 0.02  # a difference below it is noise, however steady the runs were
+LEAST = 0.02  # a smaller difference is noise, however steady the runs were
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Pair:
 
     @property
     def noise(self) -> float:
-        """The difference that the spread of the two runs alone may make."""
+        """The relative difference that the spread of the two runs alone may cause."""
         return max(LEAST, self.first.spread, self.second.spread)
 
     @property
     def verdict(self) -> str:
-        """What the second is: faster, slower, same (but for the noise), or unclear where the noise hides too much."""
+        """How the second compares: faster, slower, same (within a small noise), or unclear (within a large one)."""
         if abs(self.ratio - 1) <= self.noise:
             return "same" if self.noise <= UNSTEADY else "unclear"
         return "faster" if self.ratio < 1 else "slower"

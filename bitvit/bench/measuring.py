@@ -1,7 +1,7 @@
 """measure: times of a packed model, as a report.
 
-Every cell (mode, threads, batch size) is measured in five parts, and the parts of all cells take turns, so that a
-change of the machine's speed meets all of them, and shows in the spread of their medians.
+Every cell (mode, threads, batch size) is measured in five parts, interleaved with those of the other cells, so that a
+change of the machine's speed affects all cells alike, and shows in the spread of their medians.
 """
 
 import dataclasses
@@ -64,11 +64,11 @@ def measure(
     modes: "latency", calls one after the other with all threads; "throughput", as many callers at once, each with one.
     warmup: calls before a cell is measured; default 0.3 s of them, 3 at least.
     iterations, seconds: of each cell, one of the two; default 3 s. There are always 5 calls at least.
-    image: the image whose preparation is timed; default a synthetic JPEG.
+    image: the image whose preprocessing is timed; default a synthetic JPEG.
     profile: also find where the time of one image on one thread goes.
-    startup: also start a few processes, for the times of import, loading and the first image, and for their memory.
-    cold: there also compile the kernels with an empty cache.
-    progress: is told what is being measured.
+    startup: also start a few processes, to time import, loading and the first image, and to measure their memory.
+    cold: also start one that compiles the kernels with an empty cache.
+    progress: called with a line of text on what is being measured.
 
     Raises ModelFileError, ImageError; BenchError for more threads than there are; ValueError for impossible arguments.
     """
@@ -121,7 +121,7 @@ def _threads(values: Sequence[int] | None) -> list[int]:
     if max(wanted) > most:
         raise BenchError(
             f"{max(wanted)} threads: this process may use {most} (CPU affinity, cgroup quota, OMP_NUM_THREADS and"
-            " BITVIT_NUM_THREADS; the smallest wins); ask for fewer, or lift the limit"
+            " BITVIT_NUM_THREADS; the smallest wins); ask for fewer, or raise the limit"
         )
     return wanted
 
@@ -141,7 +141,7 @@ def _check_amounts(modes: Sequence[Mode], warmup: int | None, iterations: int | 
 
 # ---------------------------------------------------------------------------------------------------- the model
 def _compile(path: Path) -> tuple[int, float] | None:
-    """Compile what the model needs and the cache has not: how many functions, seconds; None if there was nothing."""
+    """Compile what the model needs and the cache lacks: number of functions, seconds; None if nothing is missing."""
     missing = loader.missing_of(functions_of(path))
     if not missing:
         return None
@@ -172,13 +172,13 @@ def _facts(path: Path, model: BHViT, summary: Summary) -> ModelFacts:
 # ------------------------------------------------------------------------------------------------------- calls
 @dataclass(frozen=True)
 class Amount:
-    """How much to measure: calls, or seconds if they are None."""
+    """How much to measure: a number of calls, or seconds if it is None."""
 
     iterations: int | None
     seconds: float
 
     def part(self, i: int) -> "Amount":
-        """Of the i-th of PARTS; together they make up the whole."""
+        """The share of the i-th of PARTS; together they make up the whole."""
         if self.iterations is None:
             return Amount(None, self.seconds / PARTS)
         return Amount(max(1, (self.iterations * (i + 1)) // PARTS - (self.iterations * i) // PARTS), 0.0)
@@ -243,7 +243,7 @@ class Cell:
 
 
 def percentile_ms(times: NDArray[np.float64], percent: int) -> float | None:
-    """Milliseconds that so many percent of the calls did not exceed; None if not even one call lies beyond."""
+    """Milliseconds that so many percent of the calls did not exceed; None if fewer than one call lies beyond."""
     enough = len(times) * (100 - percent) >= 100
     return 1e3 * float(np.percentile(times, percent)) if enough else None
 
@@ -269,7 +269,7 @@ def timed(call: Callable[[], object], amount: Amount) -> list[float]:
 
 
 def timed_together(call: Callable[[], object], amount: Amount, callers: int) -> list[float]:
-    """Seconds of each call that so many threads make at once, each one after the other."""
+    """Seconds of each call when so many threads call at once, each one call after the other."""
     share = amount if amount.iterations is None else Amount(-(-amount.iterations // callers), 0.0)
     times: list[list[float]] = [[] for _ in range(callers)]
     barrier = threading.Barrier(callers)
@@ -304,7 +304,7 @@ def measure_cells(
     warmup: int | None,
     say: Callable[[str], None],
 ) -> None:
-    """Part by part, the cells taking turns; Python does not collect garbage meanwhile."""
+    """Part by part, one cell after the other; Python does not collect garbage meanwhile."""
 
     def call(cell: Cell) -> Callable[[], object]:
         model, images = models[cell.threads if cell.mode == "latency" else 1], pixels[: cell.batch]
@@ -336,7 +336,7 @@ def _warm_up(call: Callable[[], object], calls: int | None) -> None:
 
 # ------------------------------------------------------------------------------------------------- preprocessing
 def measure_preprocessing(preprocessing: Preprocessing, image: ImageSource | None = None) -> PreprocessingTimes:
-    """Time decoding, resizing and normalising apart. Raises ImageError."""
+    """Time decoding, resizing and normalising separately. Raises ImageError."""
     if image is None:
         size = PHOTO if preprocessing.resize is not None else (preprocessing.crop, preprocessing.crop)
         photo = _photo(*size)

@@ -1,4 +1,4 @@
-"""A profile as an image: where the time goes, and each step against the machine's roofs."""
+"""A profile as an image: where the time goes, and a roofline with each step."""
 
 import math
 import os
@@ -42,7 +42,7 @@ def _stage(part: Part) -> int:
 
 
 def _bars(axis: Any, profile: Profile) -> None:
-    """A bar a kind, its stages side by side from light to dark; a line where its limit is."""
+    """A bar for each kind, its stages side by side from light to dark; a line where its limit is."""
     kinds = sorted(profile.kinds, key=lambda part: part.seconds)
     unit, scale = ("ms", 1e3) if profile.seconds >= 1e-3 else ("µs", 1e6)
     most = scale * max(part.seconds for part in kinds)
@@ -67,15 +67,15 @@ def _bars(axis: Any, profile: Profile) -> None:
         axis.text(max(start, limit) + 0.015 * most, y, text, va="center", fontsize=8)
     axis.set_yticks(range(len(kinds)), [part.kind for part in kinds])
     axis.set_xlim(0, 1.5 * most)
-    axis.set_xlabel(f"{unit}; numbers are stages, a black line is the limit")
+    axis.set_xlabel(f"{unit}; the numbers are stages, a black line is the limit")
     total, calls = scale * (profile.seconds + profile.calling_seconds), scale * profile.end_to_end_seconds
-    title = f"Where the time goes: with calling {digits(total)} {unit}, {profile.covered:.0%} of ordinary calls"
-    title += f" beside it ({digits(calls)} {unit})"
+    title = f"Where the time goes: {digits(total)} {unit} with the overhead of a call,"
+    title += f" {profile.covered:.0%} of ordinary calls ({digits(calls)} {unit})"
     axis.set_title(title, fontsize=10, loc="left", color="black" if profile.adds_up else "red")
 
 
 def _roofline(axis: Any, profile: Profile) -> None:
-    """Multiply-adds a second over multiply-adds a byte; a dot a step that multiplies, its area the time."""
+    """Multiply-adds per second over multiply-adds per byte; a dot for each step that multiplies, its area the time."""
     limits = profile.limits
     steps = [part for part in profile.parts if part.macs]
     intensities = np.array([part.macs / part.bytes for part in steps])
@@ -108,8 +108,8 @@ def _roofline(axis: Any, profile: Profile) -> None:
     axis.set_yscale("log")
     axis.set_xlim(low, high)
     axis.set_ylim(slowest / 3, limits.binary_macs / 1e9 * 2)
-    axis.set_xlabel("multiply-adds a byte of weights and activations")
-    axis.set_ylabel("GMAC/s (dots: a step each, larger is longer)")
+    axis.set_xlabel("multiply-adds per byte of weights and activations")
+    axis.set_ylabel("GMAC/s (a dot is a step; a larger one takes longer)")
     axis.set_title("Roofline of one core", fontsize=10, loc="left")
     for rate, name in ((limits.cache_bytes, "cache"), (limits.memory_bytes, "memory")):
         _slope(axis, rate / 1e9, low, limits.binary_macs / rate, f"{name}: {rate / 1e9:.0f} GB/s")

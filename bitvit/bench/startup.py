@@ -1,4 +1,4 @@
-"""What a fresh process takes: to import, to load, for its first image, to compile; and its memory."""
+"""Fresh processes: time to import, to load, for the first image and to compile; and their memory."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from bitvit.errors import BenchError
 from bitvit.jit.workers import can_start_python
 
 PROCESSES = 3
-CALLS = 5  # with the largest batch, before memory is looked at
+CALLS = 5  # with the largest batch, before memory is measured
 
 _FIRST_LINES = "import json, sys, time; sys.path[:] = json.loads(sys.argv[1]); path = sys.argv[2]\n"
 RUN_SCRIPT = """
@@ -84,7 +84,7 @@ def measure_startup(
 
 
 def _python(script: str, *arguments: object, environment: dict[str, str] | None = None) -> Any:
-    """What a process of its own prints, as JSON; the current folder is not on its path."""
+    """What a separate process prints, read as JSON; the current folder is not on its path."""
     path = json.dumps([*map(str, sys.path), str(Path(__file__).parents[2])])
     command = [sys.executable, "-I", "-c", _FIRST_LINES + script, path, *map(str, arguments)]
     done = subprocess.run(
@@ -92,5 +92,5 @@ def _python(script: str, *arguments: object, environment: dict[str, str] | None 
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BenchError(f"a process of its own, to measure start-up, ended with {done.returncode}: {last}")
+        raise BenchError(f"the process that measures start-up ended with {done.returncode}: {last}")
     return json.loads(done.stdout)

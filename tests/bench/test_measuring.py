@@ -81,7 +81,7 @@ def test_a_busy_machine_is_told(packed: Packed, monkeypatch: pytest.MonkeyPatch)
     found = bench.measure(packed("micro96_somefp"), threads=[1], iterations=5, startup=False)
     assert found.results[0].others == pytest.approx(0.5)
     assert found.warnings[0].startswith(
-        "the machine was busy: others used up to 50% of its processors in 1 of 1 results"
+        "the machine was busy: other processes used up to 50% of its processors in 1 of 1 results"
     )
 
 

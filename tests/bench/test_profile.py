@@ -76,9 +76,9 @@ def test_a_profile_adds_up_within_ten_percent(calls: float, within: bool, report
     changed = dataclasses.replace(report.profile, seconds=0.9, calling_seconds=0.1, end_to_end_seconds=calls)
     found = dataclasses.replace(report, profile=changed)
     assert changed.adds_up is within
-    told = f"the profile adds up to {1 / calls:.0%} of the calls beside it, expected 90 to 110%"
+    told = f"the profile adds up to {1 / calls:.0%} of ordinary calls in the same run, expected 90 to 110%"
     assert any(warning.startswith(told) for warning in found.warnings) is not within
-    share = f"add up to {1 / calls:.1%} of ordinary calls beside it ({calls * 1e3:.3f} ms)"
+    share = f"add up to {1 / calls:.1%} of ordinary calls in the same run ({calls * 1e3:.3f} ms)"
     assert f"{share}, {'within' if within else 'NOT within'} 10%;" in bench.markdown(found)
 
 

@@ -23,7 +23,7 @@ def test_warnings_need_a_reason(report: BenchReport) -> None:
     ]
     assert report.profile is not None
     off = dataclasses.replace(report.profile, calling_seconds=0.0, end_to_end_seconds=2 * report.profile.seconds)
-    assert dataclasses.replace(calm, profile=off).warnings[0].startswith("the profile adds up to 50% of the calls")
+    assert dataclasses.replace(calm, profile=off).warnings[0].startswith("the profile adds up to 50% of ordinary calls")
 
 
 def test_json_gives_the_same_report(report: BenchReport, tmp_path: Path) -> None:

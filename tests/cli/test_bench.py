@@ -90,8 +90,8 @@ def test_a_profile_that_does_not_add_up_is_told(packed: Packed, monkeypatch: pyt
 
     monkeypatch.setattr(profile, "step_times", times)
     stdout, stderr = run("bench", packed("micro96_somefp"), *QUICK, "--profile")
-    assert "add up to 50.0% of ordinary calls beside it (2000.000 ms), NOT within 10%; 20 runs" in stdout
-    assert "Warning: the profile adds up to 50% of the calls beside it, expected 90 to 110%" in stderr
+    assert "add up to 50.0% of ordinary calls in the same run (2000.000 ms), NOT within 10%; 20 runs" in stdout
+    assert "Warning: the profile adds up to 50% of ordinary calls in the same run, expected 90 to 110%" in stderr
 
 
 def test_reports_are_compared_in_every_format(report: BenchReport, tmp_path: Path) -> None:
