@@ -1,27 +1,12 @@
-"""convert: a training checkpoint -> a packed model file. Alone knows the authors' parameter names.
+"""convert: a training checkpoint -> a packed model file.
 
-    authors (under vit.encoder.)                  model file (under stages.{s}.)
-    layerA.{i}.layernorm_before, GC.move          blocks.{i}.mixer.norm
-    layerA.{i}.GC.cov{k}, act{k}                  blocks.{i}.mixer.convs.{k-1}
-    layerA.{i}.GC.norm                            blocks.{i}.mixer.out
-    layerB.{i}.layernorm_before                   blocks.{i}.attention.norm
-    layerB.{i}.attention.attention.token_FA       blocks.{i}.attention.max_share, token_norm
-    ….{query,norm q,rprelu q,move q,move q2} …    blocks.{i}.attention.{query,key,value}
-    ….att_prob_quantizer | att_prob_clip{,2,3}    blocks.{i}.attention.quantizer
-    ….norm_context, rprelu_context, parm          blocks.{i}.attention.context, fine_share
-    layerB.{i}.attention.output                   blocks.{i}.attention.output, out
-    layer?.{i}.layernorm_after                    blocks.{i}.mlp.norm
-    layer?.{i}.intermediate, output               blocks.{i}.mlp.fc1, fc2, out
-    layer?.{i}.layerscale_{h,w,ch}{3,5}           blocks.{i}.mlp.taps (and out.bias)
-    patch_embed{s}                                downsample
-
+Parameters have the model file's names here, for both sides of the conversion: checkpoint/names.py has renamed them.
 What is folded: batch norms into scale and bias; a move before a sign into a threshold; an RPReLU's outer move into
 whatever comes next; layer scales into `out`; the shift residuals into one stencil; the outer norm and the positions of
 a float downsampling into its weights and a row per token.
 """
 
 import contextlib
-import json
 import os
 import time
 import warnings
@@ -33,21 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit import bits
-from bitvit.checkpoint.read import read_checkpoint
-from bitvit.config import Config, check_state, infer_config
-from bitvit.errors import CheckpointError, ConfigError
-from bitvit.fold import (
-    Affine,
-    Floats,
-    ShiftGroup,
-    batch_norm,
-    binarize,
-    pool_adjacent,
-    shift_taps,
-)
-from bitvit.modelfile import MAX_VALUE, expected_tensors, save_model_file
+from bitvit import bits, schema
+from bitvit.checkpoint import TrainedNetwork, read_network
+from bitvit.config import Config, Place
+from bitvit.errors import CheckpointError, ConfigError, located
+from bitvit.fold import Floats, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
+from bitvit.modelfile import MAX_VALUE, save_model_file
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from bitvit.schema import Activation, Affine
 
 MAX_ZERO_SHARE = 1e-5  # of the binary weights; trained ones have about 1e-10 (SPEC 8.2)
 
@@ -99,10 +77,8 @@ def convert(
         raise CheckpointError(
             f"{out}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
         )
-    loaded = read_checkpoint(source, ema=ema)
-    where = str(source)
-    shape = infer_config(loaded.state, args=loaded.args, config_json=read_config(config), where=where)
-    check_state(loaded.state, shape, where)
+    network = read_network(source, config=config, ema=ema)
+    shape = network.config
     names = _checked_labels(labels, shape)
     preprocessing = Preprocessing.for_image_size(
         shape.image_size,
@@ -111,46 +87,29 @@ def convert(
         resize=resize,
         pad=pad,
     )
-    packer = _Packer(loaded.state, shape, where)
-    packer.pack_all()
-    notes = packer.zero_notes()
+    with located(source):
+        packed = pack(network)
+        notes = [f"{source}: {note}" for note in packed.notes()]
     for note in notes:
         warnings.warn(note, stacklevel=2)
     save_model_file(
         target,
-        packer.out,
+        packed.tensors,
         config=shape,
         preprocessing=preprocessing,
         labels=names,
-        source_sha256=loaded.sha256,
+        source_sha256=network.checkpoint.sha256,
     )
     return ConversionReport(
         path=target,
         config=shape,
         bytes=target.stat().st_size,
-        binary_weights=packer.binary_weights,
-        float_parameters=sum(t.size for t in packer.out.values() if t.dtype == np.float32),
-        zero_weights=packer.zero_weights,
+        binary_weights=packed.binary_weights,
+        float_parameters=sum(t.size for t in packed.tensors.values() if t.dtype == np.float32),
+        zero_weights=packed.zero_weights,
         warnings=notes,
         seconds=time.perf_counter() - start,
     )
-
-
-def read_config(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if config is None or isinstance(config, Mapping):
-        return config
-    path = Path(config)
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); expected the config.json of the model"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not JSON ({error}); expected the config.json of the model") from error
-    if not isinstance(read, dict):
-        raise ConfigError(f"{path}: holds a JSON {type(read).__name__}, expected an object with fields such as depths")
-    return read
 
 
 def _checked_labels(labels: Sequence[str] | None, config: Config) -> tuple[str, ...] | None:
@@ -165,7 +124,7 @@ def _checked_labels(labels: Sequence[str] | None, config: Config) -> tuple[str, 
         "".join(names).encode()
     except UnicodeEncodeError as problem:
         raise ConfigError(
-            f"labels: {problem.object[problem.start]!r} is half a letter; give names that are text"
+            f"labels: {problem.object[problem.start]!r} is half of a surrogate pair; give names that are text"
         ) from None
     return names
 
@@ -183,37 +142,91 @@ def _triple(
     return r, g, b
 
 
-@dataclass
-class _Packer:
-    """Folds a checked state dict into the tensors of a model file."""
+# ------------------------------------------------------------------------------------------------------------- packing
+@dataclass(frozen=True)
+class Packed:
+    """The tensors of a model file, and what became of the binary weights."""
 
-    state: Mapping[str, NDArray[Any]]
-    config: Config
-    where: str
-    out: dict[str, NDArray[Any]] = field(default_factory=dict)
+    tensors: dict[str, NDArray[Any]]
+    binary_weights: int
+    zeros: dict[str, int]
+    """Centred weights that are exactly 0, by the authors' name of their tensor; they became -1."""
+
+    @property
+    def zero_weights(self) -> int:
+        return sum(self.zeros.values())
+
+    def notes(self) -> list[str]:
+        """A warning about zero weights, or CheckpointError if they are too many to be an accident."""
+        if not self.zeros:
+            return []
+        named = ", ".join(f"{name} ({count})" for name, count in list(self.zeros.items())[:4])
+        what = f"{self.zero_weights} of {self.binary_weights} centred weights are exactly 0: {named}"
+        if self.zero_weights > MAX_ZERO_SHARE * self.binary_weights:
+            raise CheckpointError(
+                f"{what}. Such weights ignore their input (SPEC 8.2), which one bit cannot hold, and these are too"
+                " many to be an accident of rounding; was the model pruned, or trained in float16?"
+            )
+        return [f"{what}; they became -1, so the answers differ a little from PyTorch's"]
+
+
+def pack(network: TrainedNetwork) -> Packed:
+    """Fold and pack a trained network. Raises CheckpointError for parameters that one bit or float32 cannot hold."""
+    folding = _Folding(network)
+    tensors: dict[str, NDArray[Any]] = {}
+    for place in network.config.places():
+        for name, tensor in schema.named_tensors(folding.layer(place), place.name):
+            tensors[name] = tensor if tensor.dtype == np.uint64 else _narrow(name, tensor)
+    return Packed(tensors, folding.binary_weights, folding.zeros)
+
+
+def _narrow(name: str, folded: Floats) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        narrow = folded.astype(np.float32)
+    if not (np.abs(narrow) <= MAX_VALUE).all():  # false for NaN
+        raise CheckpointError(
+            f"folding '{name}' gives NaN, infinity or numbers beyond {MAX_VALUE:.0e}; a norm's running_var is negative"
+            " or a parameter is far out of range. Check the checkpoint's training log for divergence"
+        )
+    return narrow
+
+
+@dataclass
+class _Folding:
+    """Makes the layers of a model file, in float64, from a network's parameters; each method takes a layer's name."""
+
+    network: TrainedNetwork
     zeros: dict[str, int] = field(default_factory=dict)
-    zero_weights: int = 0
     binary_weights: int = 0
 
-    # ------------------------------------------------------------------------------------------------- helpers
+    def layer(self, place: Place) -> schema.Layer:
+        name, stage = place.name, place.stage
+        match place.kind:
+            case "stem":
+                return self.stem(name)
+            case "downsample":
+                binary = self.config.downsampling == "binary"
+                return self.binary_downsample(name) if binary else self.float_downsample(name)
+            case "conv_block":
+                return schema.ConvBlock(self.mixer(f"{name}.mixer"), self.mlp(f"{name}.mlp", stage))
+            case "attention_block":
+                return schema.AttentionBlock(self.attention(f"{name}.attention"), self.mlp(f"{name}.mlp", stage))
+            case "head":
+                return self.head(name)
+
+    # --------------------------------------------------------------------------------------------- parameters
+    @property
+    def config(self) -> Config:
+        return self.network.config
+
+    def raw(self, name: str) -> NDArray[Any]:
+        """A parameter as the checkpoint has it."""
+        return self.network.parameters[name]
+
     def get(self, name: str) -> Floats:
         """A float parameter, flattened to one dimension if it has only one longer than 1."""
-        value = self.state[name].astype(np.float64)
+        value = self.raw(name).astype(np.float64)
         return value.reshape(-1) if value.size == max(value.shape, default=1) else value
-
-    def put(self, name: str, value: Floats) -> None:
-        with np.errstate(over="ignore"):
-            folded = value.astype(np.float32)
-        if not (np.abs(folded) <= MAX_VALUE).all():  # false for NaN
-            raise CheckpointError(
-                f"{self.where}: folding '{name}' gives NaN, infinity or numbers beyond {MAX_VALUE:.0e}; a norm's"
-                " running_var is negative or a parameter is far out of range. Check the checkpoint's training log for"
-                " divergence"
-            )
-        self.out[name] = folded
-
-    def put_affine(self, prefix: str, affine: Affine) -> None:
-        self.put(prefix, np.stack([affine.scale, affine.bias]))
 
     def norm(self, name: str) -> Affine:
         """The affine map of a norm: all of a batch norm, the part after normalisation of a layer norm."""
@@ -223,25 +236,23 @@ class _Packer:
         with np.errstate(invalid="ignore", divide="ignore"):
             return batch_norm(weight, bias, self.get(f"{name}.running_mean"), self.get(f"{name}.running_var"))
 
-    def put_bits(self, name: str, source: str, weight: NDArray[Any]) -> Floats:
-        """Pack latent weights [out, in]; returns the row scales."""
+    def planes(self, name: str, weight: NDArray[Any]) -> tuple[NDArray[np.uint64], Floats]:
+        """Packed signs and row scales of a parameter, laid out as latent weights [out, in]."""
         binary = binarize(weight)
         self.binary_weights += weight.size
         if binary.zeros:
-            self.zeros[source] = binary.zeros
-            self.zero_weights += binary.zeros
-        self.out[name] = bits.pack(binary.positive)
-        return binary.scale
+            self.zeros[self.network.authors_name(name)] = binary.zeros
+        return bits.pack(binary.positive), binary.scale
 
-    def put_binary(self, prefix: str, source: str, weight: NDArray[Any], norm: Affine, rprelu: str) -> None:
-        """Planes, and the affine map and slope behind them; `norm.bias` holds what else is added before RPReLU."""
-        row_scale = self.put_bits(f"{prefix}.bits", source, weight)
-        norm, slope = norm.plus(-self.get(f"{rprelu}.move1")), self.get(f"{rprelu}.prelu.weight")
+    def linear(self, name: str, weight: NDArray[Any], norm: Affine, threshold: Floats) -> dict[str, Any]:
+        """The fields of a schema.BinaryLinear; `norm.bias` holds what else is added before RPReLU."""
+        packed, row_scale = self.planes(f"{name}.weight", weight)
+        norm, slope = norm.plus(-self.get(f"{name}.rprelu.move1")), self.get(f"{name}.rprelu.slope")
         if self.config.norm == "layer":
-            self.put(f"{prefix}.affine", np.stack([norm.scale, norm.bias, slope, row_scale]))
+            affine = Activation(norm.scale, norm.bias, slope, row_scale)
         else:
-            norm = norm.after(row_scale)
-            self.put(f"{prefix}.affine", np.stack([norm.scale, norm.bias, slope]))
+            affine = Activation(norm.after(row_scale).scale, norm.bias, slope)
+        return {"threshold": threshold, "bits": packed, "affine": affine}
 
     def layer_scale(self, name: str, inner: Floats) -> Affine:
         """The map v -> LS(v + inner) of a layer scale (identity if the model has none); LS is alpha·v + move."""
@@ -250,184 +261,139 @@ class _Packer:
         alpha, move = self.get(f"{name}.alpha"), self.get(f"{name}.move")
         return Affine(alpha, alpha * inner + move)
 
-    # ---------------------------------------------------------------------------------------------------- parts
-    def pack_all(self) -> None:
-        self.stem()
-        for s in range(4):
-            if s:
-                self.downsample(f"stages.{s}.downsample", f"vit.encoder.patch_embed{s}")
-            for i in range(self.config.depths[s]):
-                first = self.config.depths[s - 1] if s in (1, 3) else 0
-                source = f"vit.encoder.{'layerA' if s < 2 else 'layerB'}.{first + i}"
-                block = f"stages.{s}.blocks.{i}"
-                if s < 2:
-                    self.mixer(f"{block}.mixer", source)
-                else:
-                    self.attention(f"{block}.attention", source)
-                self.mlp(f"{block}.mlp", source, s)
-        self.head()
-        expected = expected_tensors(self.config)
-        wrong = {n for n, t in self.out.items() if n not in expected or t.shape != expected[n].shape}
-        if wrong or expected.keys() != self.out.keys():  # a bug of this module, not of the user
-            raise AssertionError(f"model file schema: {sorted(wrong | (expected.keys() ^ self.out.keys()))}")
-
-    def stem(self) -> None:
-        name = "vit.embeddings.patch_embeddings"
-        weight, bias = self.state[f"{name}.proj.weight"].astype(np.float64), self.get(f"{name}.proj.bias")
+    # ------------------------------------------------------------------------------------------------- layers
+    def stem(self, name: str) -> schema.Stem:
+        weight, bias = self.raw(f"{name}.weight").astype(np.float64), self.get(f"{name}.bias")
         weight = weight.reshape(len(weight), -1)
-        norm = self.norm(f"{name}.norm")
-        if self.config.norm == "layer":
-            self.put_affine("stem.norm", norm)
-        else:
-            weight, bias = weight * norm.scale[:, None], bias * norm.scale + norm.bias
-        self.put("stem.weight", weight)
-        self.put("stem.bias", bias)
-        position = self.state["vit.embeddings.position_embeddings"].astype(np.float64)[0]
-        self.put("stem.position", position.reshape(len(position), -1).T)
+        norm: Affine | None = self.norm(f"{name}.norm")
+        if self.config.norm == "batch" and norm is not None:
+            weight, bias, norm = weight * norm.scale[:, None], bias * norm.scale + norm.bias, None
+        position = self.raw(f"{name}.position").astype(np.float64)[0]
+        return schema.Stem(weight, bias, norm, position.reshape(len(position), -1).T)
 
-    def mixer(self, prefix: str, source: str) -> None:
-        self.put_affine(
-            f"{prefix}.norm", self.norm(f"{source}.layernorm_before").plus(self.get(f"{source}.GC.move.bias"))
-        )
+    def mixer(self, name: str) -> schema.TokenMixer:
+        norm = self.norm(f"{name}.norm").plus(self.get(f"{name}.move"))
         shift: Floats = np.zeros(())
-        for k in (1, 2, 3):
-            weight, act = self.state[f"{source}.GC.cov{k}.weight"], f"{source}.GC.act{k}"
+        convs = []
+        for k in range(3):
+            conv = f"{name}.convs.{k}"
+            weight = self.raw(f"{conv}.weight")
             # channels last, as the bits of a tap are adjacent
-            rows = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
-            conv = f"{prefix}.convs.{k - 1}"
-            scale = self.put_bits(f"{conv}.bits", f"{source}.GC.cov{k}.weight", rows)
-            bias = self.get(f"{source}.GC.cov{k}.bias") - self.get(f"{act}.move1")
-            self.put(f"{conv}.affine", np.stack([scale, bias, self.get(f"{act}.prelu.weight")]))
-            shift = shift + self.get(f"{act}.move2")
-        norm = self.norm(f"{source}.GC.norm")
+            packed, scale = self.planes(f"{conv}.weight", weight.transpose(0, 2, 3, 1).reshape(len(weight), -1))
+            bias = self.get(f"{conv}.bias") - self.get(f"{conv}.rprelu.move1")
+            convs.append(schema.Convolution(packed, Activation(scale, bias, self.get(f"{conv}.rprelu.slope"))))
+            shift = shift + self.get(f"{conv}.rprelu.move2")
+        one, two, three = convs
+        out = self.norm(f"{name}.out_norm")
         if self.config.norm == "layer":
-            self.put(f"{prefix}.shift", shift)
-            self.put_affine(f"{prefix}.out", norm)
-        else:
-            self.put_affine(f"{prefix}.out", norm.plus(norm.scale * shift))
+            return schema.TokenMixer(norm, (one, two, three), shift, out)
+        return schema.TokenMixer(norm, (one, two, three), None, out.plus(out.scale * shift))
 
-    def attention(self, prefix: str, source: str) -> None:
-        inner = f"{source}.attention.attention"
-        self.put_affine(f"{prefix}.norm", self.norm(f"{source}.layernorm_before"))
-        self.put(f"{prefix}.max_share", self.get(f"{inner}.token_FA.a1"))
-        token_norm = Affine(self.get(f"{inner}.token_FA.norm.weight"), self.get(f"{inner}.token_FA.norm.bias"))
-        self.put_affine(f"{prefix}.token_norm", token_norm)
+    def attention(self, name: str) -> schema.Attention:
+        token_norm = Affine(self.get(f"{name}.token_norm.weight"), self.get(f"{name}.token_norm.bias"))
+        projections = {z: self.projection(f"{name}.{z}") for z in ("query", "key", "value")}
         moved: Floats = np.zeros(())
-        for z, name in (("q", "query"), ("k", "key"), ("v", "value")):
-            self.put(f"{prefix}.{name}.threshold", -self.get(f"{inner}.move{z}"))
-            weight, rprelu = f"{inner}.{name}.weight", f"{inner}.rprelu{z}"
-            self.put_binary(f"{prefix}.{name}", weight, self.state[weight], self.norm(f"{inner}.norm{z}"), rprelu)
-            move2, move = self.get(f"{rprelu}.move2"), self.get(f"{inner}.move{z}2")
-            self.refuse_structural_zeros(rprelu, move2 + move)
-            self.put(f"{prefix}.{name}.out_threshold", -(move2 + move))
-            moved = moved + move2
-        self.quantizer(f"{prefix}.quantizer", inner)
-        context = self.norm(f"{inner}.norm_context").plus(moved - self.get(f"{inner}.rprelu_context.move1"))
-        slope = self.get(f"{inner}.rprelu_context.prelu.weight")
-        self.put(f"{prefix}.context", np.stack([context.scale, context.bias, slope]))
-        self.put(f"{prefix}.fine_share", self.get(f"{inner}.parm"))
+        for z in projections:
+            moved = moved + self.get(f"{name}.{z}.rprelu.move2")
+        context = self.norm(f"{name}.context.norm").plus(moved - self.get(f"{name}.context.rprelu.move1"))
+        slope = self.get(f"{name}.context.rprelu.slope")
         # The context's outer move passes through fine/coarse mixing unchanged: p·(F + m) + (1 - p)·(K + m).
-        moved = self.get(f"{inner}.rprelu_context.move2")
-        out = f"{source}.attention.output"
-        self.put(f"{prefix}.output.threshold", -(moved + self.get(f"{out}.move")))
-        norm = self.norm(f"{out}.norm").plus(moved)
-        self.put_binary(
-            f"{prefix}.output", f"{out}.dense.weight", self.state[f"{out}.dense.weight"], norm, f"{out}.rprelu"
+        moved = self.get(f"{name}.context.rprelu.move2")
+        out = f"{name}.output"
+        norm, threshold = self.norm(f"{out}.norm").plus(moved), -(moved + self.get(f"{out}.move"))
+        return schema.Attention(
+            norm=self.norm(f"{name}.norm"),
+            max_share=self.get(f"{name}.max_share"),
+            token_norm=token_norm,
+            **projections,
+            quantizer=self.quantizer(name),
+            context=Activation(context.scale, context.bias, slope),
+            fine_share=self.get(f"{name}.fine_share"),
+            output=schema.BinaryLinear(**self.linear(out, self.raw(f"{out}.weight"), norm, threshold)),
+            out=self.layer_scale(f"{out}.layer_scale", self.get(f"{out}.rprelu.move2")),
         )
-        self.put_affine(f"{prefix}.out", self.layer_scale(f"{out}.layerscale", self.get(f"{out}.rprelu.move2")))
 
-    def quantizer(self, prefix: str, inner: str) -> None:
+    def projection(self, name: str) -> schema.Projection:
+        """One of query, key, value."""
+        norm, threshold = self.norm(f"{name}.norm"), -self.get(f"{name}.move")
+        linear = self.linear(name, self.raw(f"{name}.weight"), norm, threshold)
+        offset = self.get(f"{name}.rprelu.move2") + self.get(f"{name}.out_move")
+        self.refuse_structural_zeros(f"{name}.rprelu.slope", offset)
+        return schema.Projection(**linear, out_threshold=-offset)
+
+    def quantizer(self, name: str) -> Floats:
         if self.config.quantizer == "levels":
-            alpha, zero_point = (self.get(f"{inner}.att_prob_quantizer.{name}") for name in ("alpha", "zero_point"))
-            self.put(prefix, np.stack([alpha, zero_point]))
-            return
-        clip = np.array([self.state[f"{inner}.att_prob_clip{k}"] for k in ("", "2", "3")], np.float64).reshape(3)
+            return np.stack([self.get(f"{name}.quantizer.alpha"), self.get(f"{name}.quantizer.zero_point")])
+        clip = np.array([self.raw(f"{name}.clip.{k}") for k in range(3)], np.float64).reshape(3)
         if clip[0] == 0:
             raise CheckpointError(
-                f"{self.where}: '{inner}.att_prob_clip' is exactly 0, and probabilities are divided by it; the model"
-                " is degenerate. Convert an earlier checkpoint of the run"
+                f"'{self.network.authors_name(f'{name}.clip.0')}' is exactly 0, and probabilities are divided by it;"
+                " the model is degenerate. Convert an earlier checkpoint of the run"
             )
-        self.put(prefix, clip)
+        return clip
 
-    def mlp(self, prefix: str, source: str, s: int) -> None:
-        width, hidden = self.config.hidden_sizes[s], self.config.intermediate_sizes[s]
-        norm = self.norm(f"{source}.layernorm_after")
-        self.put_affine(f"{prefix}.norm", norm)
-        fc1, fc2 = f"{source}.intermediate", f"{source}.output"
-        self.put(f"{prefix}.fc1.threshold", -self.get(f"{fc1}.move"))
-        weight = f"{fc1}.dense.weight"
-        self.put_binary(f"{prefix}.fc1", weight, self.state[weight], self.norm(f"{fc1}.norm"), f"{fc1}.rprelu")
-        move2, move = self.get(f"{fc1}.rprelu.move2"), self.get(f"{fc2}.move")
-        self.refuse_structural_zeros(f"{fc1}.rprelu", move2 + move)
-        self.put(f"{prefix}.fc2.threshold", -(move2 + move))
-        weight = f"{fc2}.dense.weight"
-        after = self.norm(f"{fc2}.norm").plus(pool_adjacent(move2, hidden // width))
-        self.put_binary(f"{prefix}.fc2", weight, self.state[weight], after, f"{fc2}.rprelu")
-        out = self.layer_scale(f"{fc2}.layerscale", self.get(f"{fc2}.rprelu.move2"))
-        self.put_affine(f"{prefix}.out", out.plus(self.shifts(prefix, source, width, norm)))
+    def mlp(self, name: str, stage: int) -> schema.MLP:
+        width, hidden = self.config.hidden_sizes[stage], self.config.intermediate_sizes[stage]
+        norm, fc1, fc2 = self.norm(f"{name}.norm"), f"{name}.fc1", f"{name}.fc2"
+        first = self.linear(fc1, self.raw(f"{fc1}.weight"), self.norm(f"{fc1}.norm"), -self.get(f"{fc1}.move"))
+        moved = self.get(f"{fc1}.rprelu.move2")
+        offset = moved + self.get(f"{fc2}.move")
+        self.refuse_structural_zeros(f"{fc1}.rprelu.slope", offset)
+        after = self.norm(f"{fc2}.norm").plus(pool_adjacent(moved, hidden // width))
+        second = self.linear(fc2, self.raw(f"{fc2}.weight"), after, -offset)
+        taps, constant = self.shifts(f"{name}.shifts", width, norm)
+        out = self.layer_scale(f"{fc2}.layer_scale", self.get(f"{fc2}.rprelu.move2")).plus(constant)
+        return schema.MLP(norm, schema.BinaryLinear(**first), schema.BinaryLinear(**second), out, taps)
 
-    def shifts(self, prefix: str, source: str, width: int, norm: Affine) -> Floats:
-        """Write the stencil; returns the shift residuals' constant part per channel."""
+    def shifts(self, name: str, width: int, norm: Affine) -> tuple[Floats | None, Floats]:
+        """The stencil of the shift residuals, if there are any, and their constant part per channel."""
         groups, constant = [], np.zeros(width)
         for reach, present in ((1, self.config.shift3), (2, self.config.shift5)):
             if not present:
                 continue
-            names = [f"{source}.layerscale_{way}{2 * reach + 1}" for way in ("h", "w", "ch")]
-            groups.append(ShiftGroup(reach, *(self.get(f"{name}.alpha") for name in names)))
-            constant += sum(self.get(f"{name}.move") for name in names)
+            ways = [f"{name}.{way}{2 * reach + 1}" for way in ("h", "w", "ch")]
+            groups.append(ShiftGroup(reach, *(self.get(f"{way}.alpha") for way in ways)))
+            constant += sum(self.get(f"{way}.move") for way in ways)
         if not groups:
-            return constant
+            return None, constant
         taps = shift_taps(groups, width)
         if self.config.norm == "batch":  # the stencil of N2 = scale·x + bias reads x itself
             constant += taps.sum(axis=0) * norm.bias
             taps = taps * norm.scale
-        self.put(f"{prefix}.taps", taps)
-        return constant
+        return taps, constant
 
-    def downsample(self, prefix: str, source: str) -> None:
-        norm0, norm = self.norm(f"{source}.norm0"), self.norm(f"{source}.norm")
-        weight = self.state[f"{source}.proj.weight"].transpose(0, 2, 3, 1)  # [out, 2, 2, in]
-        flat = weight.reshape(len(weight), -1)
-        position = self.state[f"{source}.position_embeddings"].astype(np.float64)[0]
-        self.put_affine(f"{prefix}.norm", norm0)
-        if self.config.downsampling == "binary":
-            self.put(f"{prefix}.threshold", -self.get(f"{source}.move"))
-            self.put_binary(prefix, f"{source}.proj.weight", flat, norm, f"{source}.rprelu")
-            self.put(f"{prefix}.position", position + self.get(f"{source}.rprelu.move2"))
-            return
-        wide = flat.astype(np.float64)
+    def patches(self, name: str) -> tuple[NDArray[Any], Floats]:
+        """A downsampling's weight [out, (row, column, channel)] and positions [tokens, out]."""
+        weight = self.raw(f"{name}.weight").transpose(0, 2, 3, 1)
+        return weight.reshape(len(weight), -1), self.raw(f"{name}.position").astype(np.float64)[0]
+
+    def binary_downsample(self, name: str) -> schema.BinaryDownsample:
+        weight, position = self.patches(name)
+        linear = self.linear(name, weight, self.norm(f"{name}.out_norm"), -self.get(f"{name}.move"))
+        position = position + self.get(f"{name}.rprelu.move2")
+        return schema.BinaryDownsample(**linear, norm=self.norm(f"{name}.norm"), position=position)
+
+    def float_downsample(self, name: str) -> schema.FloatDownsample:
+        narrow, position = self.patches(name)
+        weight, out_norm = narrow.astype(np.float64), self.norm(f"{name}.out_norm")
+        norm = self.norm(f"{name}.norm")
         if self.config.norm == "layer":
-            self.put_affine(f"{prefix}.out_norm", norm)
-        else:
-            position, wide = position + norm.bias, norm.scale[:, None] * wide
-        self.put(f"{prefix}.weight", wide)
-        self.put(f"{prefix}.position", position)
+            return schema.FloatDownsample(norm, weight, out_norm, position)
+        return schema.FloatDownsample(norm, out_norm.scale[:, None] * weight, None, position + out_norm.bias)
 
-    def head(self) -> None:
-        self.put_affine("head.norm", self.norm("vit.layernorm"))
-        if self.config.num_classes:
-            self.put("head.weight", self.state["classifier.weight"].astype(np.float64))
-            self.put("head.bias", self.get("classifier.bias"))
+    def head(self, name: str) -> schema.Head:
+        norm = self.norm(f"{name}.norm")
+        if not self.config.num_classes:
+            return schema.Head(norm, None, None)
+        return schema.Head(norm, self.raw(f"{name}.weight").astype(np.float64), self.get(f"{name}.bias"))
 
-    # ---------------------------------------------------------------------------------------------------- zeros
-    def refuse_structural_zeros(self, rprelu: str, offset: Floats) -> None:
+    # -------------------------------------------------------------------------------------------------- zeros
+    def refuse_structural_zeros(self, slope: str, offset: Floats) -> None:
         """sgn(0) = 0 has no bit, and a slope of 0 with no offset behind it turns every negative input into 0."""
-        count = int(((self.get(f"{rprelu}.prelu.weight") == 0) & (offset == 0)).sum())
+        count = int(((self.get(slope) == 0) & (offset == 0)).sum())
         if count:
             raise CheckpointError(
-                f"{self.where}: {count} channels of '{rprelu}' have slope 0 and no offset behind it, so their signs"
-                " would often be exactly 0, which one bit cannot hold (SPEC 8.2). Train with a nonzero slope or move"
+                f"{count} channels of '{self.network.authors_name(slope)}' are 0 with no offset behind them, so their"
+                " signs would often be exactly 0, which one bit cannot hold (SPEC 8.2). Train with a nonzero slope or"
+                " move"
             )
-
-    def zero_notes(self) -> list[str]:
-        """A warning about zero weights, or CheckpointError if they are too many to be an accident."""
-        if not self.zero_weights:
-            return []
-        named = ", ".join(f"{name} ({count})" for name, count in list(self.zeros.items())[:4])
-        what = f"{self.where}: {self.zero_weights} of {self.binary_weights} centred weights are exactly 0: {named}"
-        if self.zero_weights > MAX_ZERO_SHARE * self.binary_weights:
-            raise CheckpointError(
-                f"{what}. Such weights ignore their input (SPEC 8.2), which one bit cannot hold, and these are too"
-                " many to be an accident of rounding; was the model pruned, or trained in float16?"
-            )
-        return [f"{what}; they became -1, so the answers differ a little from PyTorch's"]

@@ -10,7 +10,10 @@
 Every message says where, what was found, what was expected and what to do.
 """
 
-__all__ = ["BenchError", "BitvitError", "CheckpointError", "ConfigError", "ImageError", "ModelFileError"]
+import contextlib
+from collections.abc import Iterator
+
+__all__ = ["BenchError", "BitvitError", "CheckpointError", "ConfigError", "ImageError", "ModelFileError", "located"]
 
 
 class BitvitError(Exception):
@@ -35,3 +38,12 @@ class ImageError(BitvitError):
 
 class BenchError(BitvitError):
     """A benchmark cannot be run as asked for, or a report of one cannot be read."""
+
+
+@contextlib.contextmanager
+def located(where: object) -> Iterator[None]:
+    """Put the name of what is being read in front of every BitvitError that is raised inside."""
+    try:
+        yield
+    except BitvitError as error:
+        raise type(error)(f"{where}: {error}") from error.__cause__

@@ -1,5 +1,6 @@
 """Opening ordinary files, and writing them so that they are there as a whole or not at all."""
 
+import io
 import os
 import secrets
 import stat
@@ -20,7 +21,7 @@ def open_file(
     missing: str = "no such file; check the path",
     folder: str = "is a folder, expected a file",
     special: str = "is not a regular file; copy it to one first",
-) -> BinaryIO:
+) -> io.BufferedReader:
     """Open an ordinary file for reading.
 
     A pipe or device is refused: opening one may wait for a writer for ever. missing, folder, special: what the message

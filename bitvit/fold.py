@@ -9,26 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.modelfile import TAPS
+from bitvit.schema import TAPS, Affine
 
 EPS = 1e-5  # SPEC section 7.0
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Affine:
-    """v -> scale·v + bias, per channel."""
-
-    scale: Floats
-    bias: Floats
-
-    def after(self, row_scale: Floats) -> "Affine":
-        """This map applied to row_scale·v."""
-        return Affine(self.scale * row_scale, self.bias)
-
-    def plus(self, offset: Floats) -> "Affine":
-        return Affine(self.scale, self.bias + offset)
 
 
 def batch_norm(weight: Floats, bias: Floats, mean: Floats, variance: Floats) -> Affine:

@@ -6,23 +6,21 @@ runs (runtime.py). Stages 1 and 2 mix tokens by binary convolutions, stages 3 an
 
 import os
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bitvit.config import Config
+from bitvit import schema
+from bitvit.config import Config, Place
 from bitvit.errors import ModelFileError
 from bitvit.kernels.catalog import SCHEDULING, Function
-from bitvit.layers.common import (
-    MLP,
-    Attention,
-    BinaryDownsample,
-    FloatDownsample,
-    Head,
-    Stem,
-    Tensors,
-    TokenMixer,
-)
+from bitvit.layers.attention import Attention
+from bitvit.layers.downsample import BinaryDownsample, FloatDownsample
+from bitvit.layers.head import Head
+from bitvit.layers.mixer import TokenMixer
+from bitvit.layers.mlp import MLP
+from bitvit.layers.stem import Stem
 from bitvit.modelfile import ModelFile, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
@@ -31,11 +29,12 @@ from bitvit.runtime.runner import Runner
 MAX_WORKING_BYTES = 1 << 30  # for one image on one thread; BHViT-small takes 3 MB
 
 
+# -------------------------------------------------------------------------------------------------- the paper's figure
 @dataclass(frozen=True)
-class Block:
-    """A GC block (token mixer) or a ViT block (attention), and its MLP."""
+class ConvBlock:
+    """A GC block: tokens are mixed by binary convolutions."""
 
-    mixer: TokenMixer | Attention
+    mixer: TokenMixer
     mlp: MLP
 
     def emit(self, b: Builder, x: Map) -> Map:
@@ -44,18 +43,18 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A downsampling (but for the first stage) and blocks of one width."""
+class AttentionBlock:
+    """A ViT block: tokens are mixed by binary attention."""
 
-    downsample: FloatDownsample | BinaryDownsample | None
-    blocks: tuple[Block, ...]
+    attention: Attention
+    mlp: MLP
 
     def emit(self, b: Builder, x: Map) -> Map:
-        if self.downsample is not None:
-            x = self.downsample.emit(b, x)
-        for block in self.blocks:
-            x = block.emit(b, x)
-        return x
+        x = self.attention.emit(b, x)  # X' = X + OUT(ATT(NORM(X)))
+        return self.mlp.emit(b, x)  # Y = X' + MLP(NORM(X')) + SHIFT(NORM(X'))
+
+
+Middle: TypeAlias = ConvBlock | AttentionBlock | FloatDownsample | BinaryDownsample
 
 
 @dataclass(frozen=True)
@@ -63,43 +62,48 @@ class Network:
     """All layers of a BHViT, in order."""
 
     stem: Stem
-    stages: tuple[Stage, ...]
+    middle: tuple[tuple[Place, Middle], ...]
+    """Blocks, and the downsamplings between stages."""
     head: Head
 
     @classmethod
-    def read(cls, config: Config, tensors: Tensors) -> "Network":
+    def read(cls, config: Config, tensors: schema.Tensors) -> "Network":
         """Build the layers from the tensors of a model file."""
-        stages = tuple(_read_stage(config, tensors, s) for s in range(4))
-        head = Head.read(tensors, layer_norm=config.norm == "layer")
-        return cls(Stem.read(tensors, config.image_size), stages, head)
+        stem, *middle, head = ((place, _read(config, place, tensors)) for place in config.places())
+        return cls(stem[1], tuple(middle), head[1])
 
-    def program(self) -> Program:
-        """Walk the figure once."""
-        b = Builder()
+    def program(self, builder: Builder | None = None) -> Program:
+        """Walk the figure once. builder: that places regions otherwise than usual."""
+        b = builder or Builder()
         x = self.stem.emit(b)
-        for stage in self.stages:
-            x = stage.emit(b, x)
+        for _, layer in self.middle:
+            x = layer.emit(b, x)
         return b.build(*self.head.emit(b, x))
 
 
-def _read_stage(config: Config, tensors: Tensors, s: int) -> Stage:
-    name = f"stages.{s}"
-    downsample: FloatDownsample | BinaryDownsample | None = None
-    if s > 0:
-        kind = BinaryDownsample if config.downsampling == "binary" else FloatDownsample
-        downsample = kind.read(tensors, f"{name}.downsample")
-    blocks = []
-    for i in range(config.depths[s]):
-        block = f"{name}.blocks.{i}"
-        mixer = (
-            TokenMixer.read(tensors, f"{block}.mixer")
-            if s < 2
-            else Attention.read(tensors, f"{block}.attention", config.num_heads[s], config.window_size)
-        )
-        blocks.append(Block(mixer, MLP.read(tensors, f"{block}.mlp")))
-    return Stage(downsample, tuple(blocks))
+def _read(config: Config, place: Place, tensors: schema.Tensors) -> Any:
+    """The layer of a place, with its name and what else it needs to emit its steps."""
+    name = place.name
+    match schema.read_layer(config, place, tensors):
+        case schema.Stem() as layer:
+            return Stem(**vars(layer), name=name, image_size=config.image_size)
+        case schema.ConvBlock(mixer, mlp):
+            return ConvBlock(TokenMixer(**vars(mixer), name=f"{name}.mixer"), MLP(**vars(mlp), name=f"{name}.mlp"))
+        case schema.AttentionBlock(attention, mlp):
+            heads = config.num_heads[place.stage]
+            geometry: dict[str, Any] = {"num_heads": heads, "window": config.window_size}
+            return AttentionBlock(
+                Attention(**vars(attention), **geometry, name=f"{name}.attention"), MLP(**vars(mlp), name=f"{name}.mlp")
+            )
+        case schema.FloatDownsample() as layer:
+            return FloatDownsample(**vars(layer), name=name)
+        case schema.BinaryDownsample() as layer:
+            return BinaryDownsample(**vars(layer), name=name)
+        case schema.Head() as layer:
+            return Head(**vars(layer), name=name, layer_norm=config.norm == "layer")
 
 
+# ---------------------------------------------------------------------------------------------------------- the engine
 class BHViT:
     """A packed model, ready to run. Thread-safe: any number of Python threads may call one model.
 

@@ -15,8 +15,7 @@ import json
 import math
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,9 @@ from safetensors.numpy import save
 from bitvit import bits
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
-from bitvit.files import write_file
+from bitvit.files import open_file, write_file
 from bitvit.preprocess import Preprocessing
+from bitvit.schema import TensorSpec, expected_tensors
 from bitvit.tensorfile import Entry, FormatError, Header, parse_json, read_header
 from bitvit.version import __version__
 
@@ -42,26 +42,6 @@ _FIELDS = frozenset({"format", "config", "preprocessing", "labels", "source_sha2
 _CHECKSUM = "checksum"  # files that bitvit wrote before it had one are read all the same
 _NO_DIGITS = "0" * 64
 _SEAL = re.compile(rb'\\"checksum\\": \\"([0-9a-f]{64})\\"')  # in JSON within JSON
-
-# Rows of a `taps` tensor: the offsets (dy, dx) that the shift stencil reads, the centre first; the first 5 for shift3.
-TAPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """dtype and shape of one tensor; `features` is the bit count of a row of planes, 0 for floats."""
-
-    shape: tuple[int, ...]
-    features: int = 0
-
-    @property
-    def dtype(self) -> "np.dtype[Any]":
-        return np.dtype(np.uint64 if self.features else np.float32)
-
-    @property
-    def stored(self) -> str:
-        """The dtype as a .safetensors names it."""
-        return "U64" if self.features else "F32"
 
 
 @dataclass(frozen=True)
@@ -76,94 +56,6 @@ class ModelFile:
     version: str  # of the bitvit that wrote the file
     checksum: str | None  # it was compared; None: the file carries none
     tensors: dict[str, NDArray[Any]]  # read-only
-
-
-# ------------------------------------------------------------------------------------------------------- schema
-def expected_tensors(config: Config) -> dict[str, TensorSpec]:
-    """Name -> dtype and shape of every tensor of a model file."""
-    return dict(_all_specs(config))
-
-
-def _affine(name: str, length: int) -> tuple[str, TensorSpec]:
-    """Rows: scale, bias."""
-    return name, TensorSpec((2, length))
-
-
-def _binary(prefix: str, config: Config, out: int, inputs: int, taps: int = 1) -> Iterator[tuple[str, TensorSpec]]:
-    """A binary linear layer: input thresholds, planes, and rows scale, bias, slope (and row scale with layer norm)."""
-    yield f"{prefix}.threshold", TensorSpec((inputs,))
-    yield f"{prefix}.bits", TensorSpec((out, bits.words(taps * inputs)), taps * inputs)
-    yield f"{prefix}.affine", TensorSpec((4 if config.norm == "layer" else 3, out))
-
-
-def _all_specs(config: Config) -> Iterator[tuple[str, TensorSpec]]:
-    sides, widths = config.map_sides, config.hidden_sizes
-    layer = config.norm == "layer"
-    yield "stem.weight", TensorSpec((widths[0], 48))
-    yield "stem.bias", TensorSpec((widths[0],))
-    if layer:
-        yield _affine("stem.norm", widths[0])
-    yield "stem.position", TensorSpec((sides[0] ** 2, widths[0]))
-    for s in range(4):
-        if s:
-            yield from _downsample(f"stages.{s}.downsample", config, widths[s - 1], widths[s], sides[s] ** 2)
-        for i in range(config.depths[s]):
-            block = f"stages.{s}.blocks.{i}"
-            if s < 2:
-                yield from _mixer(f"{block}.mixer", config, widths[s])
-            else:
-                yield from _attention(f"{block}.attention", config, widths[s], config.num_heads[s])
-            yield from _mlp(f"{block}.mlp", config, widths[s], config.intermediate_sizes[s])
-    yield _affine("head.norm", widths[3])
-    if config.num_classes:
-        yield "head.weight", TensorSpec((config.num_classes, widths[3]))
-        yield "head.bias", TensorSpec((config.num_classes,))
-
-
-def _mixer(prefix: str, config: Config, width: int) -> Iterator[tuple[str, TensorSpec]]:
-    features = 9 * (width // 4)
-    yield _affine(f"{prefix}.norm", width)
-    for k in range(3):
-        yield f"{prefix}.convs.{k}.bits", TensorSpec((width, bits.words(features)), features)
-        yield f"{prefix}.convs.{k}.affine", TensorSpec((3, width))  # scale, bias, slope
-    if config.norm == "layer":
-        yield f"{prefix}.shift", TensorSpec((width,))
-    yield _affine(f"{prefix}.out", width)
-
-
-def _attention(prefix: str, config: Config, width: int, heads: int) -> Iterator[tuple[str, TensorSpec]]:
-    yield _affine(f"{prefix}.norm", width)
-    yield f"{prefix}.max_share", TensorSpec((width,))
-    yield _affine(f"{prefix}.token_norm", width)
-    for z in ("query", "key", "value"):
-        yield from _binary(f"{prefix}.{z}", config, width, width)
-        yield f"{prefix}.{z}.out_threshold", TensorSpec((width,))
-    # steps and zero points of the heads, or the three shared steps
-    yield f"{prefix}.quantizer", TensorSpec((3,) if config.quantizer == "gsb" else (2, heads))
-    yield f"{prefix}.context", TensorSpec((3, width))  # scale, bias, slope
-    yield f"{prefix}.fine_share", TensorSpec((width,))
-    yield from _binary(f"{prefix}.output", config, width, width)
-    yield _affine(f"{prefix}.out", width)
-
-
-def _mlp(prefix: str, config: Config, width: int, hidden: int) -> Iterator[tuple[str, TensorSpec]]:
-    yield _affine(f"{prefix}.norm", width)
-    yield from _binary(f"{prefix}.fc1", config, hidden, width)
-    yield from _binary(f"{prefix}.fc2", config, width, hidden)
-    yield _affine(f"{prefix}.out", width)
-    if config.shift3 or config.shift5:
-        yield f"{prefix}.taps", TensorSpec((9 if config.shift5 else 5, width))
-
-
-def _downsample(prefix: str, config: Config, inputs: int, width: int, tokens: int) -> Iterator[tuple[str, TensorSpec]]:
-    yield _affine(f"{prefix}.norm", inputs)
-    if config.downsampling == "binary":
-        yield from _binary(prefix, config, width, inputs, taps=4)
-    else:
-        yield f"{prefix}.weight", TensorSpec((width, 4 * inputs))
-        if config.norm == "layer":
-            yield _affine(f"{prefix}.out_norm", width)
-    yield f"{prefix}.position", TensorSpec((tokens, width))
 
 
 # --------------------------------------------------------------------------------------------------------- write
@@ -257,20 +149,16 @@ _AGAIN = "convert the checkpoint again with bitvit convert"
 
 def _read(path: Path) -> bytes:
     """All of the file: what is checked is what is used, whatever becomes of the file meanwhile."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer for ever
-            what = "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
-            raise ModelFileError(f"{path}: {what}; expected a packed model written by bitvit convert")
-        if status.st_size > MAX_FILE:
-            raise ModelFileError(f"{path}: {status.st_size} bytes, expected a packed model of at most {MAX_FILE}")
-        with path.open("rb") as file:
-            return file.read(status.st_size)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: does not exist; expected a packed model written by bitvit convert") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL character
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelFileError(f"{path}: cannot be read: {reason}; check the path, file and disk") from None
+    faults = ("does not exist", "is a folder", "is not a regular file")
+    missing, folder, special = (f"{fault}; expected a packed model written by bitvit convert" for fault in faults)
+    with open_file(path, ModelFileError, missing=missing, folder=folder, special=special) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE:
+            raise ModelFileError(f"{path}: {size} bytes, expected a packed model of at most {MAX_FILE}")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be read: {error.strerror}; check file and disk") from None
 
 
 def _metadata(path: Path, header: Header) -> dict[str, Any]:
@@ -296,7 +184,7 @@ def _metadata(path: Path, header: Header) -> dict[str, Any]:
         raise ModelFileError(f"{path}: broken metadata (missing {missing}, unknown {unknown[:5]}); {_AGAIN}")
     for name in ("source_sha256", "version"):
         if not isinstance(fields[name], str):
-            raise ModelFileError(f"{path}: broken metadata ({name} is no text); {_AGAIN}")
+            raise ModelFileError(f"{path}: broken metadata ({name} is not text); {_AGAIN}")
     return fields
 
 

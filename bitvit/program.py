@@ -16,18 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.kernels.catalog import Kernel
-from bitvit.kernels.target import LANES, TILE_ROWS
+from bitvit.kernels.catalog import Kernel, Kind
+from bitvit.kernels.target import TILE_ROWS
+from bitvit.panels import padded
 
 ALIGN = 16  # units: 64 bytes, one cache line
 SLACK = 64  # units behind every region: a vector load at the last element stays inside
 
 ADDRESS_CELL = 0  # state[0:2] hold the address of the image, float32 [3, S, S]
-
-
-def padded(n: int, multiple: int = LANES) -> int:
-    """n rounded up."""
-    return -(-n // multiple) * multiple
 
 
 @dataclass
@@ -69,12 +65,19 @@ class Map:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the program: a kernel, how many pieces it splits into, its argument record, the layer it serves."""
+    """One row of the program."""
 
     kernel: Kernel
     pieces: int
+    """How many pieces it splits into."""
     arguments: "np.void"
+    """The kernel's record."""
     layer: str
+    """The layer that it serves."""
+    kind: Kind
+    """What it does there, for profiles."""
+    moved: int
+    """4-byte units of the state that it reads and writes: maps of floats, planes of signs, pixels."""
     regions: dict[str, Region]
 
 
@@ -111,7 +114,7 @@ class Builder:
     _shared: dict[Any, int] = field(default_factory=dict)
     _state: dict[str, Region] = field(default_factory=dict)
     _scratch: dict[str, Region] = field(default_factory=dict)
-    _steps: list[tuple[Kernel, int, dict[str, int | Region], str]] = field(default_factory=list)
+    _steps: list["_Emitted"] = field(default_factory=list)
 
     def const(self, array: NDArray[Any]) -> int:
         """Place an array of 4-byte elements; returns its offset."""
@@ -142,9 +145,21 @@ class Builder:
         self.state(name, (padded(side**2, TILE_ROWS) + TILE_ROWS) * new.stride)
         return new
 
-    def step(self, kernel: Kernel, layer: str, pieces: int, **arguments: int | Region) -> None:
-        """Emit a step; `arguments` are the fields of the kernel's record (fields not given are 0)."""
-        self._steps.append((kernel, pieces, arguments, layer))
+    def step(
+        self,
+        kernel: Kernel,
+        layer: str,
+        pieces: int,
+        *,
+        moved: int,
+        kind: Kind | None = None,
+        **arguments: int | Region,
+    ) -> None:
+        """Emit a step; `arguments` are the fields of the kernel's record (fields not given are 0).
+
+        kind: if it is not the kernel's own. The rest: see Step.
+        """
+        self._steps.append(_Emitted(kernel, layer, pieces, moved, kind or kernel.kind, arguments))
 
     def build(self, output: Region, outputs: int) -> Program:
         """Fix all offsets."""
@@ -157,10 +172,28 @@ class Builder:
             offset += padded(array.size + SLACK, ALIGN)
         state_size = _place(self._state, ALIGN)  # the first line holds the address of the image
         scratch_size = _place(self._scratch, 0)
-        steps = [
-            Step(k, n, _record(k, arguments), layer, _regions(arguments)) for k, n, arguments, layer in self._steps
-        ]
+        steps = [emitted.step() for emitted in self._steps]
         return Program(steps, const, state_size, scratch_size, output, outputs)
+
+
+@dataclass(frozen=True)
+class _Emitted:
+    """A step whose regions have no places yet."""
+
+    kernel: Kernel
+    layer: str
+    pieces: int
+    moved: int
+    kind: Kind
+    arguments: dict[str, int | Region]
+
+    def step(self) -> Step:
+        """Once the regions are placed."""
+        record = np.zeros(1, self.kernel.arguments)[0]
+        for name, value in self.arguments.items():
+            record[name] = value.offset if isinstance(value, Region) else value
+        regions = {name: value for name, value in self.arguments.items() if isinstance(value, Region)}
+        return Step(self.kernel, self.pieces, record, self.layer, self.kind, self.moved, regions)
 
 
 def _grow(regions: dict[str, Region], name: str, size: int) -> Region:
@@ -174,51 +207,3 @@ def _place(regions: dict[str, Region], start: int) -> int:
         region.offset = start
         start += padded(region.size + SLACK, ALIGN)
     return start
-
-
-def _record(kernel: Kernel, arguments: dict[str, int | Region]) -> "np.void":
-    record = np.zeros(1, kernel.arguments)[0]
-    for name, value in arguments.items():
-        record[name] = value.offset if isinstance(value, Region) else value
-    return record  # type: ignore[no-any-return]
-
-
-def _regions(arguments: dict[str, int | Region]) -> dict[str, Region]:
-    return {name: value for name, value in arguments.items() if isinstance(value, Region)}
-
-
-# ------------------------------------------------------------------------------------- arrays in kernel order
-def natural(n: int, multiple: int = LANES) -> NDArray[np.int64]:
-    """Feature order 0 … n - 1, then -1 up to a multiple: a lane or bit without a feature."""
-    return np.concatenate([np.arange(n), np.full(padded(n, multiple) - n, -1)])
-
-
-def take(vector: NDArray[Any], order: NDArray[np.int64], fill: float = 0.0) -> NDArray[np.float32]:
-    """vector[order], `fill` where order is -1."""
-    return np.where(order >= 0, vector[order], fill).astype(np.float32)
-
-
-def interleave(*vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors of equal length n -> [n/LANES][vector][LANES]: what one block of lanes needs lies together."""
-    return np.stack([v.reshape(-1, LANES) for v in vectors], axis=1).astype(np.float32)
-
-
-def binary_panels(
-    positive: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[np.uint32]:
-    """Signs [N, K] -> panels uint32 [rows/LANES][columns/32][LANES]; rows and columns are orders, -1 gives 0 bits."""
-    if not np.array_equal(columns, natural(positive.shape[1], 32)):
-        positive = np.take(positive, columns, axis=1) & (columns >= 0)
-    words = np.zeros((len(rows), len(columns) // 8), np.uint8)
-    packed = np.packbits(positive, axis=1, bitorder="little")
-    words[rows >= 0, : packed.shape[1]] = packed[rows[rows >= 0]]
-    panels = words.view("<u4").reshape(-1, LANES, len(columns) // 32).transpose(0, 2, 1)
-    return np.ascontiguousarray(panels, np.uint32)
-
-
-def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:
-    """Weights [N, K] -> panels float32 [N padded/lanes][columns][lanes]; -1 gives a zero column."""
-    ordered = np.zeros((padded(len(weight), lanes), len(columns)), np.float32)
-    ordered[: len(weight)] = np.take(weight, columns, axis=1)
-    ordered[:, columns < 0] = 0
-    return np.ascontiguousarray(ordered.reshape(-1, lanes, len(columns)).transpose(0, 2, 1))

@@ -15,21 +15,21 @@ OPs = float MACs + binary MACs / 64, as the literature on binary networks (and t
 
 import math
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from bitvit.checkpoint.read import read_checkpoint
-from bitvit.config import Config, check_state, infer_config, is_optional
-from bitvit.convert import read_config
+from bitvit.checkpoint import read_network
+from bitvit.checkpoint.shapes import is_optional
+from bitvit.config import Config, Kind, Place
 from bitvit.modelfile import METADATA_KEY, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.tensorfile import FormatError, read_header
 
-__all__ = ["Row", "Summary", "summarize"]
+__all__ = ["Layer", "Row", "Summary", "layers", "summarize"]
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -137,19 +137,16 @@ def _summarize_packed(path: Path) -> Summary:
 
 
 def _summarize_checkpoint(path: Path, config_json: str | os.PathLike[str] | Mapping[str, Any] | None) -> Summary:
-    checkpoint = read_checkpoint(path)
-    where = str(path)
-    config = infer_config(checkpoint.state, args=checkpoint.args, config_json=read_config(config_json), where=where)
-    check_state(checkpoint.state, config, where)
-    rows = _rows(config, checkpoint.state, packed=False)
+    network = read_network(path, config=config_json)
+    rows = _rows(network.config, network.parameters, packed=False)
     size = path.stat().st_size
     return Summary(
         path=path,
         packed=False,
-        config=config,
+        config=network.config,
         preprocessing=None,
         labels=None,
-        sha256=checkpoint.sha256,
+        sha256=network.checkpoint.sha256,
         version=None,
         checksum=None,
         bytes=size,
@@ -166,78 +163,82 @@ def _rest(name: str, size: int, rows: Iterable[Row]) -> Row:
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A layer as the Config fixes it; it owns the tensors under its prefixes that no longer prefix claims."""
+class Layer:
+    """A layer as the Config fixes it; it owns the tensors under its name that no longer name claims."""
 
-    name: str  # its prefix in a packed model
+    name: str
     type: str
     shape: tuple[int, ...]
     macs: int
     binary: bool
-    sources: tuple[str, ...]  # its prefixes in a checkpoint
     repeated_macs: int = 0
 
 
-def _layers(config: Config) -> Iterator[_Layer]:
-    sides, widths = config.map_sides, config.hidden_sizes
-    stem_shape = (widths[0], 3, 4, 4)
-    yield _Layer("stem", "conv 4x4", stem_shape, sides[0] ** 2 * math.prod(stem_shape), False, ("vit.embeddings",))
-    blocks = list(config.blocks())
-    for s in range(4):
-        if s:
-            yield _downsampling(config, s)
-        for i, source in enumerate(name for name, stage in blocks if stage == s):
-            yield from (_mixer if s < 2 else _attention)(config, s, f"stages.{s}.blocks.{i}", source)
-            yield from _mlp(config, s, f"stages.{s}.blocks.{i}", source)
-    shape = (config.num_classes, widths[3]) if config.num_classes else ()
-    macs = math.prod(shape) if shape else 0
-    yield _Layer("head", "linear" if shape else "norm", shape, macs, False, ("vit.layernorm", "classifier"))
+def layers(config: Config) -> Iterator[Layer]:
+    """All layers, in the network's order."""
+    for place in config.places():
+        yield from _LAYERS[place.kind](config, place)
 
 
-def _downsampling(config: Config, s: int) -> _Layer:
-    binary = config.downsampling == "binary"
+def _stem(config: Config, place: Place) -> Iterator[Layer]:
+    shape = (config.hidden_sizes[0], 3, 4, 4)
+    yield Layer(place.name, "conv 4x4", shape, config.map_sides[0] ** 2 * math.prod(shape), False)
+
+
+def _downsampling(config: Config, place: Place) -> Iterator[Layer]:
+    binary, s = config.downsampling == "binary", place.stage
     shape = (config.hidden_sizes[s], config.hidden_sizes[s - 1], 2, 2)
     macs = config.map_sides[s] ** 2 * math.prod(shape)
-    kind = "binary conv 2x2" if binary else "conv 2x2"
-    return _Layer(f"stages.{s}.downsample", kind, shape, macs, binary, (f"vit.encoder.patch_embed{s}",))
+    yield Layer(place.name, "binary conv 2x2" if binary else "conv 2x2", shape, macs, binary)
 
 
-def _mixer(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
-    width = config.hidden_sizes[s]
+def _conv_block(config: Config, place: Place) -> Iterator[Layer]:
+    mixer, width = f"{place.name}.mixer", config.hidden_sizes[place.stage]
     shape = (width, width // 4, 3, 3)
-    macs = config.map_sides[s] ** 2 * math.prod(shape)
+    macs = config.map_sides[place.stage] ** 2 * math.prod(shape)
     for k, dilation in enumerate((1, 3, 5)):
-        sources = (f"{source}.GC.cov{k + 1}", f"{source}.GC.act{k + 1}")
-        yield _Layer(f"{block}.mixer.convs.{k}", f"binary conv 3x3, dilation {dilation}", shape, macs, True, sources)
-    yield _Layer(f"{block}.mixer", "norms", (), 0, False, (f"{source}.layernorm_before", f"{source}.GC"))
+        yield Layer(f"{mixer}.convs.{k}", f"binary conv 3x3, dilation {dilation}", shape, macs, True)
+    yield Layer(mixer, "norms", (), 0, False)
+    yield from _mlp(config, place)
 
 
-def _attention(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
-    width, side, window = config.hidden_sizes[s], config.map_sides[s], config.window_size
-    windows = (side // window) ** 2
-    tokens = window**2 + windows  # one merged token stands for each window
-    square, inner = (width, width), f"{source}.attention.attention"
+def _attention_block(config: Config, place: Place) -> Iterator[Layer]:
+    attention, width, side = f"{place.name}.attention", config.hidden_sizes[place.stage], config.map_sides[place.stage]
+    windows = (side // config.window_size) ** 2
+    tokens = config.window_size**2 + windows  # one merged token stands for each window
+    square = (width, width)
     for name in ("query", "key", "value"):
-        parts = (name, f"norm{name[0]}", f"rprelu{name[0]}", f"move{name[0]}", f"move{name[0]}2")
-        sources = tuple(f"{inner}.{part}" for part in parts)
         macs, repeated = windows * tokens * width**2, (windows - 1) * windows * width**2
-        yield _Layer(f"{block}.attention.{name}", "binary linear", square, macs, True, sources, repeated)
+        yield Layer(f"{attention}.{name}", "binary linear", square, macs, True, repeated)
     product = windows * tokens**2 * width
-    yield _Layer(f"{block}.attention.scores", "binary product", (), product, True, ())
-    sources = (f"{inner}.norm_context", f"{inner}.rprelu_context")
-    yield _Layer(f"{block}.attention.context", "binary product", (), product, True, sources)
-    macs, sources = side**2 * width**2, (f"{source}.attention.output",)
-    yield _Layer(f"{block}.attention.output", "binary linear", square, macs, True, sources)
-    sources = (f"{source}.layernorm_before", f"{source}.attention")
-    yield _Layer(f"{block}.attention", "norms, quantizer", (), 0, False, sources)
+    yield Layer(f"{attention}.scores", "binary product", (), product, True)
+    yield Layer(f"{attention}.context", "binary product", (), product, True)
+    yield Layer(f"{attention}.output", "binary linear", square, side**2 * width**2, True)
+    yield Layer(attention, "norms, quantizer", (), 0, False)
+    yield from _mlp(config, place)
 
 
-def _mlp(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
-    width, hidden, pixels = config.hidden_sizes[s], config.intermediate_sizes[s], config.map_sides[s] ** 2
-    macs = pixels * width * hidden
-    yield _Layer(f"{block}.mlp.fc1", "binary linear", (hidden, width), macs, True, (f"{source}.intermediate",))
-    yield _Layer(f"{block}.mlp.fc2", "binary linear", (width, hidden), macs, True, (f"{source}.output",))
-    yield _Layer(f"{block}.mlp", "norm, shifts", (), 0, False, (source,))
+def _mlp(config: Config, place: Place) -> Iterator[Layer]:
+    mlp, s = f"{place.name}.mlp", place.stage
+    width, hidden = config.hidden_sizes[s], config.intermediate_sizes[s]
+    macs = config.map_sides[s] ** 2 * width * hidden
+    yield Layer(f"{mlp}.fc1", "binary linear", (hidden, width), macs, True)
+    yield Layer(f"{mlp}.fc2", "binary linear", (width, hidden), macs, True)
+    yield Layer(mlp, "norm, shifts", (), 0, False)
+
+
+def _head(config: Config, place: Place) -> Iterator[Layer]:
+    shape = (config.num_classes, config.hidden_sizes[3]) if config.num_classes else ()
+    yield Layer(place.name, "linear" if shape else "norm", shape, math.prod(shape) if shape else 0, False)
+
+
+_LAYERS: Mapping[Kind, Callable[[Config, Place], Iterator[Layer]]] = {
+    "stem": _stem,
+    "downsample": _downsampling,
+    "conv_block": _conv_block,
+    "attention_block": _attention_block,
+    "head": _head,
+}
 
 
 # ------------------------------------------------------------------------------------------------ tensors to rows
@@ -245,12 +246,10 @@ def _mlp(config: Config, s: int, block: str, source: str) -> Iterator[_Layer]:
 
 def _rows(config: Config, tensors: Tensors, *, packed: bool) -> list[Row]:
     """One row a layer, in the network's order, with its tensors' parameters and bytes."""
-    layers = list(_layers(config))
-    owner = {prefix: layer.name for layer in layers for prefix in ((layer.name,) if packed else layer.sources)}
-    owned: dict[str, dict[str, NDArray[Any]]] = {layer.name: {} for layer in layers}
+    owned: dict[str, dict[str, NDArray[Any]]] = {layer.name: {} for layer in layers(config)}
     for name, tensor in tensors.items():
-        owned[owner[_longest_prefix(name, owner)]][name] = tensor
-    return [_row(layer, owned[layer.name], packed) for layer in layers]
+        owned[_longest_prefix(name, owned)][name] = tensor
+    return [_row(layer, owned[layer.name], packed) for layer in layers(config)]
 
 
 def _longest_prefix(tensor: str, prefixes: Container[str]) -> str:
@@ -259,7 +258,7 @@ def _longest_prefix(tensor: str, prefixes: Container[str]) -> str:
     return next(name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in prefixes)
 
 
-def _row(layer: _Layer, tensors: Tensors, packed: bool) -> Row:
+def _row(layer: Layer, tensors: Tensors, packed: bool) -> Row:
     weights = math.prod(layer.shape) if layer.binary and layer.shape else 0
     floats = sum(t.size for name, t in tensors.items() if t.dtype.kind == "f" and not is_optional(name))
     return Row(

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from bitvit.messages import shown
+
 __all__ = ["MAX_HEADER", "SIZES", "Entry", "FormatError", "Header", "parse_json", "read_header"]
 
 MAX_HEADER = 4 << 20  # bytes; BHViT-small has 0.2 MB
@@ -71,7 +73,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
     try:
         fields = parse_json(raw.decode())
     except UnicodeDecodeError as problem:
-        raise FormatError(f"a header that is no UTF-8 ({problem.reason} at byte {problem.start})") from None
+        raise FormatError(f"a header that is not UTF-8 ({problem.reason} at byte {problem.start})") from None
     metadata = _metadata(fields.pop(_METADATA, {}))
     entries = {name: _entry(name, value, start) for name, value in fields.items()}
     _check_places(entries.items(), start, size)
@@ -85,7 +87,7 @@ def parse_json(text: str) -> Any:
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_integer)
-        if "\\ud" in text or "\\uD" in text:  # half of a letter, which no text may hold
+        if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair, which no text may hold
             json.dumps(value, ensure_ascii=False).encode()
     except FormatError:
         raise
@@ -99,12 +101,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise FormatError(f"the key {_shown(twice)} occurs twice")
+        raise FormatError(f"the key {shown(twice)} occurs twice")
     return fields
 
 
 def _refuse_constant(name: str) -> Any:
-    raise FormatError(f"{name}, which is no JSON")
+    raise FormatError(f"{name}, which is not JSON")
 
 
 def _integer(digits: str) -> int:
@@ -115,24 +117,24 @@ def _integer(digits: str) -> int:
 
 def _metadata(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise FormatError(f"{_METADATA} is no object of texts")
+        raise FormatError(f"{_METADATA} is not an object of strings")
     return value
 
 
 def _entry(name: str, fields: object, start: int) -> Entry:
     """One tensor's description, alone."""
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{_shown(name)} is not described by dtype, shape and data_offsets")
+        raise FormatError(f"{shown(name)} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in SIZES:
-        raise FormatError(f"{_shown(name)} has dtype {_shown(dtype)}, expected one of {', '.join(SIZES)}")
+        raise FormatError(f"{shown(name)} has dtype {shown(dtype)}, expected one of {', '.join(SIZES)}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise FormatError(f"{_shown(name)} has a shape or data_offsets that are no counts")
+        raise FormatError(f"{shown(name)} has a shape or data_offsets that are not counts")
     if math.prod(side for side in shape if side) > _MAX_ELEMENTS:
-        raise FormatError(f"{_shown(name)} has shape {_shown(shape)}: too many elements to count")
+        raise FormatError(f"{shown(name)} has shape {shown(shape)}: too many elements to count")
     begin, end = offsets
     if end - begin != math.prod(shape) * SIZES[dtype]:
-        raise FormatError(f"{_shown(name)} of {dtype} and shape {_shown(shape)} has {end - begin} bytes")
+        raise FormatError(f"{shown(name)} of {dtype} and shape {shown(shape)} has {end - begin} bytes")
     return Entry(dtype, tuple(shape), start + begin, start + end)
 
 
@@ -145,17 +147,11 @@ def _check_places(entries: Iterable[tuple[str, Entry]], start: int, size: int) -
     at = start
     for name, entry in sorted(entries, key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin < at:
-            raise FormatError(f"{_shown(name)} overlaps the tensor before it by {at - entry.begin} bytes")
+            raise FormatError(f"{shown(name)} overlaps the tensor before it by {at - entry.begin} bytes")
         if entry.begin > at:
-            raise FormatError(f"{entry.begin - at} bytes before {_shown(name)} belong to no tensor")
+            raise FormatError(f"{entry.begin - at} bytes before {shown(name)} belong to no tensor")
         at = entry.end
     if at > size:
         raise FormatError(f"truncated: {size} bytes, expected {at}")
     if at < size:
         raise FormatError(f"{size - at} bytes behind the last tensor belong to none")
-
-
-def _shown(value: object) -> str:
-    """A value out of a file for a message: quoted, escaped and cut."""
-    text = repr(value[:80] if isinstance(value, str | list) else value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

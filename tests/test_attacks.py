@@ -1,7 +1,7 @@
 """Files made to exhaust or deceive their reader. Each is refused by name, in bounded time and memory.
 
-What a pickle may not ask for is in test_checkpoint.py, what a header may not say in test_tensorfile.py, and what
-nobody has thought of is left to tools/fuzz.
+What a pickle may not ask for is in checkpoint/test_pickles.py, what a header may not say in test_tensorfile.py, and
+what nobody has thought of is left to tools/fuzz.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import bitvit
-from bitvit.checkpoint.read import read_checkpoint
+from bitvit.checkpoint import read_checkpoint
 from bitvit.config import Config
 from bitvit.errors import CheckpointError, ModelFileError
 from bitvit.modelfile import load_model_file, seal
@@ -34,7 +34,7 @@ import json, sys, time
 from pathlib import Path
 from tools.fuzz.guard import limit_memory
 import bitvit
-from bitvit.checkpoint.read import read_checkpoint
+from bitvit.checkpoint import read_checkpoint
 from bitvit.errors import BitvitError
 limit_memory()
 for path in map(Path, sys.argv[1:]):

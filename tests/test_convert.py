@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from bitvit import bits
+from bitvit.checkpoint import names
 from bitvit.checkpoint.read import read_checkpoint
 from bitvit.convert import MAX_ZERO_SHARE, ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ModelFileError
 from bitvit.model import load
-from bitvit.modelfile import expected_tensors, load_model_file, seal
+from bitvit.modelfile import load_model_file, seal
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from bitvit.schema import expected_tensors
 from bitvit.verify import reference
 from tests.support.golden_data import Case, find, load_case
 from tests.support.paths import TESTS
@@ -117,12 +119,12 @@ def test_planes_are_the_signs_of_the_centred_weights(name: str, packed: Packed) 
     state, tensors = load_case(name).state, load_model_file(packed(name)).tensors
     config = load_model_file(packed(name)).config
     pairs: dict[str, str] = {}
-    counters = [0, 0, 0, 0]
-    for prefix, stage in config.blocks():
-        ours = f"stages.{stage}.blocks.{counters[stage]}"
-        counters[stage] += 1
+    for place in config.places():
+        if "block" not in place.kind:
+            continue
+        ours, prefix = place.name, names.module(config, place)
         pairs |= {f"{ours}.mlp.fc1": f"{prefix}.intermediate.dense", f"{ours}.mlp.fc2": f"{prefix}.output.dense"}
-        if stage < 2:
+        if place.kind == "conv_block":
             pairs |= {f"{ours}.mixer.convs.{k}": f"{prefix}.GC.cov{k + 1}" for k in range(3)}
         else:
             inner = f"{prefix}.attention.attention"
@@ -306,7 +308,7 @@ def test_a_config_that_is_a_folder(tmp_path: Path, target: Path) -> None:
 
 def test_a_label_that_no_file_can_hold(target: Path) -> None:
     refused(
-        ConfigError, r"labels: '\\ud800' is half a letter", find("pth/bare.pth"), target,
+        ConfigError, r"labels: '\\ud800' is half of a surrogate pair", find("pth/bare.pth"), target,
         config=dict(load_case(MICRO).config), labels=["x"] * 9 + ["a\ud800"],
     )  # fmt: skip
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bitvit.fold import EPS, Affine, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
-from bitvit.modelfile import TAPS
+from bitvit.fold import EPS, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
+from bitvit.schema import TAPS, Affine
 from bitvit.verify import reference
 
 Floats = NDArray[np.float64]

@@ -26,11 +26,11 @@ from bitvit.modelfile import (
     FORMAT_VERSION,
     METADATA_KEY,
     ModelFile,
-    expected_tensors,
     load_model_file,
     save_model_file,
     seal,
 )
+from bitvit.schema import expected_tensors
 from tests.support.golden_data import find, load_case
 from tests.support.paths import TESTS
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,10 +16,10 @@ from bitvit.config import Config
 from bitvit.convert import convert
 from bitvit.errors import CheckpointError, ConfigError, ModelFileError
 from bitvit.modelfile import seal
-from bitvit.summary import Summary, summarize
-from bitvit.summary import _layers as layers_of
+from bitvit.summary import Summary, layers, summarize
 from bitvit.verify import reference
 from tests.support import golden_data
+from tests.support.paths import TESTS
 
 CASES = [f"micro96_{name}" for name in ("somefp", "binary", "gsb", "ln", "nols", "noshift")] + ["micro160_odd"]
 PUBLISHED: dict[str, Any] = {
@@ -44,7 +45,7 @@ def checkpoint_of(model: Path) -> Path:
     return model.with_suffix(".checkpoint.safetensors")
 
 
-def layers(summary: Summary) -> list[tuple[Any, ...]]:
+def shared(summary: Summary) -> list[tuple[Any, ...]]:
     """What a checkpoint and its packed model share, without the row for the rest of the file."""
     return [
         (row.name, row.type, row.shape, row.binary_weights, row.binary_macs, row.float_macs)
@@ -59,7 +60,19 @@ def test_checkpoint_and_packed_model_agree(name: str, packed: Packed) -> None:
     assert (one.packed, other.packed) == (False, True)
     assert one.config == other.config
     assert one.sha256 == other.sha256
-    assert layers(one) == layers(other)
+    assert shared(one) == shared(other)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "packed"])
+@pytest.mark.parametrize("name", ["micro96_binary", "micro96_gsb", "micro96_ln"])
+def test_rows_are_those_on_record(name: str, kind: str, packed: Packed) -> None:
+    """As bitvit 784e640 gave them, which told a checkpoint's layers by the authors' names; without the last row."""
+    model = packed(name)
+    path, config = (model, None) if kind == "packed" else (checkpoint_of(model), golden_data.load_case(name).config)
+    expected = json.loads((TESTS / "summary_rows.json").read_text())[f"{name} {kind}"]
+    assert [
+        [*astuple(row)[:2], list(row.shape), *astuple(row)[3:]] for row in summarize(path, config).rows[:-1]
+    ] == expected
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -132,7 +145,7 @@ def test_macs_are_what_the_reference_multiplies(name: str, packed: Packed, monke
     ],
 )
 def test_published_models(depths: Any, downsampling: Any, weights: int, binary: int, floats: int) -> None:
-    rows = list(layers_of(Config(depths=depths, downsampling=downsampling, **PUBLISHED)))
+    rows = list(layers(Config(depths=depths, downsampling=downsampling, **PUBLISHED)))
     assert sum(math.prod(row.shape) for row in rows if row.binary and row.shape) == weights
     assert sum(row.macs for row in rows if row.binary) == binary
     assert sum(row.macs for row in rows if not row.binary) == floats

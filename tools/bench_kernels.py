@@ -26,6 +26,7 @@ from bitvit.bench.limits import popcount_rate
 from bitvit.bench.machine import cpu_name
 from bitvit.bench.measuring import Amount, timed
 from bitvit.bench.profile import profile
+from bitvit.kernels.catalog import LANE_BITS
 from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots
 from bitvit.kernels.simd import store_rows
@@ -59,7 +60,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 def matmul_rate(m: int, k: int, n: int, repeats: int) -> float:
     """Useful binary multiply-adds a second of a product [m, k] x [k, n]; padding is not counted."""
     rng = np.random.default_rng(0)
-    words, width, rows = -(-k // 32), padded(n), padded(m, TILE_ROWS)
+    words, width, rows = -(-k // LANE_BITS), padded(n), padded(m, TILE_ROWS)
     bits, panels = aligned_zeros(rows * words + 64), aligned_zeros(width * words + 64)
     for array in (bits, panels):
         array[:] = rng.integers(0, 2**32, len(array), dtype=np.uint32)

@@ -11,18 +11,15 @@ pip install 'bitvit[bench]'; PyTorch takes part where it is installed.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from bitvit import BitvitError, Config, convert
 from bitvit.bench.machine import Load, share_of_others
-from bitvit.checkpoint.read import Checkpoint, read_checkpoint
-from bitvit.config import check_state, infer_config
-from bitvit.convert import read_config
+from bitvit.checkpoint import Checkpoint, read_network
 from bitvit.modelfile import load_model_file
 from tools.peers import machine, timing  # first of all: it cleans the environment that NumPy reads
 from tools.peers.contenders import (
@@ -96,7 +93,7 @@ def describe(config: Config) -> str:
     return f"BHViT{size} {'some-fp' if config.downsampling == 'float' else 'fully binary'}"
 
 
-def pack(checkpoint: Checkpoint, config: Mapping[str, Any] | None, given: Path | None, target: Path) -> Path:
+def pack(checkpoint: Checkpoint, config: Path | None, given: Path | None, target: Path) -> Path:
     """The model file to time: `given`, if it was made of this checkpoint, else `target`, converted now."""
     if given is None:
         return convert(checkpoint.path, target, config=config).path
@@ -195,15 +192,11 @@ def compare(options: argparse.Namespace, folder: Path) -> Report:
     choice = choose(options.contenders)
     for key, why in choice.skipped.items():
         say(f"without {key}: {why}")
-    checkpoint = read_checkpoint(options.checkpoint)
-    where = str(options.checkpoint)
-    fields = read_config(options.config)
-    config = infer_config(checkpoint.state, args=checkpoint.args, config_json=fields, where=where)
-    check_state(checkpoint.state, config, where)
-    packed = pack(checkpoint, fields, options.model, folder / "packed.safetensors")
-    networks = Networks(checkpoint.state, config, packed)
+    network = read_network(options.checkpoint, config=options.config)
+    packed = pack(network.checkpoint, options.config, options.model, folder / "packed.safetensors")
+    networks = Networks(network.checkpoint.state, network.config, packed)
     comparison = Comparison(
-        describe(config), networks, choice.contenders, options.prototype, options.repeats, options.seconds
+        describe(network.config), networks, choice.contenders, options.prototype, options.repeats, options.seconds
     )
     for threads in options.threads:
         for batch in options.batch:

@@ -25,6 +25,7 @@ def machine() -> Any:
     """LLVM's machine for the target."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()  # for inline assembly, see `clock`
     triple = llvm.Target.from_triple(llvm.get_process_triple())
     static = triple.name.startswith("x86")
     return triple.create_target_machine(

@@ -18,7 +18,7 @@ from numba import carray
 
 from bitvit.kernels.catalog import ATTEND, COARSEN, LANE_BITS, OUTPUT, PROJECT
 from bitvit.kernels.inline import inline
-from bitvit.kernels.matmul import binary_matmul, half_dots, in_whole_tiles
+from bitvit.kernels.matmul import binary_matmul, half_dots
 from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     broadcast_rows,
@@ -52,7 +52,8 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
+from bitvit.kernels.target import LANES
+from bitvit.kernels.tiles import in_tiles
 
 
 # ------------------------------------------------------------------------------------------------------ project
@@ -86,15 +87,15 @@ def merge_token(m, a, source, norm, tokens, to):
         store(tokens, to + c, fma(largest, load(norm, 4 * c + 2 * LANES), total * share))
 
 
-@inline
-def normalize_tokens(m, a, const, tokens, bits, height):
+@in_tiles
+def normalize_tokens(m, height, a, const, scratch):
     """Layer-norm `height` tokens in place and take their signs for q, k and v.
 
     The rows of a tile go side by side: one row alone would wait for its own sums. token_norm: [width/LANES][weight,
     bias][LANES]; thresholds: [width/LANES][q, k, v][LANES].
     """
     token_norm, thresholds = floats_at(const, a.token_norm), floats_at(const, a.thresholds)
-    valid = floats_at(const, a.valid)
+    valid, tokens, bits = floats_at(const, a.valid), floats_at(scratch, a.tokens), words_at(scratch, a.bits)
     at, stride, row_bits, block = m * a.stride, a.stride, a.words * LANE_BITS, a.piece_rows * a.words * LANE_BITS
     share = splat(np.float32(1) / np.float32(a.channels))
     total = splat_rows(np.float32(0), height)
@@ -116,8 +117,8 @@ def normalize_tokens(m, a, const, tokens, bits, height):
         store_mask_rows(bits, bit + 2 * block, row_bits, t > load(thresholds, 3 * c + 2 * LANES))
 
 
-@inline
-def project_tile(m, c, first, a, const, state, scratch, height, layer_norms):
+@in_tiles
+def project_tile(m, height, c, a, first, const, state, scratch, layer_norms):
     """`project_rows` for rows m … of the piece and channels c …"""
     tokens, bits, z = floats_at(scratch, a.tokens), words_at(scratch, a.bits), floats_at(scratch, a.z)
     panels, affine, signs = words_at(const, a.panels), floats_at(const, a.affine), words_at(state, a.signs)
@@ -146,18 +147,14 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
     affine: [q, k, v][width/LANES][scale, bias, slope - 1, threshold][LANES].
     """
     source, pixels, norm = floats_at(state, a.source), ints_at(const, a.pixels), floats_at(const, a.norm)
-    tokens, bits = floats_at(scratch, a.tokens), words_at(scratch, a.bits)
+    tokens = floats_at(scratch, a.tokens)
     width, stride, words, block_rows, fine = a.width, a.stride, a.words, a.piece_rows, a.side * a.side
     for i in range(rows):
         if first + i < fine:
             fetch_token(first + i, a, source, pixels, norm, tokens, i * stride)
         else:
             merge_token(first + i - fine, a, source, norm, tokens, i * stride)
-    whole = in_whole_tiles(rows)
-    for m in range(0, whole, TILE_ROWS):
-        normalize_tokens(m, a, const, tokens, bits, TILE_ROWS)
-    for m in range(whole, rows, TAIL_ROWS):
-        normalize_tokens(m, a, const, tokens, bits, TAIL_ROWS)
+    normalize_tokens(rows, a, const, scratch)
     if layer_norms:
         for k in range(3):
             at, own_bits = k * width * block_rows, words_at(scratch, a.bits + k * block_rows * words)
@@ -166,10 +163,7 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
             prescale, valid = floats_at(const, a.prescale + k * 2 * width), floats_at(const, a.valid)
             normalize_products(own_z, rows, block_rows, width, a.channels, prescale, valid)
     for c in range(0, width, LANES):
-        for m in range(0, whole, TILE_ROWS):
-            project_tile(m, c, first, a, const, state, scratch, TILE_ROWS, layer_norms)
-        for m in range(whole, rows, TAIL_ROWS):
-            project_tile(m, c, first, a, const, state, scratch, TAIL_ROWS, layer_norms)
+        project_tile(rows, c, a, first, const, state, scratch, layer_norms)
 
 
 def project(piece, arguments, const, state, scratch):
@@ -212,11 +206,8 @@ def gather_head(window, head, a, state, scratch):
     for part in range(3):  # in the order of memory: what a copy writes too much is overwritten or padding
         for w in range(a.key_words):
             bit = head * a.head_dim + w * LANE_BITS
-            at, shift, bits_left = (
-                (part * a.row_words + bit // LANE_BITS) * plane,
-                bit % LANE_BITS,
-                a.head_dim - w * LANE_BITS,
-            )
+            at = (part * a.row_words + bit // LANE_BITS) * plane
+            shift, bits_left = bit % LANE_BITS, a.head_dim - w * LANE_BITS
             own, merged = at + window * a.window_tokens, at + a.windows * a.window_tokens
             copy_head(signs, own, plane, shift, bits_left, a.window_tokens, head_bits, to)
             copy_head(signs, merged, plane, shift, bits_left, a.merged, head_bits, to + a.window_tokens)
@@ -232,8 +223,8 @@ def gather_head(window, head, a, state, scratch):
                 one += one
 
 
-@inline
-def score_tile(q, k, a, head_bits, scores, height):
+@in_tiles
+def score_tile(q, height, k, a, head_bits, scores):
     """`score` for queries q … and keys k …"""
     n, words = a.keys_padded, a.key_words
     acc = splat_rows(np.uint32(0), height)
@@ -247,13 +238,8 @@ def score_tile(q, k, a, head_bits, scores, height):
 def score(a, scratch):
     """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
     head_bits, scores = words_at(scratch, a.head_bits), words_at(scratch, a.scores)
-    tokens = a.window_tokens + a.merged
-    whole = in_whole_tiles(tokens)
     for k in range(0, a.keys_padded, LANES):
-        for q in range(0, whole, TILE_ROWS):
-            score_tile(q, k, a, head_bits, scores, TILE_ROWS)
-        for q in range(whole, tokens, TAIL_ROWS):
-            score_tile(q, k, a, head_bits, scores, TAIL_ROWS)
+        score_tile(a.window_tokens + a.merged, k, a, head_bits, scores)
 
 
 @inline
@@ -287,8 +273,8 @@ def count_plane(planes, at, words):
     return count
 
 
-@inline
-def weigh_tile(q, c, a, window, head, weights, state, scratch, height):
+@in_tiles
+def weigh_tile(q, height, c, a, window, head, weights, state, scratch):
     """`weigh_values` for queries q … and channels c … of the head."""
     transposed, planes = words_at(scratch, a.transposed), words_at(scratch, a.plane_words)
     counts, context = words_at(scratch, a.counts), floats_at(state, a.context)
@@ -315,13 +301,8 @@ def weigh_values(a, window, head, weights, state, scratch):
 
     counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [plane].
     """
-    tokens = a.window_tokens + a.merged
-    whole = in_whole_tiles(tokens)
     for c in range(0, a.dim_padded, LANES):
-        for q in range(0, whole, TILE_ROWS):
-            weigh_tile(q, c, a, window, head, weights, state, scratch, TILE_ROWS)
-        for q in range(whole, tokens, TAIL_ROWS):
-            weigh_tile(q, c, a, window, head, weights, state, scratch, TAIL_ROWS)
+        weigh_tile(a.window_tokens + a.merged, c, a, window, head, weights, state, scratch)
 
 
 @inline
@@ -432,8 +413,8 @@ def coarsen_ln(piece, arguments, const, state, scratch):
 
 
 # ------------------------------------------------------------------------------------------------------- output
-@inline
-def output_tile(m, c, first, a, const, state, scratch, height, layer_norms):
+@in_tiles
+def output_tile(m, height, c, a, first, const, state, scratch, layer_norms):
     """`output_rows` for rows m … of the piece and channels c …, from the projection on."""
     source, out, pixels = floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels)
     mixed, bits, z = floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z)
@@ -475,12 +456,8 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
     if layer_norms:
         binary_matmul(bits, rows, words, words_at(const, a.panels), width, a.start, z, block_rows)
         normalize_products(z, rows, block_rows, width, a.channels, floats_at(const, a.prescale), valid)
-    whole = in_whole_tiles(rows)
     for c in range(0, width, LANES):
-        for m in range(0, whole, TILE_ROWS):
-            output_tile(m, c, first, a, const, state, scratch, TILE_ROWS, layer_norms)
-        for m in range(whole, rows, TAIL_ROWS):
-            output_tile(m, c, first, a, const, state, scratch, TAIL_ROWS, layer_norms)
+        output_tile(rows, c, a, first, const, state, scratch, layer_norms)
 
 
 def output(piece, arguments, const, state, scratch):

@@ -4,29 +4,52 @@ A kernel is one C function of one signature:
 
     kernel(piece, arguments, const, state, scratch)
 
-`arguments` points at a record of int64 (offsets into the arenas, sizes) whose field names stand here; `const` (weights,
-tables), `state` (activations of one image) and `scratch` (one thread's working memory) point at arenas of 4-byte units.
+`arguments` points at a record of int64 whose field names stand here: sizes, and where buffers begin in the arenas of
+4-byte units: `const` (weights, tables), `state` (activations of one image) and `scratch` (one thread's working memory).
 Each is compiled apart from all others when a program first needs it, so a process compiles or loads only the kernels
 of its own model.
+
+Buffers hold float32 unless something else is said beside them. Everywhere
+
+    rows        tokens of the map that is written; piece_rows of them are one piece's, the last one's may be fewer
+    side        tokens a side of the map (of the one that is read, where there are two)
+    channels    C, those that count; width is C padded to LANES, stride the distance of one token's row from the next
+    words       of a packed row of signs; start is what its counters start at, -(K // 2)
+    panels      weights in kernel order: [width/LANES][words][LANES] words, or [width/LANES][depth][LANES] floats
+    valid       1 for lanes that hold a channel and 0 for padding, needed by layer norms alone (as is prescale)
 
 Nothing here needs Numba, which a process imports only to compile.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from bitvit.kernels.target import LANES
 
+Norm: TypeAlias = Literal["batch", "layer"]
+Kind: TypeAlias = Literal["embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head"]
+
 
 @dataclass(frozen=True)
 class Kernel:
-    """A step function and the record of its arguments."""
+    """A step function and the record of its arguments.
+
+    norm: which norms it is written for, None if it serves both; a twin for layer norms has its sibling's name and _ln.
+    kind: where its time belongs; None if to whatever step comes next.
+    """
 
     module: str
     name: str
     arguments: "np.dtype[np.void]"
+    norm: Norm | None = None
+    kind: Kind | None = None
+
+    @property
+    def base(self) -> str:
+        """The name that it shares with its sibling for the other norm."""
+        return self.name.removesuffix("_ln")
 
     @property
     def signature(self) -> str:
@@ -65,36 +88,70 @@ PATCH = 4
 DEPTH = 3 * PATCH * PATCH
 
 STEM = fields(
-    "rows piece_rows side image_side channels width stride"  # tokens, tokens a piece, tokens a side, pixels a side
-    " pixels out"  # state: cell holding the image's address; [rows][stride]
-    " panels bias norm position valid"  # const
-    " patches"  # scratch
+    "rows piece_rows side"
+    " image_side"  # pixels a side
+    " channels width stride"
+    # state
+    " pixels"  # two words: the address of the image [3][image_side][image_side]
+    " out"  # [rows][stride]
+    # const
+    " panels"  # [width/LANES][DEPTH][LANES]
+    " bias"  # [width]
+    " norm"  # [width/LANES][scale, bias][LANES]
+    " position"  # [rows][width]
+    " valid"  # [width]
+    # scratch
+    " patches"  # [piece_rows][DEPTH]
 )
 
-stem = Kernel("stem", "stem", STEM)
-stem_ln = Kernel("stem", "stem_ln", STEM)
+stem = Kernel("stem", "stem", STEM, "batch", "embedding")
+stem_ln = Kernel("stem", "stem_ln", STEM, "layer", "embedding")
 
 
 # ----------------------------------------------------------------------------------------------------------- downsample
 FLOAT_DOWN = fields(
-    # rows: output tokens; side, out_side: of the maps
-    "rows piece_rows column_pieces side out_side in_width in_stride channels width stride"
-    " source out"  # state
-    " norm panels bias bias_stride affine position valid"  # const
-    " patches"  # scratch
+    "rows piece_rows"
+    " column_pieces"  # into which the columns of a piece of rows are split
+    " side out_side in_width in_stride channels width stride"
+    # state
+    " source"  # [side²][in_stride]
+    " out"  # [rows][stride]
+    # const
+    " norm"  # [in_width/LANES][scale, bias][LANES]
+    " panels"  # [width/LANES][four pixels of in_width][LANES]
+    " bias"  # [rows][width] with bias_stride = width, or [width] with 0
+    " bias_stride"
+    " affine"  # [width/LANES][scale, bias][LANES]
+    " position"  # [rows][width]
+    " valid"  # [width]
+    # scratch
+    " patches"  # [piece_rows][four pixels of in_width]
 )
 
 BINARY_DOWN = fields(
-    "rows piece_rows side out_side in_channels in_width in_stride channels width stride words start"
-    " source out"  # state
-    " norm panels affine position prescale valid"  # const
-    " bits pooled z"  # scratch
+    "rows piece_rows side out_side in_channels in_width in_stride channels width stride"
+    " words"  # of a patch: four pixels' signs, each padded to words
+    " start"
+    # state
+    " source"  # [side²][in_stride]
+    " out"  # [rows][stride]
+    # const
+    " norm"  # [in_width/LANES][scale, bias, threshold][LANES]
+    " panels"  # uint32 [width/LANES][words][LANES]
+    " affine"  # [width/LANES][scale, bias, slope - 1][LANES]
+    " position"  # [rows][width]
+    " prescale"  # [width/LANES][scale, bias][LANES]
+    " valid"  # [width]
+    # scratch
+    " bits"  # uint32 [piece_rows][words]
+    " pooled"  # [piece_rows][in_width + 2·LANES]
+    " z"  # [width/LANES][piece_rows][LANES]
 )
 
-float_down = Kernel("downsample", "float_down", FLOAT_DOWN)
-float_down_ln = Kernel("downsample", "float_down_ln", FLOAT_DOWN)
-binary_down = Kernel("downsample", "binary_down", BINARY_DOWN)
-binary_down_ln = Kernel("downsample", "binary_down_ln", BINARY_DOWN)
+float_down = Kernel("downsample", "float_down", FLOAT_DOWN, "batch", "downsampling")
+float_down_ln = Kernel("downsample", "float_down_ln", FLOAT_DOWN, "layer", "downsampling")
+binary_down = Kernel("downsample", "binary_down", BINARY_DOWN, "batch", "downsampling")
+binary_down_ln = Kernel("downsample", "binary_down_ln", BINARY_DOWN, "layer", "downsampling")
 
 
 # ---------------------------------------------------------------------------------------------------------------- mixer
@@ -102,93 +159,216 @@ GROUPS = 4
 DILATIONS = (1, 3, 5)
 BORDER = 5  # zero words around a plane
 
-MIXER_SIGNS = fields("side piece_rows stride group group_words plane plane_row source norm planes")
-
-MIXER = fields(
-    # shape: words a dot; packed = whether taps are packed first; taps_row = words of a packed row
-    "side piece_rows channels width stride group words start packed taps_row plane_row"
-    " planes residual out"  # state
-    " offsets entries entry_count panels affine biases classes shift out_affine valid"  # const
-    " taps mixed"  # scratch
+MIXER_SIGNS = fields(
+    "side piece_rows stride"
+    " group group_words"  # channels of a group, and the words that hold them
+    " plane plane_row"  # words of a plane and of its row: (side + 2·BORDER)² and side + 2·BORDER
+    # state
+    " source"  # [side²][stride]
+    # const
+    " norm"  # [GROUPS][group to LANES][scale, bias][LANES]
+    # state
+    " planes"  # uint32 [GROUPS][group_words][plane]
 )
 
-mixer_signs = Kernel("mixer", "mixer_signs", MIXER_SIGNS)
-mixer = Kernel("mixer", "mixer", MIXER)
-mixer_ln = Kernel("mixer", "mixer_ln", MIXER)
+MIXER = fields(
+    "side piece_rows channels width stride group"
+    " words start"  # of a dot over nine taps of a group's channels
+    " packed taps_row"  # whether taps are packed first; words of a packed row, side to LANES
+    " plane_row"
+    # state
+    " planes"  # uint32 [GROUPS][group_words][plane]
+    " residual out"  # [side²][stride]
+    # const; a chunk is LANES channels of a group
+    " offsets"  # int32 [GROUPS][dilation][words]: where in planes or taps
+    " entries"  # int32 [entry_count][8], see `pack_taps`
+    " entry_count"
+    " panels"  # uint32 [GROUPS][chunk][dilation][words][LANES]
+    " affine"  # [GROUPS][chunk][dilation][scale, slope - 1][LANES]
+    " biases"  # [GROUPS][chunk][dilation][16 sets of missing taps][LANES]
+    " classes"  # int32 [dilation][side to TILE_ROWS]: LANES·(1 if the first tap is missing, + 2 if the last is)
+    " shift"  # [width], layer norm alone
+    " out_affine"  # [width/LANES][scale, bias][LANES]
+    " valid"  # [width]
+    # scratch
+    " taps"  # uint32 [GROUPS][dilation][words][taps_row]
+    " mixed"  # [side to TILE_ROWS][width + LANES]
+)
+
+mixer_signs = Kernel("mixer", "mixer_signs", MIXER_SIGNS, None, "mixer")
+mixer = Kernel("mixer", "mixer", MIXER, "batch", "mixer")
+mixer_ln = Kernel("mixer", "mixer_ln", MIXER, "layer", "mixer")
 
 
 # ------------------------------------------------------------------------------------------------------------ attention
 PROJECT = fields(
-    "rows piece_rows side window channels width stride words start plane"  # plane: tokens of a word plane of signs
-    " source signs shortcut"  # state; signs: [query, key, value][words][plane], shortcut: [tokens][stride]
-    " pixels norm token_norm thresholds panels affine prescale valid"  # const
-    " tokens bits z"  # scratch
+    "rows piece_rows"  # of the token list: the map's in the order of windows, then the merged ones
+    " side window channels width stride words start"
+    " plane"  # tokens of a word plane of signs: rows to TILE_ROWS
+    # state
+    " source"  # [side²][stride]
+    " signs"  # uint32 [query, key, value][words][plane]
+    " shortcut"  # [plane][stride]
+    # const
+    " pixels"  # int32 [side² to TILE_ROWS]: where the pixel of a token is in source
+    " norm"  # [width/LANES][scale, bias, max share, average share][LANES]
+    " token_norm"  # [width/LANES][weight, bias][LANES]
+    " thresholds"  # [width/LANES][query, key, value][LANES]
+    " panels"  # uint32 [query, key, value][width/LANES][words][LANES]
+    " affine"  # [query, key, value][width/LANES][scale, bias, slope - 1, threshold][LANES]
+    " prescale"  # [query, key, value][width/LANES][scale, bias][LANES]
+    " valid"  # [width]
+    # scratch
+    " tokens"  # [piece_rows][stride]
+    " bits"  # uint32 [query, key, value][piece_rows][words]
+    " z"  # [query, key, value][width/LANES][piece_rows][LANES]
 )
 
 ATTEND = fields(
-    "heads head_dim window_tokens merged windows width stride row_words plane planes"
-    " keys_padded key_words token_words dim_padded rows_padded"  # keys to 32, d/32, keys/32, d to LANES, keys to TILE_ROWS
-    " signs context"  # state; context: [windows][rows_padded][stride]
-    " quantizer keys_table"  # const
-    " head_bits transposed scores plane_words counts weights"  # scratch
+    "heads head_dim window_tokens merged"  # head_dim: d; merged: M, as many as windows
+    " windows width stride"
+    " row_words plane"  # words of a token's signs; tokens of a word plane
+    " planes"  # P, bit planes of the quantizer
+    " keys_padded key_words token_words"  # keys to LANE_BITS, d/LANE_BITS, keys/LANE_BITS, each rounded up
+    " dim_padded rows_padded"  # d to LANES, keys to TILE_ROWS
+    # state
+    " signs"  # uint32 [query, key, value][row_words][plane]
+    " context"  # [windows][rows_padded][stride]
+    # const
+    " quantizer"  # high and low part of the softmax's step, then what the quantizer's kernel says
+    " keys_table"  # [penalty (int32), present, floor][keys_padded], see `softmax_row`
+    # scratch
+    " head_bits"  # uint32 [query, key, value][key_words][keys_padded], and LANES more
+    " transposed"  # uint32 [token_words][dim_padded]: the values' signs, tokens along the bits
+    " scores"  # int32, then numerators [rows_padded][keys_padded]
+    " plane_words"  # uint32 [planes][rows_padded][token_words]
+    " counts"  # int32 [planes][rows_padded]: 1 bits of each row of plane_words
+    " weights"  # [planes]
 )
 
 COARSEN = fields(
-    "merged piece_rows windows window_tokens rows_padded width stride channels context shortcut coarse affine valid"
+    "merged piece_rows windows window_tokens rows_padded width stride channels"
+    # state
+    " context"  # [windows][rows_padded][stride]
+    " shortcut"  # [windows·window_tokens + merged][stride]
+    " coarse"  # [merged][width]
+    # const
+    " affine"  # [width/LANES][scale, bias, slope - 1][LANES]
+    " valid"  # [width]
 )
 
 OUTPUT = fields(
     "rows piece_rows window_tokens rows_padded channels width stride words start"
-    " source out context shortcut coarse"  # state
-    " pixels context_affine fine thresholds panels affine prescale valid"  # const
-    " mixed bits z"  # scratch
+    # state
+    " source out"  # [rows][stride]
+    " context"  # [windows][rows_padded][stride]
+    " shortcut"  # [rows …][stride]
+    " coarse"  # [windows][width]
+    # const
+    " pixels"  # int32 [rows to TILE_ROWS]
+    " context_affine"  # [width/LANES][scale, bias, slope - 1][LANES]
+    " fine"  # [width]
+    " thresholds"  # [width]
+    " panels"  # uint32 [width/LANES][words][LANES]
+    " affine"  # [width/LANES][scale, bias, slope - 1, out scale, out bias][LANES]
+    " prescale"  # [width/LANES][scale, bias][LANES]
+    " valid"  # [width]
+    # scratch
+    " mixed"  # [piece_rows][stride]
+    " bits"  # uint32 [piece_rows][words]
+    " z"  # [width/LANES][piece_rows][LANES]
 )
 
-project = Kernel("attention", "project", PROJECT)
-project_ln = Kernel("attention", "project_ln", PROJECT)
-attend_levels = Kernel("attention", "attend_levels", ATTEND)
-attend_gsb = Kernel("attention", "attend_gsb", ATTEND)
-coarsen = Kernel("attention", "coarsen", COARSEN)
-coarsen_ln = Kernel("attention", "coarsen_ln", COARSEN)
-output = Kernel("attention", "output", OUTPUT)
-output_ln = Kernel("attention", "output_ln", OUTPUT)
+project = Kernel("attention", "project", PROJECT, "batch", "projections")
+project_ln = Kernel("attention", "project_ln", PROJECT, "layer", "projections")
+attend_levels = Kernel("attention", "attend_levels", ATTEND, None, "attention")
+attend_gsb = Kernel("attention", "attend_gsb", ATTEND, None, "attention")
+coarsen = Kernel("attention", "coarsen", COARSEN, "batch", "attention")
+coarsen_ln = Kernel("attention", "coarsen_ln", COARSEN, "layer", "attention")
+output = Kernel("attention", "output", OUTPUT, "batch", "projections")
+output_ln = Kernel("attention", "output_ln", OUTPUT, "layer", "projections")
 
 
 # ------------------------------------------------------------------------------------------------------------------ mlp
 MLP = fields(
-    # shape: rows of the map and of one piece, tokens a side, channels C, width = C padded to LANES, ratio I/C
-    "rows piece_rows side channels width stride ratio span period words hidden_words start1 start2 shifts"
-    # state: source of the norm and the stencil, residual, output, all [rows][stride]
-    " source residual out"
-    # const
-    " norm panels1 affine1 panels2 affine2 taps valid valid_hidden prescale1 prescale2"
+    "rows piece_rows side channels width stride"
+    " ratio"  # hidden features a channel, I/C
+    " span period"  # of the tiled shortcut, see `tile_channels`
+    " words hidden_words start1 start2"
+    " shifts"  # whether there is a stencil
+    # state
+    " source"  # [rows][stride], of the norm and the stencil
+    " residual out"  # [rows][stride]
+    # const; a hidden vector p is one of ratio·width/LANES
+    " norm"  # [width/LANES][scale, bias, threshold][LANES]
+    " panels1"  # uint32 [p][words][LANES]
+    " affine1"  # [p][scale, -bias, slope - 1, threshold][LANES]
+    " panels2"  # uint32 [width/LANES][hidden_words][LANES]
+    " affine2"  # [width/LANES][ratio·scale, ratio·bias, slope - 1, out scale/ratio, out bias][LANES]
+    " taps"  # [width/LANES][9][LANES]
+    " valid valid_hidden"  # [width], [ratio·width]
+    " prescale1 prescale2"  # [p][scale, bias][LANES], [width/LANES][scale, bias][LANES]
     # scratch
-    " bits tiled hidden_bits pooled z row"
+    " bits"  # uint32 [piece_rows][words]
+    " tiled"  # [ratio][piece_rows][span]
+    " hidden_bits"  # uint32 [piece_rows][hidden_words]
+    " pooled"  # [width/LANES][piece_rows][LANES]
+    " z"  # [width/LANES][piece_rows][LANES]; under layer norm [p][piece_rows][LANES]
+    " row"  # [width + 2·LANES]
 )
 
-mlp = Kernel("mlp", "mlp", MLP)
-mlp_ln = Kernel("mlp", "mlp_ln", MLP)
+mlp = Kernel("mlp", "mlp", MLP, "batch", "MLP")
+mlp_ln = Kernel("mlp", "mlp_ln", MLP, "layer", "MLP")
 
 
 # ----------------------------------------------------------------------------------------------------------------- norm
-LAYER_NORM = fields("rows piece_rows channels width stride source out affine valid")
+LAYER_NORM = fields(
+    "rows piece_rows channels width stride"
+    # state
+    " source out"  # [rows][stride]
+    # const
+    " affine"  # [width/LANES][weight, bias][LANES]
+    " valid"  # [width]
+)
 
-layer_norm = Kernel("norm", "layer_norm", LAYER_NORM)
+layer_norm = Kernel("norm", "layer_norm", LAYER_NORM, "layer")
 
 
 # ----------------------------------------------------------------------------------------------------------------- head
 CLASSIFY_COLUMNS = 4 * LANES  # classes of one classifier piece: four accumulators hide the latency of fma
 
-POOL = fields("rows piece_width width stride source affine out")
-CLASSIFY = fields("depth source panels bias out")
+POOL = fields(
+    "rows"
+    " piece_width"  # channels of one piece
+    " width stride"
+    " source"  # state: [rows][stride]
+    " affine"  # const: [width/LANES][scale, bias][LANES]
+    " out"  # state: [width]
+)
 
-pool = Kernel("head", "pool", POOL)
-classify = Kernel("head", "classify", CLASSIFY)
+CLASSIFY = fields(
+    "depth"  # channels
+    " source"  # state: [depth]
+    " panels"  # const: [classes/CLASSIFY_COLUMNS][depth][CLASSIFY_COLUMNS]
+    " bias"  # const: [classes to CLASSIFY_COLUMNS]
+    " out"  # state: [classes to CLASSIFY_COLUMNS]
+)
+
+pool = Kernel("head", "pool", POOL, None, "head")
+classify = Kernel("head", "classify", CLASSIFY, None, "head")
 
 KERNELS = tuple(value for value in list(globals().values()) if isinstance(value, Kernel))
 
 
 # ----------------------------------------------------------------------------------------------------------- scheduling
+STEP = fields("kernel arguments pieces")  # addresses of the function and of its record; into how many pieces it splits
+
+JOB = fields(
+    "images image_bytes count"  # address of the first image, bytes from one to the next, how many
+    " output"  # where in the state an image's output is, in 4-byte units
+    " out outputs"  # address of the answers [count][outputs]
+)
+
 LINE = 8  # int64 cells of a cache line
 GATE, EPOCH, DONE, STALLED, CLAIMS = 0, 1, 2, 3, 4  # cells, see kernels/schedule.py
 OPEN, INSIDE = 1, 2

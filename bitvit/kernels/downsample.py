@@ -3,9 +3,9 @@
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN
+from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN, LANE_BITS
 from bitvit.kernels.inline import inline
-from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots, in_whole_tiles
+from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots
 from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     floats_at,
@@ -20,7 +20,8 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
+from bitvit.kernels.target import LANES
+from bitvit.kernels.tiles import in_tiles
 
 
 @inline
@@ -98,7 +99,7 @@ def pool_and_sign(first, rows, a, source, norm, bits, pooled):
                 pixel = ((2 * y + tap // 2) * a.side + 2 * x + tap % 2) * a.in_stride
                 q = fma(load(source, pixel + c), scale, bias)
                 total += q
-                store_mask(bits, (i * a.words + tap * pixel_words) * 32 + c, q > load(norm, 3 * c + 2 * LANES))
+                store_mask(bits, (i * a.words + tap * pixel_words) * LANE_BITS + c, q > load(norm, 3 * c + 2 * LANES))
             store(pooled, i * pooled_row + c, total * quarter)
         extend_periodically(pooled, i * pooled_row, a.in_channels)
 
@@ -109,10 +110,11 @@ def pooled_span(a):
     return a.in_width + 2 * LANES
 
 
-@inline
-def binary_down_tile(m, c, first, a, const, state, bits, pooled, z, height, layer_norms):
+@in_tiles
+def binary_down_tile(m, height, c, a, first, const, state, scratch, layer_norms):
     """`binary_down_rows` for rows m … of the piece and channels c …"""
     out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
+    bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     pooled_row = pooled_span(a)
     if layer_norms:
         h = load_rows(z, c * a.piece_rows + m * LANES, LANES, height)
@@ -137,12 +139,8 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
         binary_matmul(bits, rows, a.words, words_at(const, a.panels), a.width, a.start, z, a.piece_rows)
         valid = floats_at(const, a.valid)
         normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale), valid)
-    whole = in_whole_tiles(rows)
     for c in range(0, a.width, LANES):
-        for m in range(0, whole, TILE_ROWS):
-            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, TILE_ROWS, layer_norms)
-        for m in range(whole, rows, TAIL_ROWS):
-            binary_down_tile(m, c, first, a, const, state, bits, pooled, z, TAIL_ROWS, layer_norms)
+        binary_down_tile(rows, c, a, first, const, state, scratch, layer_norms)
 
 
 def binary_down(piece, arguments, const, state, scratch):

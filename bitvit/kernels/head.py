@@ -21,7 +21,10 @@ def pool(piece, arguments, const, state, scratch):
 
 
 def classify(piece, arguments, const, state, scratch):
-    """out[n] = bias[n] + Σ_k source[k]·w[n, k] for CLASSIFY_COLUMNS classes; panels: [n/CLASSIFY_COLUMNS][k][CLASSIFY_COLUMNS]."""
+    """out[n] = bias[n] + Σ_k source[k]·w[n, k] for CLASSIFY_COLUMNS classes.
+
+    panels: [n/CLASSIFY_COLUMNS][k][CLASSIFY_COLUMNS].
+    """
     a = carray(arguments, 1, CLASSIFY)[0]
     source, out = floats_at(state, a.source), floats_at(state, a.out)
     panels, bias = floats_at(const, a.panels + piece * a.depth * CLASSIFY_COLUMNS), floats_at(const, a.bias)

@@ -1,4 +1,4 @@
-"""How Numba compiles the functions of the kernel modules: to LLVM code, which compiler.py takes over.
+"""How Numba compiles the functions of the kernel modules: to LLVM code, which jit/compiler.py takes over.
 
 Numba would optimise every helper function on its own, emit machine code for it and wrap it for Python; none of that is
 needed where it is inlined into a kernel.

@@ -1,7 +1,7 @@
 """What the processor can do at best: the loops that bitvit.bench measures kernels against.
 
-`words` is the address of an array of 4-byte elements. A step is 2·TILE_ROWS·LANES products: of words with 32 features each,
-or of floats; or as many words read.
+`words` is the address of an array of 4-byte elements. A step is 2·TILE_ROWS·LANES products: of words with LANE_BITS
+features each, or of floats; or as many words read.
 """
 
 import numpy as np

@@ -7,9 +7,6 @@ constant is ever cancelled in float32.
 
 Lanes run over output features. A panel holds LANES outputs: [K/32][LANES] words, or [K][LANES] floats; one word (or
 float) of each of a tile's rows is broadcast against it. No horizontal sums, any K, exact 32-bit counters.
-
-A tile has TILE_ROWS rows. What a block of rows has left behind whole tiles is done in tiles of TAIL_ROWS, so that no more than one
-row is computed in vain: an image of 48 pixels has one token in stage 4, and 9 in stage 3.
 """
 
 import numpy as np
@@ -29,7 +26,8 @@ from bitvit.kernels.simd import (
     store_rows,
     to_float,
 )
-from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS, target_has
+from bitvit.kernels.target import LANES, target_has
+from bitvit.kernels.tiles import in_tiles
 
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
 # counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.
@@ -54,12 +52,6 @@ def total_ones(count, words):
 
 
 @inline
-def in_whole_tiles(rows):
-    """How many of so many rows go in tiles of TILE_ROWS, the last of which may have one row too many."""
-    return (rows + TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS
-
-
-@inline
 def half_dots(bits, first, words, panels, panel, start, height):
     """Tile of `height` rows x LANES of popcount(a xor w) + start, as int32.
 
@@ -79,6 +71,13 @@ def half_dots(bits, first, words, panels, panel, start, height):
     return acc
 
 
+@in_tiles
+def binary_panel(m, height, n, bits, words, panels, start, out, to):
+    """A tile of `binary_matmul`; `to` is where the panel of columns n … begins in `out`."""
+    h = half_dots(bits, m * words, words, panels, n * words, start, height)
+    store_rows(out, to + m * LANES, LANES, to_float(h))
+
+
 @inline
 def binary_matmul(bits, rows, words, panels, width, start, out, out_rows):
     """Half dots of every row m < rows (and of one row behind them) and output n < width, as float32.
@@ -87,19 +86,12 @@ def binary_matmul(bits, rows, words, panels, width, start, out, out_rows):
     piece, where rows a power of two apart would share a few sets of the first-level cache. The panel loop is outside:
     a panel (K/32 · 64 bytes) stays in that cache while the rows pass.
     """
-    whole = in_whole_tiles(rows)
     for n in range(0, width, LANES):
-        to = n * out_rows
-        for m in range(0, whole, TILE_ROWS):
-            h = half_dots(bits, m * words, words, panels, n * words, start, TILE_ROWS)
-            store_rows(out, to + m * LANES, LANES, to_float(h))
-        for m in range(whole, rows, TAIL_ROWS):
-            h = half_dots(bits, m * words, words, panels, n * words, start, TAIL_ROWS)
-            store_rows(out, to + m * LANES, LANES, to_float(h))
+        binary_panel(rows, n, bits, words, panels, start, out, n * out_rows)
 
 
-@inline
-def two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, height):
+@in_tiles
+def two_float_panels(m, height, n, a, depth, panels, offsets, offset_stride, out, out_stride):
     """A tile of `float_matmul`, two panels wide, which share each broadcast."""
     left = load_rows(offsets, m * offset_stride + n, offset_stride, height)
     right = load_rows(offsets, m * offset_stride + n + LANES, offset_stride, height)
@@ -111,8 +103,8 @@ def two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, 
     store_rows(out, m * out_stride + n + LANES, out_stride, right)
 
 
-@inline
-def one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, height):
+@in_tiles
+def float_panel(m, height, n, a, depth, panels, offsets, offset_stride, out, out_stride):
     """A tile of `float_matmul`, one panel wide."""
     acc = load_rows(offsets, m * offset_stride + n, offset_stride, height)
     for k in range(depth):
@@ -127,14 +119,8 @@ def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out
     a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels go together where there are registers for two
     tiles. Every element is summed over k in order, so the result does not depend on how rows are split.
     """
-    pairs, whole = width // (2 * LANES) * 2 * LANES if MANY_REGISTERS else 0, in_whole_tiles(rows)
+    pairs = width // (2 * LANES) * 2 * LANES if MANY_REGISTERS else 0
     for n in range(0, pairs, 2 * LANES):
-        for m in range(0, whole, TILE_ROWS):
-            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TILE_ROWS)
-        for m in range(whole, rows, TAIL_ROWS):
-            two_panels(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TAIL_ROWS)
+        two_float_panels(rows, n, a, depth, panels, offsets, offset_stride, out, out_stride)
     for n in range(pairs, width, LANES):
-        for m in range(0, whole, TILE_ROWS):
-            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TILE_ROWS)
-        for m in range(whole, rows, TAIL_ROWS):
-            one_panel(m, n, a, depth, panels, offsets, offset_stride, out, out_stride, TAIL_ROWS)
+        float_panel(rows, n, a, depth, panels, offsets, offset_stride, out, out_stride)

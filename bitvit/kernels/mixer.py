@@ -17,9 +17,9 @@ straight from the planes. Either way word j of pixel x is words[base + offsets[j
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.catalog import BORDER, GROUPS, MIXER, MIXER_SIGNS
+from bitvit.kernels.catalog import BORDER, GROUPS, LANE_BITS, MIXER, MIXER_SIGNS
 from bitvit.kernels.inline import inline
-from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, in_whole_tiles, total_ones
+from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
     at,
@@ -44,6 +44,7 @@ from bitvit.kernels.simd import (
     words_at,
 )
 from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
+from bitvit.kernels.tiles import in_tiles, in_whole_tiles, vectors
 
 
 def mixer_signs(piece, arguments, const, state, scratch):
@@ -55,7 +56,7 @@ def mixer_signs(piece, arguments, const, state, scratch):
     source, norm, planes = floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes)
     zero = splat(np.float32(0))
     side, stride, group, group_words, plane = a.side, a.stride, a.group, a.group_words, a.plane
-    halves = (group + LANES - 1) // LANES
+    halves = vectors(group)
     first, last = piece * a.piece_rows, min((piece + 1) * a.piece_rows, side)
     for g in range(GROUPS):
         for h in range(halves):
@@ -63,12 +64,12 @@ def mixer_signs(piece, arguments, const, state, scratch):
             scale, bias = load(norm, p), load(norm, p + LANES)
             for y in range(first, last):
                 x = y * side * stride + g * group + h * LANES
-                word = (g * group_words + h * LANES // 32) * plane + (y + BORDER) * a.plane_row + BORDER
-                bit = word * 32 + h * LANES % 32
+                word = (g * group_words + h * LANES // LANE_BITS) * plane + (y + BORDER) * a.plane_row + BORDER
+                bit = word * LANE_BITS + h * LANES % LANE_BITS
                 for _ in range(side):
                     store_mask(planes, bit, fma(load(source, x), scale, bias) > zero)
                     x += stride
-                    bit += 32
+                    bit += LANE_BITS
 
 
 @inline
@@ -95,7 +96,7 @@ def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
 
 
 @inline
-def convolve_tile(y, x, g, chunk, a, words, base, const, height):
+def convolve_tile(x, height, g, chunk, a, y, words, base, const):
     """Σ over dilations of RPReLU(convolution): `height` pixels from (y, x) by LANES channels of a group, float32.
 
     const: panels [group][chunk][dilation][words][LANES]; affine [group][chunk][dilation][scale, slope - 1][LANES];
@@ -104,7 +105,7 @@ def convolve_tile(y, x, g, chunk, a, words, base, const, height):
     offsets, panels, affine = ints_at(const, a.offsets), words_at(const, a.panels), floats_at(const, a.affine)
     biases, classes = floats_at(const, a.biases), ints_at(const, a.classes)
     n, padded_side = a.words, (a.side + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-    chunks = (a.group + LANES - 1) // LANES
+    chunks = vectors(a.group)
     total = splat_rows(np.float32(0), height)
     for d in range(3):
         part = (g * chunks + chunk) * 3 + d
@@ -129,6 +130,12 @@ def convolve_tile(y, x, g, chunk, a, words, base, const, height):
 
 
 @inline
+def mixed_row(a):
+    """Floats of a row of scratch `mixed`: a group's last vector may go beyond the width."""
+    return a.width + LANES
+
+
+@inline
 def find_taps(y, a, const, state, scratch):
     """Where the words of image row y are: (array, offset), packed first if need be."""
     planes, row = words_at(state, a.planes), (y + BORDER) * a.plane_row + BORDER
@@ -139,20 +146,21 @@ def find_taps(y, a, const, state, scratch):
     return taps, 0
 
 
+@in_tiles
+def mixed_tile(x, height, g, chunk, a, y, words, base, const, mixed):
+    """`convolve_tile` into `mixed`."""
+    row = mixed_row(a)
+    total = convolve_tile(x, height, g, chunk, a, y, words, base, const)
+    store_rows(mixed, x * row + g * a.group + chunk * LANES, row, total)
+
+
 @inline
 def convolve_row(y, a, const, state, scratch):
-    """Convolutions of image row y into scratch `mixed`, whose rows are width + LANES apart."""
+    """Convolutions of image row y into scratch `mixed`."""
     words, base = find_taps(y, a, const, state, scratch)
-    mixed, mixed_row, whole = floats_at(scratch, a.mixed), a.width + LANES, in_whole_tiles(a.side)
     for g in range(GROUPS):
-        for chunk in range((a.group + LANES - 1) // LANES):
-            to = g * a.group + chunk * LANES
-            for x in range(0, whole, TILE_ROWS):
-                total = convolve_tile(y, x, g, chunk, a, words, base, const, TILE_ROWS)
-                store_rows(mixed, x * mixed_row + to, mixed_row, total)
-            for x in range(whole, a.side, TAIL_ROWS):
-                total = convolve_tile(y, x, g, chunk, a, words, base, const, TAIL_ROWS)
-                store_rows(mixed, x * mixed_row + to, mixed_row, total)
+        for chunk in range(vectors(a.group)):
+            mixed_tile(a.side, g, chunk, a, y, words, base, const, floats_at(scratch, a.mixed))
 
 
 @inline
@@ -161,17 +169,17 @@ def add_row(y, a, const, state, mixed):
     residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
     side, width = a.side, a.width
     for x in range(side):
-        o, m = (y * side + x) * a.stride, x * (width + LANES)
+        o, m = (y * side + x) * a.stride, x * mixed_row(a)
         for c in range(0, width, LANES):
             v = fma(load(mixed, m + c), load(affine, 2 * c), load(affine, 2 * c + LANES))
             store(out, o + c, v + load(residual, o + c))
 
 
-@inline
-def convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, height):
+@in_tiles
+def convolve_and_add_tile(x, height, g, chunk, a, y, words, base, const, state):
     """`convolve_and_add_row` for some pixels and channels."""
     residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
-    total = convolve_tile(y, x, g, chunk, a, words, base, const, height)
+    total = convolve_tile(x, height, g, chunk, a, y, words, base, const)
     c = g * a.group + chunk * LANES
     o = (y * a.side + x) * a.stride + c
     v = fma(total, load(affine, 2 * c), load(affine, 2 * c + LANES))
@@ -182,13 +190,9 @@ def convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, height):
 def convolve_and_add_row(y, a, const, state, scratch):
     """`convolve_row` and `add_row` in one, where no pixel is computed in vain and groups are whole vectors."""
     words, base = find_taps(y, a, const, state, scratch)
-    whole = in_whole_tiles(a.side)
     for g in range(GROUPS):
         for chunk in range(a.group // LANES):
-            for x in range(0, whole, TILE_ROWS):
-                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, TILE_ROWS)
-            for x in range(whole, a.side, TAIL_ROWS):
-                convolve_and_add_tile(y, x, g, chunk, a, words, base, const, state, TAIL_ROWS)
+            convolve_and_add_tile(a.side, g, chunk, a, y, words, base, const, state)
 
 
 def mixer(piece, arguments, const, state, scratch):
@@ -211,7 +215,7 @@ def mixer_ln(piece, arguments, const, state, scratch):
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
         convolve_row(y, a, const, state, scratch)
         for x in range(a.side):
-            m = x * (a.width + LANES)
+            m = x * mixed_row(a)
             for c in range(0, a.width, LANES):
                 store(mixed, m + c, load(mixed, m + c) + load(shift, c))
             normalize_row(mixed, m, 1, a.width, a.channels, valid)

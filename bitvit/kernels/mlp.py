@@ -19,9 +19,9 @@ The six shift residuals are one circular depthwise stencil of N2 with nine taps:
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.catalog import MLP
+from bitvit.kernels.catalog import LANE_BITS, MLP
 from bitvit.kernels.inline import inline
-from bitvit.kernels.matmul import binary_matmul, half_dots, in_whole_tiles
+from bitvit.kernels.matmul import binary_matmul, half_dots
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
     floats_at,
@@ -30,7 +30,6 @@ from bitvit.kernels.simd import (
     load_rows,
     minimum,
     prelu,
-    splat,
     splat_rows,
     store,
     store_mask,
@@ -39,35 +38,47 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
+from bitvit.kernels.target import LANES
+from bitvit.kernels.tiles import in_tiles
 
 
 @inline
-def prepare_rows(first, rows, a, source, norm, bits, row, tiled):
+def prepare_rows(first, rows, a, source, const, scratch):
     """N2 = norm(x), its signs, and its tiled copies, for `rows` rows from `first` on.
 
     norm: [width/LANES][scale, bias, threshold][LANES]; a bit is N2 > threshold.
     """
+    norm, bits = floats_at(const, a.norm), words_at(scratch, a.bits)
+    row, tiled = floats_at(scratch, a.row), floats_at(scratch, a.tiled)
     width, words, channels, ratio, span = a.width, a.words, a.channels, a.ratio, a.span
     for i in range(rows):
         x = (first + i) * a.stride
         for c in range(0, width, LANES):
             h = fma(load(source, x + c), load(norm, 3 * c), load(norm, 3 * c + LANES))
-            store_mask(bits, i * words * 32 + c, h > load(norm, 3 * c + 2 * LANES))
+            store_mask(bits, i * words * LANE_BITS + c, h > load(norm, 3 * c + 2 * LANES))
             store(row, c, h)
         tile_channels(row, 0, channels, ratio, span, tiled, i * span, a.piece_rows * span)
 
 
-@inline
-def hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, height):
-    """`hidden_layer` for rows m … and the hidden features of channels c …"""
-    span, words, row_bits, start = a.span, a.words, a.hidden_words * 32, c % a.period
+@in_tiles
+def hidden_tile(m, height, c, a, const, scratch, layer_norms):
+    """Signs and pooled sum of the hidden features of channels c …
+
+    affine: [vector p][scale, -bias, slope - 1, threshold][LANES].
+    """
+    bits, tiled, z = words_at(scratch, a.bits), floats_at(scratch, a.tiled), floats_at(scratch, a.z)
+    hidden_bits, pooled = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled)
+    panels, affine = words_at(const, a.panels1), floats_at(const, a.affine1)
+    span, words, row_bits, start = a.span, a.words, a.hidden_words * LANE_BITS, c % a.period
     pool = splat_rows(np.float32(0), height)
     for j in range(a.ratio):
         p = c * a.ratio + j * LANES
-        h = half_dots(bits, m * words, words, panels, p * words, a.start1, height)
+        if layer_norms:
+            h = load_rows(z, p * a.piece_rows + m * LANES, LANES, height)
+        else:
+            h = to_float(half_dots(bits, m * words, words, panels, p * words, a.start1, height))
         shortcut = load_rows(tiled, (j * a.piece_rows + m) * span + start, span, height)
-        y = fma(to_float(h), load(affine, 4 * p), shortcut)
+        y = fma(h, load(affine, 4 * p), shortcut)
         w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
         store_mask_rows(hidden_bits, m * row_bits + p, row_bits, w > load(affine, 4 * p + 3 * LANES))
         pool += w
@@ -75,34 +86,15 @@ def hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, heigh
 
 
 @inline
-def hidden_layer(rows, a, bits, tiled, panels, affine, hidden_bits, pooled):
-    """Hidden signs and pooled sums; affine: [vector p][scale, -bias, slope - 1, threshold][LANES]."""
-    whole = in_whole_tiles(rows)
+def hidden_layer(rows, a, const, scratch, layer_norms):
+    """Hidden signs and pooled sums; a layer norm needs all products of a row before the first sign."""
+    if layer_norms:
+        bits, z, hidden = words_at(scratch, a.bits), floats_at(scratch, a.z), a.width * a.ratio
+        prescale, valid = floats_at(const, a.prescale1), floats_at(const, a.valid_hidden)
+        binary_matmul(bits, rows, a.words, words_at(const, a.panels1), hidden, a.start1, z, a.piece_rows)
+        normalize_products(z, rows, a.piece_rows, hidden, a.channels * a.ratio, prescale, valid)
     for c in range(0, a.width, LANES):
-        for m in range(0, whole, TILE_ROWS):
-            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, TILE_ROWS)
-        for m in range(whole, rows, TAIL_ROWS):
-            hidden_tile(m, c, a, bits, tiled, panels, affine, hidden_bits, pooled, TAIL_ROWS)
-
-
-@inline
-def hidden_layer_ln(rows, a, bits, tiled, panels, affine, prescale, valid, z, hidden_bits, pooled):
-    """`hidden_layer` under layer norm: all products of a row first, then its statistics, then the same epilogue."""
-    hidden = a.width * a.ratio
-    binary_matmul(bits, rows, a.words, panels, hidden, a.start1, z, a.piece_rows)
-    normalize_products(z, rows, a.piece_rows, hidden, a.channels * a.ratio, prescale, valid)
-    for i in range(rows):
-        for c in range(0, a.width, LANES):
-            start = c % a.period
-            pool = splat(np.float32(0))
-            for j in range(a.ratio):
-                p = c * a.ratio + j * LANES
-                shortcut = load(tiled, (j * a.piece_rows + i) * a.span + start)
-                y = fma(load(z, p * a.piece_rows + i * LANES), load(affine, 4 * p), shortcut)
-                w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
-                store_mask(hidden_bits, i * a.hidden_words * 32 + p, w > load(affine, 4 * p + 3 * LANES))
-                pool += w
-            store(pooled, c * a.piece_rows + i * LANES, pool)
+        hidden_tile(rows, c, a, const, scratch, layer_norms)
 
 
 @inline
@@ -178,39 +170,28 @@ def output_rows(first, rows, a, z, pooled, affine, taps, source, residual, out, 
             i += count
 
 
-def mlp(piece, arguments, const, state, scratch):
-    """One block of rows of the MLP with batch norms."""
-    a = carray(arguments, 1, MLP)[0]
+@inline
+def mlp_rows(piece, a, const, state, scratch, layer_norms):
+    """One block of rows of the MLP."""
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
-    source = floats_at(state, a.source)
-    bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
+    source, residual, out = floats_at(state, a.source), floats_at(state, a.residual), floats_at(state, a.out)
     hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
-    prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
-    hidden_layer(rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1), hidden_bits, pooled)
+    prepare_rows(first, rows, a, source, const, scratch)
+    hidden_layer(rows, a, const, scratch, layer_norms)
     binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z, a.piece_rows)
-    output_rows(
-        first, rows, a, z, pooled, floats_at(const, a.affine2), floats_at(const, a.taps), source,
-        floats_at(state, a.residual), floats_at(state, a.out), False,
-    )  # fmt: skip
+    if layer_norms:
+        prescale, valid = floats_at(const, a.prescale2), floats_at(const, a.valid)
+        normalize_products(z, rows, a.piece_rows, a.width, a.channels, prescale, valid)
+    affine, taps = floats_at(const, a.affine2), floats_at(const, a.taps)
+    output_rows(first, rows, a, z, pooled, affine, taps, source, residual, out, layer_norms)
+
+
+def mlp(piece, arguments, const, state, scratch):
+    """MLP with batch norms."""
+    mlp_rows(piece, carray(arguments, 1, MLP)[0], const, state, scratch, False)
 
 
 def mlp_ln(piece, arguments, const, state, scratch):
-    """One block of rows of the MLP with layer norms; `source` holds N2, normalised already."""
-    a = carray(arguments, 1, MLP)[0]
-    first = piece * a.piece_rows
-    rows = min(a.piece_rows, a.rows - first)
-    source, valid = floats_at(state, a.source), floats_at(const, a.valid)
-    bits, tiled = words_at(scratch, a.bits), floats_at(scratch, a.tiled)
-    hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
-    prepare_rows(first, rows, a, source, floats_at(const, a.norm), bits, floats_at(scratch, a.row), tiled)
-    hidden_layer_ln(
-        rows, a, bits, tiled, words_at(const, a.panels1), floats_at(const, a.affine1),
-        floats_at(const, a.prescale1), floats_at(const, a.valid_hidden), z, hidden_bits, pooled,
-    )  # fmt: skip
-    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z, a.piece_rows)
-    normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale2), valid)
-    output_rows(
-        first, rows, a, z, pooled, floats_at(const, a.affine2), floats_at(const, a.taps), source,
-        floats_at(state, a.residual), floats_at(state, a.out), True,
-    )  # fmt: skip
+    """MLP with layer norms; `source` holds N2, normalised already."""
+    mlp_rows(piece, carray(arguments, 1, MLP)[0], const, state, scratch, True)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bitvit.kernels.inline import inline
-from bitvit.kernels.simd import even, fma, lane_sum, load, odd, splat, store
+from bitvit.kernels.simd import fma, join_rows, lane_sum, load, splat, store, store_rows, unzip_rows
 from bitvit.kernels.target import LANES
 
 EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
@@ -66,6 +66,42 @@ def extend_periodically(row, at, channels):
 
 
 @inline
+def _load_next(h, at, o, channels):
+    """h[at + o : … + LANES], and where the next vector is."""
+    return load(h, at + o), _next(o, channels)
+
+
+def _twice(load_some):
+    """Load twice as many consecutive vectors of a periodic row, as a tile."""
+
+    @inline
+    def load_more(h, at, o, channels):
+        first, o = load_some(h, at, o, channels)
+        second, o = load_some(h, at, o, channels)
+        return join_rows(first, second), o
+
+    return load_more
+
+
+def _deal(load_some):
+    """`tile_channels` for as many copies as vectors are loaded: each gets every so many-th of their lanes."""
+
+    @inline
+    def deal(h, at, channels, span, out, to, copy):
+        o = 0
+        for q in range(0, span, LANES):
+            v, o = load_some(h, at, o, channels)
+            store_rows(out, to + q, copy, unzip_rows(v))
+
+    return deal
+
+
+_load_two = _twice(_load_next)
+_load_four = _twice(_load_two)
+_deal_1, _deal_2, _deal_4, _deal_8 = map(_deal, (_load_next, _load_two, _load_four, _twice(_load_four)))
+
+
+@inline
 def tile_channels(h, at, channels, ratio, span, out, to, copy):
     """Lay the tiled shortcut out for the hidden order.
 
@@ -76,62 +112,14 @@ def tile_channels(h, at, channels, ratio, span, out, to, copy):
     de-interleaved by shuffles: (even, odd) halves, log2(ratio) times.
     """
     extend_periodically(h, at, channels)
-    o = 0
     if ratio == 1:
-        for q in range(0, span, LANES):
-            store(out, to + q, load(h, at + o))
-            o = _next(o, channels)
+        _deal_1(h, at, channels, span, out, to, copy)
     elif ratio == 2 and channels % 2 == 0:
-        for q in range(0, span, LANES):
-            v0 = load(h, at + o)
-            o = _next(o, channels)
-            v1 = load(h, at + o)
-            o = _next(o, channels)
-            store(out, to + q, even(v0, v1))
-            store(out, to + copy + q, odd(v0, v1))
+        _deal_2(h, at, channels, span, out, to, copy)
     elif ratio == 4 and channels % 4 == 0:
-        for q in range(0, span, LANES):
-            v0 = load(h, at + o)
-            o = _next(o, channels)
-            v1 = load(h, at + o)
-            o = _next(o, channels)
-            v2 = load(h, at + o)
-            o = _next(o, channels)
-            v3 = load(h, at + o)
-            o = _next(o, channels)
-            e0, e1, o0, o1 = even(v0, v1), even(v2, v3), odd(v0, v1), odd(v2, v3)
-            store(out, to + q, even(e0, e1))
-            store(out, to + copy + q, even(o0, o1))
-            store(out, to + 2 * copy + q, odd(e0, e1))
-            store(out, to + 3 * copy + q, odd(o0, o1))
+        _deal_4(h, at, channels, span, out, to, copy)
     elif ratio == 8 and channels % 8 == 0:
-        for q in range(0, span, LANES):
-            v0 = load(h, at + o)
-            o = _next(o, channels)
-            v1 = load(h, at + o)
-            o = _next(o, channels)
-            v2 = load(h, at + o)
-            o = _next(o, channels)
-            v3 = load(h, at + o)
-            o = _next(o, channels)
-            v4 = load(h, at + o)
-            o = _next(o, channels)
-            v5 = load(h, at + o)
-            o = _next(o, channels)
-            v6 = load(h, at + o)
-            o = _next(o, channels)
-            v7 = load(h, at + o)
-            o = _next(o, channels)
-            e0, e1, e2, e3 = even(v0, v1), even(v2, v3), even(v4, v5), even(v6, v7)
-            o0, o1, o2, o3 = odd(v0, v1), odd(v2, v3), odd(v4, v5), odd(v6, v7)
-            store(out, to + q, even(even(e0, e1), even(e2, e3)))
-            store(out, to + copy + q, even(even(o0, o1), even(o2, o3)))
-            store(out, to + 2 * copy + q, even(odd(e0, e1), odd(e2, e3)))
-            store(out, to + 3 * copy + q, even(odd(o0, o1), odd(o2, o3)))
-            store(out, to + 4 * copy + q, odd(even(e0, e1), even(e2, e3)))
-            store(out, to + 5 * copy + q, odd(even(o0, o1), even(o2, o3)))
-            store(out, to + 6 * copy + q, odd(odd(e0, e1), odd(e2, e3)))
-            store(out, to + 7 * copy + q, odd(odd(o0, o1), odd(o2, o3)))
+        _deal_8(h, at, channels, span, out, to, copy)
     else:
         for j in range(ratio):
             c = j

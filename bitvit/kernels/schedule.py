@@ -1,7 +1,7 @@
 """Who runs which piece: atomics, and the functions that a team's members run.
 
-All arguments are int64, most of them addresses. `table` is `steps` rows [address of the kernel, address of its
-arguments, pieces]; `const`, `state` and `scratch` are the arenas. `cells` are shared counters a cache line apart:
+All arguments are int64, most of them addresses. `table` is `steps` records STEP, `job` a record JOB (catalog.py);
+`const`, `state` and `scratch` are the arenas. `cells` are shared counters a cache line apart:
 
     GATE     bit 0 is open, the rest counts the helpers inside (in twos)
     EPOCH    images begun, when all members share each
@@ -18,26 +18,22 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, INSIDE, LINE, OPEN, STALLED
+from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, INSIDE, JOB, LINE, OPEN, STALLED, STEP
 from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import I8, I32, I64, floats_at_address
 
 SPINS = 2000  # polls before a waiting thread offers its core to others
 STALL = 8000  # polls, some 0.2 ms, before the leader does without its helpers; a piece takes about 0.02 ms
 LINGER = 8000  # polls, some 0.2 ms, that a helper waits for the next image before it sleeps: waking it takes 0.05 ms
-TABLE_COLUMNS = 3  # of the table
-
-
-def _element(builder: Any, address: Any, index: Any) -> Any:
-    """Pointer to an int64 of an array."""
-    return builder.gep(builder.inttoptr(address, I64.as_pointer()), [index])
+STEP_BYTES = STEP.itemsize
 
 
 def _cell(builder: Any, cells: Any, cell: Any) -> Any:
-    return _element(builder, cells, builder.mul(cell, ir.Constant(I64, LINE)))
+    return builder.gep(builder.inttoptr(cells, I64.as_pointer()), [builder.mul(cell, ir.Constant(I64, LINE))])
 
 
 @intrinsic
@@ -72,13 +68,13 @@ def atomic_store(typingctx, cells, cell, value):
 
 
 @intrinsic
-def int_at(typingctx, address, index):
-    """Element `index` of the int64 array at a memory address."""
+def pointer(typingctx, address):
+    """A memory address as `carray` takes it."""
 
     def codegen(context, builder, sig, args):
-        return builder.load(_element(builder, *args))
+        return builder.inttoptr(args[0], I8.as_pointer())
 
-    return types.int64(types.int64, types.int64), codegen
+    return types.voidptr(types.int64), codegen
 
 
 @intrinsic
@@ -155,21 +151,22 @@ def store_at_address(typingctx, address, value):
 
 
 @inline
-def _pieces(table, s):
-    """How many pieces step s has."""
-    return int_at(table, TABLE_COLUMNS * s + 2)
+def _step(table, s):
+    """Step s: a record STEP."""
+    return carray(pointer(table + STEP_BYTES * s), 1, STEP)[0]
 
 
 @inline
-def _run_piece(table, s, piece, const, state, scratch):
-    call_step(int_at(table, TABLE_COLUMNS * s), piece, int_at(table, TABLE_COLUMNS * s + 1), const, state, scratch)
+def _run_piece(step, piece, const, state, scratch):
+    call_step(step.kernel, piece, step.arguments, const, state, scratch)
 
 
 def run_steps(table, steps, const, state, scratch):
     """All pieces of all steps by one thread."""
     for s in range(steps):
-        for piece in range(_pieces(table, s)):
-            _run_piece(table, s, piece, const, state, scratch)
+        step = _step(table, s)
+        for piece in range(step.pieces):
+            _run_piece(step, piece, const, state, scratch)
 
 
 _run_alone = inline(run_steps)
@@ -179,8 +176,9 @@ def time_steps(table, steps, const, state, scratch, ticks):
     """`run_steps` with the clock read before the first step and after each: ticks is int64 [steps + 1]."""
     store_at_address(ticks, clock())
     for s in range(steps):
-        for piece in range(_pieces(table, s)):
-            _run_piece(table, s, piece, const, state, scratch)
+        step = _step(table, s)
+        for piece in range(step.pieces):
+            _run_piece(step, piece, const, state, scratch)
         store_at_address(ticks + 8 * (s + 1), clock())
 
 
@@ -207,12 +205,13 @@ def _run_image(table, steps, const, state, scratch, cells, ranges, home, leads):
     """
     total = np.int64(0)
     for s in range(steps):
-        pieces, done = _pieces(table, s), np.int64(0)
+        step, done = _step(table, s), np.int64(0)
+        pieces = step.pieces
         while leads or atomic_load(cells, STALLED) == 0:
             piece = _claim(cells, s, pieces, ranges, home)
             if piece < 0:
                 break
-            _run_piece(table, s, piece, const, state, scratch)
+            _run_piece(step, piece, const, state, scratch)
             done += 1
         if done > 0:
             atomic_add(cells, DONE, done)
@@ -231,18 +230,16 @@ def _run_image(table, steps, const, state, scratch, cells, ranges, home, leads):
 
 @inline
 def _run_batch(table, steps, const, state, scratch, cells, job):
-    """Whole images, claimed one by one.
-
-    job: int64 [image address, bytes an image, images, output offset in state, output address, floats an output].
-    """
+    """Whole images, claimed one by one."""
+    batch = carray(pointer(job), 1, JOB)[0]
     while True:
         i = atomic_add(cells, DONE, 1)
-        if i >= int_at(job, 2):
+        if i >= batch.count:
             return
-        store_at_address(state, int_at(job, 0) + i * int_at(job, 1))
+        store_at_address(state, batch.images + i * batch.image_bytes)
         _run_alone(table, steps, const, state, scratch)
-        result, outputs = floats_at_address(state + 4 * int_at(job, 3)), int_at(job, 5)
-        out = floats_at_address(int_at(job, 4) + 4 * i * outputs)
+        result, outputs = floats_at_address(state + 4 * batch.output), batch.outputs
+        out = floats_at_address(batch.out + 4 * i * outputs)
         for k in range(outputs):
             out[k] = result[k]
 

@@ -644,15 +644,30 @@ def row_sums(typingctx, v):
     return v(v), codegen
 
 
-def _every_other(name: str, doc: str, first: int) -> Any:
-    def fn(typingctx, x, y):
-        indices = ir.Constant(ir.VectorType(I32, x.lanes), list(range(first, 2 * x.lanes, 2)))
-        return x(x, y), lambda context, builder, sig, args: builder.shuffle_vector(args[0], args[1], indices)
+@intrinsic
+def join_rows(typingctx, x, y):
+    """The tile of x's rows and then y's."""
 
-    fn.__name__ = fn.__qualname__ = name
-    fn.__doc__ = doc
-    return intrinsic(fn)
+    def codegen(context, builder, sig, args):
+        return _join(builder, _rows(builder, x, args[0]) + _rows(builder, y, args[1]))
+
+    return x.of(x.elem, x.rows + y.rows)(x, y), codegen
 
 
-even = _every_other("even", "The even lanes of x followed by y.", 0)
-odd = _every_other("odd", "The odd lanes of x followed by y.", 1)
+def _unzip(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """`unzip_rows`: the even numbers of a row of values, dealt out, in turn with the odd ones, dealt out."""
+    if len(rows) == 1:
+        return rows
+    lanes = rows[0].type.count
+    halves = []
+    for first in (0, 1):
+        every_other = ir.Constant(ir.VectorType(I32, lanes), list(range(first, 2 * lanes, 2)))
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        halves.append(_unzip(builder, [builder.shuffle_vector(x, y, every_other) for x, y in pairs]))
+    return [row for pair in zip(*halves, strict=True) for row in pair]
+
+
+@intrinsic
+def unzip_rows(typingctx, v):
+    """Deal a tile of R rows, R a power of two, out to its rows: all lanes end to end, row j gets R·q + j, q < LANES."""
+    return v(v), lambda context, builder, sig, args: _join(builder, _unzip(builder, _rows(builder, v, args[0])))

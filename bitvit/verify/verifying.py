@@ -22,9 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.checkpoint.read import read_checkpoint
-from bitvit.config import Config, check_state, infer_config
-from bitvit.convert import read_config
+from bitvit.checkpoint import names, read_network
 from bitvit.errors import CheckpointError
 from bitvit.files import write_file
 from bitvit.messages import plural
@@ -141,15 +139,13 @@ def verify(
     Raises CheckpointError if the two have different shapes, and what reading either raises.
     """
     engine = model if isinstance(model, BHViT) else load(model)
-    source = read_checkpoint(checkpoint, ema=ema)
-    shape = infer_config(source.state, args=source.args, config_json=read_config(config), where=str(checkpoint))
-    check_state(source.state, shape, str(checkpoint))
-    if shape != engine.config:
+    network = read_network(checkpoint, config=config, ema=ema)
+    if network.config != engine.config:
         raise CheckpointError(
-            f"{checkpoint}: its shape {shape} is not that of the packed model, {engine.config}; verify a model against"
-            " the checkpoint that it was converted from"
+            f"{checkpoint}: its shape {network.config} is not that of the packed model, {engine.config}; verify a model"
+            " against the checkpoint that it was converted from"
         )
-    comparison = _Comparison(engine, source.state)
+    comparison = _Comparison(engine, network.checkpoint.state)
     for pixels in _inputs(engine, images, count, seed):
         comparison.add(pixels)
     return comparison.report()
@@ -163,15 +159,6 @@ def _inputs(
     size = engine.config.image_size
     rng = np.random.default_rng(seed)
     return [rng.standard_normal((3, size, size)).astype(np.float32) for _ in range(max(1, count))]
-
-
-def layer_names(config: Config) -> list[str]:
-    """Blocks and downsamplings as the model file names them, in the order of reference.schedule."""
-    names = []
-    for s, depth in enumerate(config.depths):
-        names += [f"stages.{s}.downsample"] if s else []
-        names += [f"stages.{s}.blocks.{i}" for i in range(depth)]
-    return names
 
 
 State: TypeAlias = Mapping[str, NDArray[Any]]
@@ -206,9 +193,13 @@ class _Comparison:
     def _maps(self) -> Iterator[tuple[str, str, Oracle]]:
         """The parts that have maps, in order: name, module in the checkpoint, the reference's function."""
         config = self.engine.config
-        yield "stem", "vit.embeddings", _stem
-        for name, (module, stage) in zip(layer_names(config), reference.schedule(config.depths), strict=True):
-            yield name, module, functools.partial(_block, module, config.num_heads[stage], config.window_size)
+        for place in config.places():
+            path = names.module(config, place)
+            if place.kind == "stem":
+                yield place.name, path, _stem
+            elif place.kind != "head":
+                heads, window = config.num_heads[place.stage], config.window_size
+                yield place.name, path, functools.partial(_block, path, heads, window)
 
     def _judge(
         self,

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitvit.checkpoint import TrainedNetwork, names
 from bitvit.config import Config
-from bitvit.convert import _Packer
-from bitvit.layers.common import Stem
-from bitvit.model import Network
+from bitvit.convert import pack
+from bitvit.layers.stem import Stem
+from bitvit.model import AttentionBlock, ConvBlock, Network
 from bitvit.program import Builder, Map, Program, Region, aligned_zeros
 from bitvit.runtime.runner import Runner, Workspace
 from bitvit.verify import reference
@@ -166,9 +167,7 @@ def random_state(config: Config, seed: int) -> dict[str, Array]:
 
 def folded(config: Config, state: Mapping[str, Array]) -> dict[str, Array]:
     """The tensors of the model file that `convert` would write."""
-    packer = _Packer(state, config, "random checkpoint")
-    packer.pack_all()
-    return packer.out
+    return pack(TrainedNetwork.from_state(state, config)).tensors
 
 
 @dataclass(frozen=True)
@@ -183,23 +182,23 @@ class Part:
 def parts(config: Config, state: Mapping[str, Array], network: Network) -> Iterator[Part]:
     """All layers in order: the stem, then mixer or attention, MLP, downsamplings, the head."""
     yield Part("stem", network.stem, lambda x: reference.stem(state, x))
-    prefixes = iter(name for name, _ in config.blocks())
-    for s, stage in enumerate(network.stages):
-        if stage.downsample is not None:
-            yield Part(f"stages.{s}.downsample", stage.downsample, _downsample(state, s))
-        for i, block in enumerate(stage.blocks):
-            prefix, name = next(prefixes), f"stages.{s}.blocks.{i}"
-            if s < 2:
-                yield Part(f"{name}.mixer", block.mixer, _mixer(state, prefix))
-            else:
-                heads = config.num_heads[s]
-                yield Part(f"{name}.attention", block.mixer, _attention(state, prefix, heads, config.window_size))
-            yield Part(f"{name}.mlp", block.mlp, _mlp(state, prefix))
+    for place, layer in network.middle:
+        module = names.module(config, place)
+        match layer:
+            case ConvBlock(mixer, mlp):
+                yield Part(mixer.name, mixer, _mixer(state, module))
+                yield Part(mlp.name, mlp, _mlp(state, module))
+            case AttentionBlock(attention, mlp):
+                heads = config.num_heads[place.stage]
+                yield Part(attention.name, attention, _attention(state, module, heads, config.window_size))
+                yield Part(mlp.name, mlp, _mlp(state, module))
+            case _:
+                yield Part(layer.name, layer, _downsample(state, module))
     yield Part("head", network.head, lambda x: reference.head(state, x))
 
 
-def _downsample(state: Mapping[str, Array], s: int) -> Callable[[Array], Array]:
-    return lambda x: reference.downsample(state, f"vit.encoder.patch_embed{s}", x, None)
+def _downsample(state: Mapping[str, Array], prefix: str) -> Callable[[Array], Array]:
+    return lambda x: reference.downsample(state, prefix, x, None)
 
 
 def _mixer(state: Mapping[str, Array], prefix: str) -> Callable[[Array], Array]:

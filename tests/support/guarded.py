@@ -28,7 +28,7 @@ from bitvit.kernels import catalog
 from bitvit.kernels.catalog import KERNELS, LIMIT_TABLE, SCHEDULING
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.model import Network
-from bitvit.program import ALIGN, SLACK, Builder, Map, Program, Region, Step, _record, _regions
+from bitvit.program import ALIGN, SLACK, Builder, Program, Region
 from bitvit.runtime import runner as runtime
 from bitvit.runtime.runner import Call, Runner, c_function
 from tests.support.engine import folded, random_state
@@ -132,10 +132,7 @@ class GuardedBuilder(Builder):
         for layout, regions in ((state, self._state), (scratch, self._scratch)):
             for region in regions.values():
                 region.offset = layout.place(region.size)
-        steps = [
-            Step(kernel, n, _record(kernel, arguments), layer, _regions(arguments))
-            for kernel, n, arguments, layer in self._steps
-        ]
+        steps = [emitted.step() for emitted in self._steps]
         return GuardedProgram(steps, const, state.pages * UNITS, scratch.pages * UNITS, output, outputs, state, scratch)
 
 
@@ -167,11 +164,7 @@ def workspace(program: Program) -> runtime.Workspace:
 
 def guarded_program(network: Network, tight_end: bool) -> Program:
     """As Network.program."""
-    builder = GuardedBuilder(tight_end)
-    x: Map = network.stem.emit(builder)
-    for stage in network.stages:
-        x = stage.emit(builder, x)
-    return builder.build(*network.head.emit(builder, x))
+    return network.program(GuardedBuilder(tight_end))
 
 
 # --------------------------------------------------------------------------------------------------------- what is run

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from bitvit.config import infer_config
+from bitvit.checkpoint.infer import infer_config
 from tests.support.golden_data import Case, case_names, load_case
 from tests.support.paths import TOOLS
 
@@ -45,7 +45,7 @@ with_torch = pytest.mark.skipif(not packages.installed("onnx", "torch"), reason=
 
 # ----------------------------------------------------------------------------------------------------- the graphs
 def graph(case: Case, *, latent: bool = False) -> Any:
-    config = infer_config(case.state, config_json=case.config, where=case.name)
+    config = infer_config(case.state, config_json=case.config)
     return bhvit.bhvit_model(case.state, config, len(case.input), latent=latent)
 
 
@@ -74,7 +74,7 @@ def test_graph_gives_the_golden_logits(name: str) -> None:
 def test_graph_without_a_classifier_gives_the_pooled_features() -> None:
     case = load_case("micro96_somefp")
     state = {name: array for name, array in case.state.items() if not name.startswith("classifier")}
-    config = infer_config(state, config_json=case.config, where=case.name)
+    config = infer_config(state, config_json=case.config)
     session = onnxruntime_session(bhvit.bhvit_model(state, config, len(case.input)))
     pooled = session.run(None, {"pixels": case.input})[0]
     assert pooled.shape == (len(case.input), config.hidden_sizes[3])
@@ -176,7 +176,7 @@ def prototype(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_prototype_is_read(prototype: Callable[[str], Path]) -> None:
     case = load_case("micro96_somefp")
-    config = infer_config(case.state, config_json=case.config, where=case.name)
+    config = infer_config(case.state, config_json=case.config)
     small = type(config)(**{**config.__dict__, "depths": (3, 4, 8, 4)})
     script = prototype("print('x'); print(*sys.argv[1:], 'threads: min 2.1 median 2.45 p90 3 ms')")
     times = contenders.prototype_times(script, small, 2)
@@ -401,7 +401,7 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 def test_published_networks_are_called_by_name(script: ModuleType) -> None:
     case = load_case("micro96_binary")
-    config = infer_config(case.state, config_json=case.config, where=case.name)
+    config = infer_config(case.state, config_json=case.config)
     assert script.describe(config) == "BHViT (96 px) fully binary"
     sizes = {"image_size": 224, "hidden_sizes": (64, 128, 256, 512), "intermediate_sizes": (512, 1024, 1024, 2048)}
     heads = {"window_size": 7, "depths": (3, 4, 8, 4), "num_heads": (1, 1, 4, 8), "downsampling": "float"}

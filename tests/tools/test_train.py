@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import bitvit
-from bitvit.config import Config, expected_shapes, infer_config
+from bitvit.checkpoint.infer import infer_config
+from bitvit.checkpoint.shapes import expected_shapes
+from bitvit.config import Config
 from bitvit.errors import ConfigError
 from bitvit.verify import reference
 from tests.support.golden_data import case_names, load_case
@@ -66,7 +68,7 @@ def images(count: int = 40) -> data.DataSet:
 @pytest.mark.parametrize("name", case_names())
 def test_evaluation_equals_the_golden_logits(name: str) -> None:
     case = load_case(name)
-    config = infer_config(case.state, config_json=case.config, where=name)
+    config = infer_config(case.state, config_json=case.config)
     model = BHViT(config).double().eval()
     model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in case.state.items()})
     with torch.no_grad():
@@ -78,7 +80,7 @@ def test_evaluation_equals_the_golden_logits(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in case_names() if name.startswith("micro96")])
 def test_names_and_shapes_are_the_authors(name: str) -> None:
     case = load_case(name)
-    config = infer_config(case.state, config_json=case.config, where=name)
+    config = infer_config(case.state, config_json=case.config)
     shapes = {key: tuple(value.shape) for key, value in BHViT(config).state_dict().items()}
     assert shapes == expected_shapes(config)
 

@@ -18,7 +18,7 @@ from bitvit.errors import BitvitError, CheckpointError
 from bitvit.modelfile import load_model_file, save_model_file
 from bitvit.runtime.trace import Probe
 from bitvit.verify import reference
-from bitvit.verify.verifying import MAX_ERROR, _block, _response, layer_names, verify
+from bitvit.verify.verifying import MAX_ERROR, _block, _response, verify
 from tests.support.golden_data import load_case
 
 
@@ -64,8 +64,8 @@ def test_a_converted_model_passes(name: str, packed: Callable[[str], Path]) -> N
     assert report.passed
     assert report.inputs == 2
     assert report.top1_agreement == 1
-    names = layer_names(load_model_file(packed(name)).config)
-    assert [row.name for row in report.rows] == ["stem", *names, "head"]
+    places = load_model_file(packed(name)).config.places()
+    assert [row.name for row in report.rows] == [place.name for place in places]
     assert report.apart == 0  # the golden cases keep away from thresholds, and noise hardly meets those of so few
     blocks = [row for row in report.rows if ".blocks." in row.name]
     assert all(row.signs > 0 and row.passed and row.max_error > 0 for row in blocks)

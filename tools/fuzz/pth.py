@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from bitvit.checkpoint import read as checkpoint
+from bitvit.checkpoint.values import CALLS, NAMES
 
 from . import damage
 from .pickles import MAGIC, Raw, attacks, build, call, emit, glob, namespace, pickled, storage, tensor, text
@@ -18,7 +18,7 @@ from .seeds import PTH_SEEDS, PthSeed
 
 _OPCODES = [opcode for opcode in pickletools.opcodes if opcode.name != "STOP"]
 _GLOBALS = [
-    *(name.replace(" ", "\n") for name in (*checkpoint._CALLS, *checkpoint._NAMES)),
+    *(name.replace(" ", "\n") for name in (*CALLS, *sorted(NAMES))),
     *("os\nsystem", "builtins\neval", "torch\nload", "torch.storage\n_load_from_bytes", "__main__\nModel"),
 ]
 _ATTACKS = [*attacks("/nonexistent/canary").values()]

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.config import Config, expected_shapes
-from bitvit.modelfile import expected_tensors, save_model_file
+from bitvit.checkpoint.shapes import expected_shapes
+from bitvit.config import Config
+from bitvit.modelfile import save_model_file
 from bitvit.preprocess import Preprocessing
+from bitvit.schema import expected_tensors
 
 from .pickles import Raw, call, glob, namespace, pickled, storage, tensor
 

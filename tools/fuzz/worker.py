@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from bitvit import convert
-from bitvit.checkpoint.read import Checkpoint, read_checkpoint
-from bitvit.config import check_state, infer_config
+from bitvit.checkpoint import Checkpoint, read_checkpoint
+from bitvit.checkpoint.network import trained_network
 from bitvit.errors import BitvitError
 from bitvit.jit import cache, loader
 from bitvit.model import BHViT, functions_of
@@ -51,8 +51,7 @@ def make_mutant(form: str, seed: int, index: int, seeds: tensors.Seeds) -> bytes
 
 
 def _convert(found: Checkpoint, folder: Path) -> None:
-    config = infer_config(found.state, args=found.args, config_json=None, where=str(found.path))
-    check_state(found.state, config, str(found.path))
+    trained_network(found)
     convert(found.path, folder / "converted.safetensors")
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitvit.checkpoint.names import module
 from bitvit.config import Config
 from bitvit.verify.reference import DILATIONS, EPS, GROUPS, GSB_FLOOR, PATCH, binary_weight
 from tools.peers.graph import INPUT, Graph
@@ -52,11 +53,15 @@ class _Network:
 
     def build(self) -> str:
         """Stem, blocks, head (SPEC 7.2)."""
-        x, stage = self.stem(), 0
-        for prefix, at in self.config.blocks():
-            if at > stage:
-                x, stage = self.downsample(f"vit.encoder.patch_embed{at}", x, at), at
-            x = self.gc_block(prefix, x) if at < 2 else self.vit_block(prefix, x, self.config.num_heads[at])
+        x = self.stem()
+        for place in self.config.places():
+            prefix, stage = module(self.config, place), place.stage
+            if place.kind == "downsample":
+                x = self.downsample(prefix, x, stage)
+            elif place.kind == "conv_block":
+                x = self.gc_block(prefix, x)
+            elif place.kind == "attention_block":
+                x = self.vit_block(prefix, x, self.config.num_heads[stage])
         return self.head(x)
 
     # ------------------------------------------------------------------------------------------------- stem, head

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bitvit.checkpoint.read import read_checkpoint
+from bitvit.checkpoint import read_checkpoint
 from bitvit.files import write_file
 
 from .settings import TrainingError

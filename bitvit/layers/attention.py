@@ -1,0 +1,322 @@
+"""Windowed binary attention with merged tokens (SPEC 7.4), in the four steps of kernels/attention.py."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit import schema
+from bitvit.kernels import catalog
+from bitvit.kernels.catalog import LANE_BITS, Kernel
+from bitvit.kernels.target import LANES, TILE_ROWS
+from bitvit.layers.common import (
+    NEVER,
+    Vector,
+    counter_start,
+    interleaved,
+    kernel_affine,
+    normalized,
+    pieces,
+    prescale,
+    rows_a_piece,
+    slope_less_one,
+    valid_lanes,
+    weight_panels,
+)
+from bitvit.panels import interleave, lane_words, natural, padded, take
+from bitvit.program import Builder, Map, Region
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How attention sees a map: the tokens of each window, then the merged tokens, one for each window."""
+
+    map: Map
+    size: int
+    """Pixels of a window's side."""
+
+    @property
+    def count(self) -> int:
+        """Windows, and merged tokens."""
+        return (self.map.side // self.size) ** 2
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a window."""
+        return self.size**2
+
+    @property
+    def tokens(self) -> int:
+        """Pixels of the map and merged tokens."""
+        return self.map.rows + self.count
+
+    @property
+    def plane(self) -> int:
+        """Tokens of a word plane of signs: whole tiles."""
+        return padded(self.tokens, TILE_ROWS)
+
+    @property
+    def keys(self) -> int:
+        """Tokens that a token attends to: its window's pixels and all merged tokens."""
+        return self.pixels + self.count
+
+    @property
+    def rows_padded(self) -> int:
+        """Rows that a window and head computes: its keys' number in whole tiles."""
+        return padded(self.keys, TILE_ROWS)
+
+    @property
+    def words(self) -> int:
+        """Words of a token's signs."""
+        return lane_words(self.map.width)
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What the four steps hand on: state regions."""
+
+    signs: Region  # [query, key, value][words][plane]
+    shortcut: Region  # float32 [tokens][stride], the sum of the real query, key and value
+    context: Region  # float32 [windows][rows_padded][stride]
+    coarse: Region  # float32 [merged][width]
+
+    @classmethod
+    def of(cls, b: Builder, windows: Windows) -> "Buffers":
+        x = windows.map
+        return cls(
+            signs=b.state(f"signs.{x.width}", 3 * windows.words * windows.plane),
+            shortcut=b.state("shortcut", windows.plane * x.stride),
+            context=b.state("context", windows.count * windows.rows_padded * x.stride),
+            coarse=b.state("coarse", windows.count * x.width),
+        )
+
+
+@dataclass(frozen=True)
+class Attention(schema.Attention):
+    name: str
+    num_heads: int
+    window: int
+
+    def emit(self, b: Builder, x: Map) -> Map:
+        windows = Windows(x, self.window)
+        buffers = Buffers.of(b, windows)
+        self._emit_project(b, windows, buffers)
+        self._emit_attend(b, windows, buffers)
+        self._emit_coarsen(b, windows, buffers)
+        return self._emit_output(b, windows, buffers)
+
+    @property
+    def layer_norm(self) -> bool:
+        return self.output.affine.row_scale is not None
+
+    def _emit_project(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
+        x, rows, words = windows.map, windows.tokens, windows.words
+        kernel = catalog.project_ln if self.layer_norm else catalog.project
+        source = normalized(b, x, self.norm, self.name, kernel.kind, layer_norm=self.layer_norm)
+        order, piece_rows = natural(x.channels), rows_a_piece(rows, 28)
+        share = self.max_share.astype(np.float64)
+        layers = (self.query, self.key, self.value)
+        affines = [
+            interleave(*kernel_affine(layer, order), take(layer.out_threshold, order, NEVER)).reshape(-1)
+            for layer in layers
+        ]
+        b.step(
+            kernel,
+            self.name,
+            pieces(rows, piece_rows),
+            # signs of three, the norm's values as the shortcut
+            moved=(x.rows + rows) * x.channels + 3 * words * rows,
+            rows=rows,
+            piece_rows=piece_rows,
+            side=x.side,
+            window=self.window,
+            channels=x.channels,
+            width=x.width,
+            stride=x.stride,
+            words=words,
+            start=counter_start(x.channels),
+            plane=windows.plane,
+            source=source.region,
+            signs=buffers.signs,
+            shortcut=buffers.shortcut,
+            pixels=_shared_pixels(b, windows),
+            norm=b.const(
+                interleave(
+                    take(source.norm.scale, order),
+                    take(source.norm.bias, order),
+                    take(share, order),
+                    take((1 - share) / windows.pixels, order),
+                )
+            ),
+            token_norm=b.const(interleaved(self.token_norm, order)),
+            thresholds=b.const(interleave(*(take(layer.threshold, order, NEVER) for layer in layers))),
+            panels=b.const(
+                np.concatenate([weight_panels(layer, order, natural(x.channels, LANE_BITS)) for layer in layers])
+            ),
+            affine=b.const(np.concatenate(affines)),
+            prescale=b.const(np.concatenate([prescale(layer, order).reshape(-1) for layer in layers])),
+            valid=valid_lanes(b, x.channels),
+            tokens=b.scratch("tokens", piece_rows * x.stride),
+            bits=b.scratch(f"project.bits.{x.width}", 3 * piece_rows * words),
+            z=b.scratch("z", 3 * piece_rows * x.width),
+        )
+
+    def _emit_attend(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
+        x = windows.map
+        kernel, planes, table = _quantizer(self.quantizer)
+        head_dim = x.channels // self.num_heads
+        key_words, dim_padded = lane_words(head_dim), padded(head_dim)
+        keys_padded = padded(windows.keys, LANE_BITS)
+        token_words = keys_padded // LANE_BITS
+        b.step(
+            kernel,
+            self.name,
+            windows.count * self.num_heads,
+            moved=3 * windows.words * windows.tokens + windows.count * windows.keys * x.channels,
+            heads=self.num_heads,
+            head_dim=head_dim,
+            window_tokens=windows.pixels,
+            merged=windows.count,
+            windows=windows.count,
+            width=x.width,
+            stride=x.stride,
+            row_words=windows.words,
+            plane=windows.plane,
+            planes=planes,
+            keys_padded=keys_padded,
+            key_words=key_words,
+            token_words=token_words,
+            dim_padded=dim_padded,
+            rows_padded=windows.rows_padded,
+            signs=buffers.signs,
+            context=buffers.context,
+            quantizer=b.const(np.concatenate([_softmax_steps(head_dim), table])),
+            keys_table=b.shared(("keys", windows.keys), lambda: _keys_table(windows.keys)),
+            head_bits=b.scratch("head_bits", 3 * key_words * keys_padded + LANES),
+            transposed=b.scratch("transposed", token_words * dim_padded),
+            scores=b.scratch("scores", windows.rows_padded * keys_padded),
+            plane_words=b.scratch("plane_words", planes * windows.rows_padded * token_words),
+            counts=b.scratch("counts", planes * windows.rows_padded),
+            weights=b.scratch("weights", LANES),
+        )
+
+    def _context_affine(self, order: NDArray[np.int64]) -> Vector:
+        slope = slope_less_one(self.context.slope, order)
+        return interleave(take(self.context.scale, order), take(self.context.bias, order), slope)
+
+    def _emit_coarsen(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
+        x, merged = windows.map, windows.count
+        piece_rows = max(1, merged // 16)
+        b.step(
+            catalog.coarsen_ln if self.layer_norm else catalog.coarsen,
+            self.name,
+            pieces(merged, piece_rows),
+            # each merged token of every window's context and of the shortcut, and its mean
+            moved=(windows.count + 2) * merged * x.channels,
+            merged=merged,
+            piece_rows=piece_rows,
+            windows=windows.count,
+            window_tokens=windows.pixels,
+            rows_padded=windows.rows_padded,
+            width=x.width,
+            stride=x.stride,
+            channels=x.channels,
+            context=buffers.context,
+            shortcut=buffers.shortcut,
+            coarse=buffers.coarse,
+            affine=b.const(self._context_affine(natural(x.channels))),
+            valid=valid_lanes(b, x.channels),
+        )
+
+    def _emit_output(self, b: Builder, windows: Windows, buffers: Buffers) -> Map:
+        x = windows.map
+        out = x  # in place: a pixel's residual is read where its sum is written
+        order, piece_rows = natural(x.channels), rows_a_piece(x.rows, 28)
+        b.step(
+            catalog.output_ln if self.layer_norm else catalog.output,
+            self.name,
+            pieces(x.rows, piece_rows),
+            moved=4 * x.rows * x.channels,  # stream, context, shortcut, stream
+            rows=x.rows,
+            piece_rows=piece_rows,
+            window_tokens=windows.pixels,
+            rows_padded=windows.rows_padded,
+            channels=x.channels,
+            width=x.width,
+            stride=x.stride,
+            words=windows.words,
+            start=counter_start(x.channels),
+            source=x.region,
+            out=out.region,
+            context=buffers.context,
+            shortcut=buffers.shortcut,
+            coarse=buffers.coarse,
+            pixels=_shared_pixels(b, windows),
+            context_affine=b.const(self._context_affine(order)),
+            fine=b.const(take(self.fine_share, order)),
+            thresholds=b.const(take(self.output.threshold, order, NEVER)),
+            panels=b.const(weight_panels(self.output, order, natural(x.channels, LANE_BITS))),
+            affine=b.const(
+                interleave(*kernel_affine(self.output, order), take(self.out.scale, order), take(self.out.bias, order))
+            ),
+            prescale=b.const(prescale(self.output, order)),
+            valid=valid_lanes(b, x.channels),
+            mixed=b.scratch("tokens", piece_rows * x.stride),
+            bits=b.scratch(f"output.bits.{x.width}", piece_rows * windows.words),
+            z=b.scratch("z", piece_rows * x.width),
+        )
+        return out
+
+
+# ---------------------------------------------------------------------------------------------------------- quantizers
+def _quantizer(steps: NDArray[np.float32]) -> tuple[Kernel, int, Vector]:
+    """The kernel of a quantizer of attention probabilities, its number of bit planes, and what it reads."""
+    if steps.ndim == 1:
+        return catalog.attend_gsb, 3, _gsb_table(steps)
+    return catalog.attend_levels, 2, steps.T.reshape(-1)  # [head][step, zero point]
+
+
+def _gsb_table(clip: NDArray[np.float32]) -> Vector:
+    """Three weighted masks with shared steps a, a2, a3 (SPEC 7.4.6), as kernels/attention.py takes them."""
+    a, a2, a3 = (float(step) for step in clip)
+    floor = float(np.float32(1e-5))
+    fa, fa2, fa3 = max(a, floor), max(a2, floor), max(a3, floor)
+    high, low = (0.9, 0.7) if a > 0 else (2.0, 2.0)
+    # A = fa·(base + (fa2 - 1)·t1 + (fa3 - fa2)·t2)
+    return np.array([a, high, low, fa, fa * (fa2 - 1), fa * (fa3 - fa2)], np.float32)
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def _shared_pixels(b: Builder, windows: Windows) -> int:
+    x = windows.map
+    return b.shared(("pixels", x.side, windows.size, x.stride), lambda: _window_pixels(x.side, windows.size, x.stride))
+
+
+def _window_pixels(side: int, window: int, stride: int) -> NDArray[np.int32]:
+    """Element offset of token r's pixel: windows row-major, pixels row-major inside each (SPEC 7.4.1).
+
+    Up to whole tiles, spare rows of the map follow.
+    """
+    n = side // window
+    pixels = np.arange(side**2).reshape(n, window, n, window).transpose(0, 2, 1, 3).reshape(-1)
+    spare = np.arange(side**2, padded(side**2, TILE_ROWS))
+    offsets: NDArray[np.int32] = (stride * np.concatenate([pixels, spare])).astype(np.int32)
+    return offsets
+
+
+def _keys_table(keys: int) -> NDArray[np.uint32]:
+    """[penalty (int32)][present][floor], see kernels/attention.py."""
+    real = np.arange(padded(keys, LANE_BITS)) < keys
+    penalty = np.where(real, 0, 1 << 20).astype(np.uint32)
+    present = real.astype(np.float32).view(np.uint32)
+    floor = np.where(real, 0, -1e30).astype(np.float32).view(np.uint32)
+    return np.concatenate([penalty, present, floor])
+
+
+def _softmax_steps(head_dim: int) -> NDArray[np.float32]:
+    """-2·log2(e)/√d as a 12-bit high part and the rest: j·high is exact in float32 for j < 2^12."""
+    step = -2 * math.log2(math.e) / math.sqrt(head_dim)
+    mantissa, exponent = math.frexp(step)
+    high = math.ldexp(round(mantissa * 4096), exponent - 12)
+    return np.array([high, step - high], np.float32)

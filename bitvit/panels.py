@@ -1,0 +1,64 @@
+"""Arrays in kernel order: vectors by blocks of lanes, weights by panels of LANES outputs.
+
+An order lists features in the order of lanes or bits; -1 stands for padding.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitvit.kernels.catalog import LANE_BITS
+from bitvit.kernels.target import LANES, TILE_ROWS
+
+
+def padded(n: int, multiple: int = LANES) -> int:
+    """n rounded up."""
+    return -(-n // multiple) * multiple
+
+
+def lane_words(bits: int) -> int:
+    """How many words of a kernel hold so many bits."""
+    return -(-bits // LANE_BITS)
+
+
+def natural(n: int, multiple: int = LANES) -> NDArray[np.int64]:
+    """Feature order 0 … n - 1, then -1 up to a multiple: a lane or bit without a feature."""
+    return np.concatenate([np.arange(n), np.full(padded(n, multiple) - n, -1)])
+
+
+def take(vector: NDArray[Any], order: NDArray[np.int64], fill: float = 0.0) -> NDArray[np.float32]:
+    """vector[order], `fill` where order is -1."""
+    return np.where(order >= 0, vector[order], fill).astype(np.float32)
+
+
+def interleave(*vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of equal length n -> [n/LANES][vector][LANES]: what one block of lanes needs lies together."""
+    return np.stack([v.reshape(-1, LANES) for v in vectors], axis=1).astype(np.float32)
+
+
+def binary_panels(
+    positive: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.uint32]:
+    """Signs [N, K] -> panels uint32 [rows/LANES][columns/LANE_BITS][LANES], in an order of rows and one of columns."""
+    if not np.array_equal(columns, natural(positive.shape[1], LANE_BITS)):
+        positive = np.take(positive, columns, axis=1) & (columns >= 0)
+    words = np.zeros((len(rows), len(columns) // 8), np.uint8)
+    packed = np.packbits(positive, axis=1, bitorder="little")
+    words[rows >= 0, : packed.shape[1]] = packed[rows[rows >= 0]]
+    panels = words.view("<u4").reshape(-1, LANES, len(columns) // LANE_BITS).transpose(0, 2, 1)
+    return np.ascontiguousarray(panels, np.uint32)
+
+
+def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:
+    """Weights [N, K] -> panels float32 [N padded/lanes][columns][lanes]; -1 gives a zero column."""
+    ordered = np.zeros((padded(len(weight), lanes), len(columns)), np.float32)
+    ordered[: len(weight)] = np.take(weight, columns, axis=1)
+    ordered[:, columns < 0] = 0
+    return np.ascontiguousarray(ordered.reshape(-1, lanes, len(columns)).transpose(0, 2, 1))
+
+
+def padded_rows(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[rows, C] -> [rows to TILE_ROWS, C to LANES], zeros added."""
+    rows, channels = table.shape
+    return np.pad(table, ((0, padded(rows, TILE_ROWS) - rows), (0, padded(channels) - channels)))
