@@ -19,7 +19,7 @@ from bitvit.checkpoint.safetensors import read_safetensors
 from bitvit.checkpoint.sniff import sniff
 from bitvit.checkpoint.state import Content, check_finite
 from bitvit.checkpoint.torchzip import read_zip
-from bitvit.errors import CheckpointError
+from bitvit.errors import CheckpointError, located
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 

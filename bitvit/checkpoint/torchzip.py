@@ -11,7 +11,7 @@ from bitvit.checkpoint.pickles import MAX_PICKLE, InertPickle
 from bitvit.checkpoint.remedies import FETCH_AGAIN, GIVE_CHECKPOINT, RESAVE, UNPACK
 from bitvit.checkpoint.state import Content, Source, select
 from bitvit.checkpoint.values import Storage
-from bitvit.errors import CheckpointError
+from bitvit.errors import CheckpointError, located
 from bitvit.messages import listing, shown
 
 __all__ = ["MAX_DIRECTORY", "members_of", "read_zip"]

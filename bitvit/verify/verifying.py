@@ -199,7 +199,7 @@ class _Comparison:
                 yield place.name, path, _stem
             elif place.kind != "head":
                 heads, window = config.num_heads[place.stage], config.window_size
-                yield place.name, path, functools.partial(_block, path, heads, window)
+                yield place.name, path, functools.partial(block, path, heads, window)
 
     def _judge(
         self,
@@ -215,7 +215,7 @@ class _Comparison:
         error = np.abs(got - expected) / unit
         excess = error.max(axis=-1) - MAX_ERROR
         if chaotic and (excess > 0).any() and np.median(error) <= MAX_MEDIAN_ERROR:  # else it is wrong anyhow
-            excess -= 2 * _response(oracle, self.state, chaotic, x, expected) / unit  # two signs may meet at a place
+            excess -= 2 * response(oracle, self.state, chaotic, x, expected) / unit  # two signs may meet at a place
         self.tallies.setdefault(name, _Tally()).add(error, int((excess > 0).sum()))
 
     def _compare_whole(self, pixels: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
@@ -240,9 +240,7 @@ def _spread(output: NDArray[Any]) -> float:
     return max(float(output.std()), 0.1 * float(np.abs(output).max()), 1e-30)
 
 
-def _response(
-    oracle: Oracle, state: State, module: str, x: NDArray[np.float32], expected: NDArray[Any]
-) -> NDArray[Any]:
+def response(oracle: Oracle, state: State, module: str, x: NDArray[np.float32], expected: NDArray[Any]) -> NDArray[Any]:
     """How far the reference's output moves at each place when input and parameters are nudged by float32's noise."""
     rng = np.random.default_rng(0)
 
@@ -267,7 +265,7 @@ def _stem(state: State, x: NDArray[Any], trace: reference.Trace | None) -> NDArr
     return reference.stem(state, x[None], trace=trace)[0]
 
 
-def _block(
+def block(
     module: str, heads: int, window: int, state: State, x: NDArray[Any], trace: reference.Trace | None
 ) -> NDArray[Any]:
     return reference.block(state, module, x[None], num_heads=heads, window_size=window, trace=trace)[0]

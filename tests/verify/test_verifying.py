@@ -18,7 +18,7 @@ from bitvit.errors import BitvitError, CheckpointError
 from bitvit.modelfile import load_model_file, save_model_file
 from bitvit.runtime.trace import Probe
 from bitvit.verify import reference
-from bitvit.verify.verifying import MAX_ERROR, _block, _response, verify
+from bitvit.verify.verifying import MAX_ERROR, block, response, verify
 from tests.support.golden_data import load_case
 
 
@@ -226,9 +226,9 @@ def test_a_level_on_the_edge_of_float32_is_no_fault(packed: Callable[[str], Path
     fields = dict(load_case(name).config)
     bitvit.convert(tmp_path / "checkpoint.safetensors", tmp_path / "model.safetensors", config=fields)
     x = found["vit.encoder.patch_embed2"][0].astype(np.float32)
-    block = functools.partial(_block, module, config.num_heads[2], config.window_size)
-    expected = block(state, x, None)
-    assert _response(block, state, module, x, expected)[:3, :3].max() > 1e-4 * expected.std()
+    part = functools.partial(block, module, config.num_heads[2], config.window_size)
+    expected = part(state, x, None)
+    assert response(part, state, module, x, expected)[:3, :3].max() > 1e-4 * expected.std()
     assert verify(tmp_path / "model.safetensors", tmp_path / "checkpoint.safetensors", config=fields).passed
 
 
