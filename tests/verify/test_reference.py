@@ -203,7 +203,7 @@ def test_a_missing_tensor_is_a_key_error() -> None:
         reference.forward(state, case.input[:1], **case.geometry)
 
 
-def test_schedule() -> None:
+def test_schedule_lists_blocks_and_downsamplings_with_their_stage() -> None:
     assert reference.schedule([1, 2, 1, 2]) == [
         ("vit.encoder.layerA.0", 0),
         ("vit.encoder.patch_embed1", 0),
