@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -167,7 +168,15 @@ _FLOATS = (  # bit patterns of float32
 )
 
 
-def _finished(rng: Random, file: TensorFile, header: bytes) -> bytes:
+def _edited(rng: Random, file: TensorFile, ways: Collection[str]) -> bytes:
+    """The file with its header edited as "pairs" or "text", or its "data"; now and then with a wrong header size."""
+    if "pairs" in ways:
+        _edit_pairs(rng, file)
+    if "data" in ways:
+        _edit_data(rng, file.data)
+    header = file.header()
+    if "text" in ways:
+        header = _edit_text(rng, header)
     size = None
     if rng.random() < 0.03:
         size = rng.choice((damage.number(rng), len(header) + rng.choice((-1, 1, 8)), len(header) + len(file.data)))
@@ -181,14 +190,7 @@ def mutant(rng: Random, seeds: Seeds) -> bytes:
         return damage.damage(rng, raw)
     file = TensorFile.read(raw)
     ways = rng.choice((("pairs",), ("pairs",), ("text",), ("pairs", "text"), ("data",)))
-    if "pairs" in ways:
-        _edit_pairs(rng, file)
-    if "data" in ways:
-        _edit_data(rng, file.data)
-    header = file.header()
-    if "text" in ways:
-        header = _edit_text(rng, header)
-    return _finished(rng, file, header)
+    return _edited(rng, file, ways)
 
 
 # -------------------------------------------------------------------------------------------------------- packed models
@@ -232,14 +234,7 @@ def mutant_of_packed(rng: Random, seeds: Seeds) -> bytes:
         if rng.random() < 0.1:
             words = _edit_text(rng, words.encode()).decode("utf-8", "replace")
         file.pairs = [(k, {METADATA_KEY: words} if k == "__metadata__" else v) for k, v in file.pairs]
-    if "pairs" in ways:
-        _edit_pairs(rng, file)
-    if "data" in ways:
-        _edit_data(rng, file.data)
-    header = file.header()
-    if "text" in ways:
-        header = _edit_text(rng, header)
-    whole = _finished(rng, file, header)
+    whole = _edited(rng, file, ways)
     if rng.random() < 0.95:
         with contextlib.suppress(ValueError):  # the header has no place for a checksum
             return seal(whole)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from .settings import Augment
 
-__all__ = ["Variants", "generator", "mixup", "normalise"]
+__all__ = ["Variants", "generator", "mixup", "normalise", "shifted"]
 
 
 def generator(*numbers: int) -> torch.Generator:
