@@ -12,8 +12,8 @@ from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.program import aligned_zeros
 from bitvit.runtime.runner import Call, c_function
 
-PRODUCTS = 2 * TILE_ROWS * LANES  # of words, a step of the limits' loops
-FEATURES = 32  # binary products of two words
+PRODUCTS = 2 * TILE_ROWS * LANES  # of two words, in each step of the loops of kernels/limits.py
+FEATURES = 32  # signs in a word
 STEPS = 20_000  # about 2 ms
 REPEATS = 15
 CACHED = (1 << 18, 1 << 20, 1 << 22)  # bytes; the fastest counts as the rate of caches beyond the first level
@@ -88,7 +88,7 @@ def _best(call: Callable[[], object]) -> float:
 
 
 def _best_together(calls: list[Call]) -> float:
-    """Seconds that one call takes on average while all are made at once, each on a thread of its own."""
+    """Seconds that a call takes on average when all are made at once, each on its own thread."""
     rounds: list[list[float]] = [[] for _ in range(REPEATS)]
     barrier = threading.Barrier(len(calls))
 

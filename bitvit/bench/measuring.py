@@ -292,7 +292,8 @@ def _pixels(batch: int, size: int) -> NDArray[np.float32]:
         return np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
     except (MemoryError, ValueError):  # the latter for sizes that no memory could have
         raise BenchError(
-            f"batch size {batch}: {12e-9 * batch * size**2:,.1f} GB of pixels do not fit into memory; ask for less"
+            f"batch size {batch}: {12e-9 * batch * size**2:,.1f} GB of pixels do not fit into memory; choose a"
+            " smaller one"
         ) from None
 
 

@@ -18,7 +18,7 @@ from bitvit.summary import Row
 KINDS = ("embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head")
 LEAST_RUNS = 10
 ROUND_CALLS, ROUND_SECONDS = 5, 0.02  # profiled and ordinary calls alternate in rounds of at least this length
-# Which kernel of an attention layer does the work of a row of the summary, and has its weights.
+# Rows of the summary below an attention layer -> the kernel that does their work and holds their weights.
 _ATTENTION = {"query": "project", "key": "project", "value": "project", "": "project", "output": "output"}
 
 
@@ -61,7 +61,7 @@ def typical(runs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def step_times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[float], float]:
-    """Seconds [runs, steps] of each step, and [calls] of about as many ordinary calls; median of one with no image.
+    """Seconds [runs, steps] of each step; [calls] of about as many ordinary calls; the median call without an image.
 
     The two alternate in rounds: each finds its own memory in the caches, and both meet the same load of the machine.
     """

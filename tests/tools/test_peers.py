@@ -30,8 +30,8 @@ LARGE = [name for name in case_names() if name in ("tiny_somefp", "small_somefp"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the peers' packages have their own
 
-# Float32 against float64: honest float32 lies within 2.4e-6 of the logits' spread on every golden case
-# (golden/TOLERANCE.md); a wrong sign moves them by 1e-3 at least.
+# Float32 against float64: correct float32 stays within 2.4e-6 of the logits' spread on every golden case; a wrong sign
+# moves them by 1e-3 at least.
 TOLERANCE = 2e-5
 
 with_onnx = pytest.mark.skipif(

@@ -14,13 +14,11 @@ from bitvit.kernels.simd import (
     Vec,
     broadcast,
     count_bits,
-    even,
     fma,
     lane_sum,
     load,
     maximum,
     minimum,
-    odd,
     splat,
     store,
     store_mask,
@@ -110,6 +108,17 @@ def spread(typingctx, x, copies, part):
         return builder.shuffle_vector(args[0], args[0], places)
 
     return x(x, copies, part), codegen
+
+
+@intrinsic
+def pair_sums(typingctx, x, y):
+    """Sums of two neighbouring lanes: those of x, then those of y."""
+    even, odd = (ir.Constant(ir.VectorType(I32, x.lanes), list(range(first, 2 * x.lanes, 2))) for first in (0, 1))
+
+    def codegen(context, builder, sig, args):
+        return builder.fadd(builder.shuffle_vector(*args, even), builder.shuffle_vector(*args, odd))
+
+    return x(x, y), codegen
 
 
 @inline
@@ -249,13 +258,13 @@ def pool(line, width, copies, out, at):
     elif copies == 2:
         for h in range(0, width // 2, LANES):
             a, b = load(line, 2 * h), load(line, 2 * h + LANES)
-            put(out, at + h, (even(a, b) + odd(a, b)) * half)
+            put(out, at + h, pair_sums(a, b) * half)
     else:
         for h in range(0, width // 4, LANES):
             a, b = load(line, 4 * h), load(line, 4 * h + LANES)
             c, d = load(line, 4 * h + 2 * LANES), load(line, 4 * h + 3 * LANES)
-            a, c = even(a, b) + odd(a, b), even(c, d) + odd(c, d)
-            put(out, at + h, (even(a, c) + odd(a, c)) * half * half)
+            a, c = pair_sums(a, b), pair_sums(c, d)
+            put(out, at + h, pair_sums(a, c) * half * half)
 
 
 @inline

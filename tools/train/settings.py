@@ -1,7 +1,7 @@
 """Settings of a run: which network, which images, which schedule. Read from JSON, checked once, never changed.
 
 A file holds an object with the fields of Settings; `network` and `augment` are objects with the fields of the classes
-of that name. What is left out has its default.
+of that name. A field that is left out has its default.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Four = tuple[int, int, int, int]
 
 
 class TrainingError(BitvitError):
-    """Something about a training run that its user can mend."""
+    """A mistake that the user of the training tool can mend."""
 
 
 DECODER = Decoder(TrainingError, "tools/train/settings.py says what each is")
@@ -70,18 +70,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Augment:
-    """How far a training image may differ from the one in the set; all drawn uniformly. See augment.py."""
+    """How far a variant of an image may differ from the image; all amounts are drawn uniformly. See augment.py."""
 
     shift: int = 0
     """Pixels up, down, left or right."""
     flip: bool = False
-    """Left and right exchanged in half of the images."""
+    """Mirror half of the images."""
     rotate: float = 0.0
     """Degrees either way."""
     zoom: float = 0.0
-    """Share by which an image may be larger or smaller."""
+    """Largest relative change of its size, either way."""
     cutout: int = 0
-    """Side of a square that is blanked; 0: none."""
+    """Side in pixels of the square that is blanked; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,20 @@ class Settings:
     distillation: float = 0.9
     """λ in (1 - λ) task + λ distillation; without a teacher there is only the task."""
     views: int = 0
-    """Fixed variants of each image, one an epoch in turn, so that the teacher sees each only once; 0: a new one and
-    a look of the teacher in every epoch."""
+    """Number of fixed variants of each image, used one per epoch in turn, so that the teacher computes each only once;
+    0: a new variant, and a pass of the teacher, in every epoch."""
     regulariser: float = 0.1
     """β of the oscillation regulariser."""
     regulariser_share: float = 0.1
-    """It acts in this last share of the steps."""
+    """Share of the steps, at the end, in which it acts."""
     flip_window: int = 100
     """Steps over which flipped signs are counted."""
     ema: float = 0.0
-    """Decay a step of an average of the parameters, which is what is exported then; 0: none."""
+    """Decay per step of the average of the parameters, which is exported in their place; 0: no average."""
     precision: str = "float32"
     """Or "bfloat16": automatic mixed precision."""
     train_limit: int = 0
-    """Use only so many training images; 0: all."""
+    """Number of training images to use; 0: all."""
     eval_every: int = 1
     """Epochs between evaluations on the test split; the last is always evaluated."""
     seed: int = 0
@@ -157,7 +157,7 @@ class Settings:
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """Changes with every field; not with new fields that a later version of the tool may bring."""
+        """Differs for runs with different settings; fields added later, at their defaults, do not change it."""
         return hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
