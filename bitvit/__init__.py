@@ -5,6 +5,7 @@ model = bitvit.load("model.safetensors")      # model(pixels) -> logits
 clf = bitvit.Classifier("model.safetensors")  # clf("photo.jpg") -> [{"label", "index", "score"}]
 report = bitvit.bench.measure("model.safetensors")
 bitvit.evaluate("model.safetensors", "images").top1
+bitvit.compare(["a.safetensors", "b.safetensors"], "images").mean["top1"]
 """
 
 import importlib
@@ -19,7 +20,7 @@ from bitvit.version import __version__ as __version__
 if TYPE_CHECKING:
     from bitvit import bench as bench
     from bitvit.classify import Classifier
-    from bitvit.evaluation.evaluating import Comparison, EvalReport, evaluate
+    from bitvit.evaluation import Comparison, EvalReport, compare, evaluate
     from bitvit.model import BHViT, load
 
 __all__ = [
@@ -35,26 +36,29 @@ __all__ = [
     "ImageError",
     "ModelFileError",
     "Preprocessing",
+    "bench",
+    "compare",
     "convert",
     "evaluate",
     "load",
 ]
 
+_HOMES = {
+    "bitvit.classify": ("Classifier",),
+    "bitvit.evaluation": ("Comparison", "EvalReport", "compare", "evaluate"),
+    "bitvit.model": ("BHViT", "load"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Imported when first used: the engine, for it brings LLVM, and what only some programs need."""
-    if name in ("BHViT", "load"):
-        from bitvit import model
-
-        return getattr(model, name)
-    if name == "Classifier":
-        from bitvit.classify import Classifier
-
-        return Classifier
-    if name in ("Comparison", "EvalReport", "evaluate"):
-        from bitvit.evaluation import evaluating
-
-        return getattr(evaluating, name)
+    """Imported when first used: the engine, since it brings LLVM, and what only some programs need."""
     if name == "bench":
         return importlib.import_module("bitvit.bench")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

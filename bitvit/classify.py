@@ -7,7 +7,7 @@ held in memory.
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeAlias, TypedDict, overload
+from typing import Any, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,15 @@ from PIL import Image
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ImageError
 from bitvit.explain import Explanation, enlarge, importance
-from bitvit.preprocess import ImageSource, Preprocessing, open_image
+from bitvit.images import ImageSource, open_image
+from bitvit.predictions import Prediction, default_names, softmax
+from bitvit.preprocess import Preprocessing
 
-__all__ = ["Classifier", "Prediction"]
+__all__ = ["Classifier", "Logits", "Model"]
 
 Logits: TypeAlias = NDArray[np.float32]
 
 _ONE_IMAGE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
-
-
-class Prediction(TypedDict):
-    """One class with its probability."""
-
-    label: str
-    index: int
-    score: float
 
 
 class Model(Protocol):
@@ -46,7 +40,7 @@ class Model(Protocol):
 
 
 class Classifier:
-    """Classifies images with a packed model.
+    """A packed model that classifies images.
 
         classify = Classifier("model.safetensors")
         classify("cat.jpg", top_k=1)      # [{"label": "tabby cat", "index": 281, "score": 0.61}]
@@ -72,7 +66,7 @@ class Classifier:
                 "the model has no classifier (0 classes), so there is nothing to predict; convert a checkpoint with "
                 "one, or call the model itself for its pooled features"
             )
-        self.labels = self.model.labels or tuple(f"LABEL_{index}" for index in range(count))
+        self.labels = default_names(self.model.labels, count)
 
     # A str is an iterable of str, and a list an iterable: the first overload that fits is the right one.
     @overload
@@ -90,8 +84,8 @@ class Classifier:
         """The top_k most probable classes, the most probable first (equal ones by index).
 
         One image gives a list of Predictions; a list or tuple of images a list of such lists; any other iterable
-        a lazy iterator of such lists, in order. `score` is the softmax probability, in float64. top_k beyond the
-        number of classes gives them all.
+        a lazy iterator of such lists, in order. `score` is the softmax probability, in float64. If top_k is greater
+        than the number of classes, there are all of them.
 
         Raises ImageError for the first image that cannot be read, when its turn comes; ValueError for top_k < 1.
         """
@@ -115,7 +109,7 @@ class Classifier:
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def explain(self, image: ImageSource, top_k: int = 5) -> Explanation:
-        """Where the network looked: a heat map over the image, by attention rollout (bitvit.explain says exactly).
+        """Where the network looked: a heat map over the image, by attention rollout (see bitvit.explain).
 
             classify.explain("cat.jpg").save("cat-heat.png")
 
@@ -123,7 +117,7 @@ class Classifier:
         gives. Raises ImageError as a call does; TypeError for a model that is not a BHViT of this package.
         """
         from bitvit.model import BHViT
-        from bitvit.runtime.trace import Probe
+        from bitvit.runtime.trace import Trace
 
         _at_least_one("top_k", top_k)
         if not isinstance(self.model, BHViT):
@@ -134,7 +128,7 @@ class Classifier:
             pixels = preprocessing(opened)
         except ImageError as error:
             raise _named(error, 0, image) from None
-        logits, blocks = Probe(self.model.runner).run_image(pixels)
+        logits, blocks = Trace(self.model.runner).run_image(pixels)
         grid = importance(blocks)
         return Explanation(
             heat=enlarge(grid, preprocessing.image_size),
@@ -169,13 +163,13 @@ class Classifier:
 
     def _best(self, logits: Logits, top_k: int) -> list[Prediction]:
         """The top_k Predictions for float32 [classes]."""
-        scores = _softmax(logits)
+        scores = softmax(logits)
         order = np.argsort(-logits, kind="stable")[:top_k]
         return [{"label": self.labels[k], "index": int(k), "score": float(scores[k])} for k in order]
 
 
 def _named(error: ImageError, number: int, image: ImageSource) -> ImageError:
-    """The error, which names the image by its path or number."""
+    """The error with the image's path, or its number, in front."""
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
     return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
 
@@ -201,13 +195,6 @@ def _several(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
     if isinstance(images, Iterable) and not isinstance(images, Mapping):
         return images
     raise ImageError(
-        f"images: a {type(images).__name__}, expected a path, the bytes of a file, a PIL image, a uint8 array, or a "
-        "list or iterator of them"
+        f"images: is of type {type(images).__name__}, expected a path, the bytes of a file, a PIL image, a uint8 "
+        "array, or a list or iterator of them"
     )
-
-
-def _softmax(logits: Logits) -> NDArray[np.float64]:
-    """Probabilities, float64 [classes]."""
-    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
-    total: NDArray[np.float64] = powers / powers.sum()
-    return total

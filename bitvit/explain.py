@@ -2,9 +2,9 @@
 
 What is computed, for one image, from the quantised attention weights that the kernels themselves used:
 
-1. A block's attention: of each window the weights A of its pixels and merged tokens, averaged over the heads, less
-   negative ones (which only the gsb quantizer has), each row scaled to the sum 1. A row without any weight keeps its
-   own token.
+1. A block's attention: of each window the weights A of its pixels and merged tokens, averaged over the heads, with 0
+   for negative ones (which only the gsb quantizer has), each row scaled to the sum 1. A row that is 0 throughout
+   attends to its own token.
 2. Merged tokens stand for pixels: as a key, merged token m is all pixels of its cell, in equal shares; as a query, its
    result is the mean over all windows, and is pasted over the pixels of window m (the coarse map, SPEC 7.4.8). A pixel
    takes the share f from its own row and 1 - f from the coarse map; f is the mean over channels of the block's `parm`,
@@ -14,15 +14,15 @@ What is computed, for one image, from the quantised attention weights that the k
 4. The head averages all pixels of stage 4, so a pixel's importance is its column's mean in the product of the blocks.
    It is carried back from block to block; each pixel of stage 4 is four pixels of stage 3, with a quarter for each.
 
-5. Even attention does not come to an even map: the last window//2 rows and columns of a map belong to no merged token's
+5. Even attention does not give an even map: the last window//2 rows and columns of a map belong to no merged token's
    cell, so the right and lower edges always get less, and the upper left corner more. So the importance is divided by
-   what would come of rows that attend to all tokens alike, and scaled to the sum 1.
+   what rows that attend to all tokens alike would give, and scaled to the sum 1.
 
 The result has stage 3's resolution: a cell is 16 x 16 pixels of the network's input.
 
-What it does not tell: which class the attention spoke for; what the values that were attended to contained; the MLPs
-and shift residuals (which mix neighbours); and that stages 1 and 2, which are convolutions, already brought together
-a surrounding of a cell far wider than 16 pixels. Attention is a trace of the computation, not a cause of the answer.
+What it does not tell: which class the attention spoke for; what the values that were attended to contained; what the
+MLPs and shift residuals did (which mix neighbours). And stages 1 and 2, which are convolutions, have already gathered
+into each cell an area far wider than its 16 pixels. Attention is a trace of the computation, not a cause of the answer.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitvit.files import write_file
+from bitvit.predictions import Prediction
 from bitvit.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from bitvit.classify import Prediction
     from bitvit.runtime.trace import BlockAttention
 
-__all__ = ["Explanation", "importance", "rollout"]
+__all__ = ["Explanation", "enlarge", "importance", "rollout"]
 
 CELL = 16  # pixels of a side of stage 3's cells: a stem of 4, and two downsamplings
 SMALLEST = 224  # side of an overlay: smaller images are enlarged
@@ -59,7 +59,7 @@ class Explanation:
     """[S, S] importance of each pixel of the network's input, at least 0 and in sum 1; smooth between the cells."""
     grid: NDArray[np.float32]
     """The same before it was enlarged: [cells, cells], in sum 1; a cell is 16 x 16 pixels."""
-    predictions: "list[Prediction]"
+    predictions: list[Prediction]
     image: Image.Image
     """The image resized, before it was cropped."""
     preprocessing: Preprocessing
@@ -74,7 +74,7 @@ class Explanation:
 
         The colours have a fixed scale: black for no importance, red for the mean, the brightest yellow for twice the
         mean, or for the greatest importance if that is more. So a map of one colour says that the attention was even.
-        strength: of the colours, 0 … 1. Small images are enlarged to 224 pixels.
+        strength: of the colours, 0 … 1; ValueError for another. Small images are enlarged to 224 pixels.
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
@@ -141,11 +141,11 @@ def rollout(blocks: "Sequence[BlockAttention]") -> NDArray[np.float32]:
     for block in reversed(blocks):
         if block.side != len(share):
             share = _upsample(share, block.side)
-        share = (share + back_through(block, share)) / 2
+        share = (share + _back_through(block, share)) / 2
     return share.astype(np.float32)
 
 
-def back_through(block: "BlockAttention", share: NDArray[np.float64]) -> NDArray[np.float64]:
+def _back_through(block: "BlockAttention", share: NDArray[np.float64]) -> NDArray[np.float64]:
     """T' · share: from the pixels behind a block's attention, [side, side], to those before it."""
     window, cells = block.window, block.side // block.window
     own = window**2

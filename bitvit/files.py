@@ -1,17 +1,20 @@
 """Opening ordinary files, and writing them so that they are there as a whole or not at all."""
 
+import contextlib
+import csv
 import io
+import json
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from bitvit.errors import BitvitError
 from bitvit.messages import shown
 
-__all__ = ["make_folder", "open_file", "read_text", "write_file"]
+__all__ = ["make_folder", "open_file", "read_csv", "read_json", "read_text", "replacing", "write_file"]
 
 
 def open_file(
@@ -25,7 +28,7 @@ def open_file(
     """Open an ordinary file for reading.
 
     A pipe or device is refused: opening one may wait for a writer for ever. missing, folder, special: what the message
-    says behind the name, the remedy included. Raises `error`.
+    says after the name, the remedy included. Raises `error`.
     """
     where = os.fspath(path)
     try:
@@ -44,7 +47,10 @@ def open_file(
 
 
 def read_text(path: str | os.PathLike[str], error: type[BitvitError], expected: str) -> str:
-    """The text of a UTF-8 file, less a byte order mark. expected: what it should hold, for messages. Raises `error`."""
+    """The text of a UTF-8 file, without a byte order mark; ends of lines are left as they are.
+
+    expected: what the file should hold, for messages. Raises `error`.
+    """
     where = os.fspath(path)
     try:
         with open_file(path, error, folder=f"is a folder, expected a file with {expected}") as file:
@@ -55,12 +61,51 @@ def read_text(path: str | os.PathLike[str], error: type[BitvitError], expected: 
         raise error(f"{where}: cannot be read: {problem.strerror or problem}; check file and disk") from None
 
 
+def read_json(path: str | os.PathLike[str], error: type[BitvitError], expected: str) -> object:
+    """The value in a UTF-8 file of JSON. expected: what it should hold, for messages. Raises `error`."""
+    text = read_text(path, error, expected)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:  # ValueError: also a number of thousands of digits
+        raise error(f"{os.fspath(path)}: is not JSON ({problem}); expected {expected}") from None
+
+
+def read_csv(
+    path: str | os.PathLike[str], error: type[BitvitError], expected: str, *, delimiters: str = ","
+) -> list[tuple[int, list[str]]]:
+    """The rows of a UTF-8 file of CSV that are not empty, each with the number of its last line.
+
+    delimiters: that which the first line has most of is taken. expected: what the file should hold, for messages.
+    Raises `error`.
+    """
+    text = read_text(path, error, expected)
+    first = io.StringIO(text, newline="").readline()
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(delimiters, key=first.count))
+    try:
+        return [(reader.line_num, row) for row in reader if row]
+    except csv.Error as problem:
+        raise error(f"{os.fspath(path)}: is not CSV ({problem}); expected {expected}") from None
+
+
 def write_file(
     path: str | os.PathLike[str], write: Callable[[BinaryIO], object], error: type[BitvitError] = BitvitError
 ) -> None:
-    """Write a file, which appears under its name when it is complete; of a link, the file that it points to.
+    """Write a file, which appears under its name when it is complete; if that is a link, the file that it points to.
 
     Raises `error` if it cannot be written, or if the name is that of a folder or a device.
+    """
+    try:
+        with replacing(path, error) as file:
+            write(file)
+    except OSError as problem:
+        raise _refusal(path, problem, error) from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], error: type[BitvitError] = BitvitError) -> Iterator[BinaryIO]:
+    """A file to write piece by piece: what write_file does, as a context; after an exception in it nothing is left.
+
+    Raises `error` as write_file does, but an OSError within the context is the caller's.
     """
     try:
         target = Path(path).resolve()
@@ -71,14 +116,18 @@ def write_file(
     if not ordinary:
         raise error(f"{path}: is not an ordinary file, and would be replaced; name another output file")
     try:
-        try:
-            with place.open("xb") as file:
-                write(file)
-            place.replace(target)
-        finally:
-            place.unlink(missing_ok=True)
+        file = place.open("xb")
     except OSError as problem:
         raise _refusal(path, problem, error) from None
+    try:
+        with file:
+            yield file
+        try:
+            place.replace(target)
+        except OSError as problem:
+            raise _refusal(path, problem, error) from None
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def _refusal(path: object, problem: Exception, error: type[BitvitError]) -> BitvitError:

@@ -1,13 +1,14 @@
 """Class names from a text file or JSON."""
 
-import json
 import os
+import re
 import unicodedata
-from pathlib import Path
 
 from bitvit.errors import ConfigError
+from bitvit.files import read_json, read_text
+from bitvit.messages import plural, shown
 
-__all__ = ["read_labels"]
+__all__ = ["labels_from_json", "read_labels"]
 
 _FORMS = 'one name a line, or JSON (.json): a list of names or an object such as {"0": "cat", "1": "dog"}'
 
@@ -20,43 +21,22 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
     Raises ConfigError, with the line or class at fault.
     """
     where = os.fspath(path)
-    text = _read(Path(path), where)
-    names = _from_json(text, where) if where.lower().endswith(".json") else _from_lines(text, where)
-    if not names:
-        raise ConfigError(f"{where}: holds no labels, expected {_FORMS}")
-    return names
+    if where.lower().endswith(".json"):
+        return labels_from_json(read_json(path, ConfigError, _FORMS), where)
+    text = read_text(path, ConfigError, _FORMS)
+    lines = re.split(r"\r\n|\r|\n", text.rstrip()) if text.strip() else []  # splitlines also splits at U+2028
+    return _filled([_name(line, f"{where}: line {number}") for number, line in enumerate(lines, 1)], where)
 
 
-def _read(path: Path, where: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as problem:
-        raise ConfigError(f"{where}: cannot be read: {problem.strerror or problem}; check the path") from None
-    except UnicodeDecodeError as problem:
-        raise ConfigError(f"{where}: byte {problem.start} is not UTF-8 text; expected {_FORMS}") from None
-    except ValueError as problem:  # a NUL character
-        raise ConfigError(f"{where!r}: is no path ({problem}); check the path") from None
-
-
-def _from_lines(text: str, where: str) -> list[str]:
-    names = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
-    for number, name in enumerate(names, 1):
-        _check(name, f"{where}: line {number}")
-    return names
-
-
-def _from_json(text: str, where: str) -> list[str]:
-    try:
-        read = json.loads(text)
-    except (ValueError, RecursionError) as problem:  # ValueError: also a number of thousands of digits
-        raise ConfigError(f"{where}: is not JSON ({problem}); expected {_FORMS}") from None
-    if isinstance(read, dict):
-        names = _in_order(read, where)
-    elif isinstance(read, list):
-        names = read
+def labels_from_json(value: object, where: str) -> list[str]:
+    """The names in what a JSON file holds, as read_labels gives them. where: the file, for messages."""
+    if isinstance(value, dict):
+        names = _in_order(value, where)
+    elif isinstance(value, list):
+        names = value
     else:
-        raise ConfigError(f"{where}: holds a JSON {type(read).__name__}, expected {_FORMS}")
-    return [_check(name, f"{where}: class {number}") for number, name in enumerate(names)]
+        raise ConfigError(f"{where}: holds a JSON {type(value).__name__}, expected {_FORMS}")
+    return _filled([_name(name, f"{where}: class {number}") for number, name in enumerate(names)], where)
 
 
 def _in_order(by_class: dict[str, object], where: str) -> list[object]:
@@ -66,19 +46,27 @@ def _in_order(by_class: dict[str, object], where: str) -> list[object]:
     if missing:
         unknown = [key for key in by_class if key not in expected]
         raise ConfigError(
-            f"{where}: {len(by_class)} entries, but no class {missing[0]!r} (instead {unknown[0]!r}); expected the "
-            f"class numbers 0 to {len(by_class) - 1} as keys"
+            f"{where}: {plural(len(by_class), 'entry', 'entries')}, but no class {missing[0]!r} (instead "
+            f"{shown(unknown[0])}); expected the class numbers 0 to {len(by_class) - 1} as keys"
         )
     return [by_class[key] for key in expected]
 
 
-def _check(name: object, where: str) -> str:
+def _name(found: object, where: str) -> str:
     """A name without surrounding spaces."""
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}: is {name!r:.80}, expected a name in quotes")
-    name = name.strip()
+    if not isinstance(found, str):
+        raise ConfigError(f"{where}: is {shown(found)}, expected a name in quotes")
+    name = found.strip()
     if not name:
         raise ConfigError(f"{where}: is empty, expected a name; classes are counted, so none may be left out")
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        raise ConfigError(f"{where}: {name!r:.80} holds control characters or halves of letters, expected a name alone")
+        raise ConfigError(
+            f"{where}: {shown(name)} holds control characters or halves of surrogate pairs, expected only a name"
+        )
     return name
+
+
+def _filled(names: list[str], where: str) -> list[str]:
+    if not names:
+        raise ConfigError(f"{where}: holds no labels, expected {_FORMS}")
+    return names

@@ -1,9 +1,12 @@
 """Wording that many messages share."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 __all__ = ["listing", "plural", "shown"]
+
+Value = TypeVar("Value")
 
 MOST_LISTED = 8
 LONGEST = 80  # characters of a value out of a file
@@ -15,12 +18,12 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def listing(values: Collection[object]) -> str:
-    """The first MOST_LISTED values, and how many more there are."""
-    first = ", ".join(shown(value) for value in itertools.islice(values, MOST_LISTED))
-    return first + (f" and {len(values) - MOST_LISTED} more" if len(values) > MOST_LISTED else "")
+def listing(values: Collection[Value], *, most: int = MOST_LISTED, show: Callable[[Value], str] | None = None) -> str:
+    """The first values, at most `most`, and how many more there are. show: how one is written; default: shown."""
+    first = ", ".join((show or shown)(value) for value in itertools.islice(values, most))
+    return first + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
-def plural(count: int, noun: str) -> str:
-    """'1 image', '2 images'."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """'1 image', '2 images'; many: the noun's plural where an s does not make it."""
+    return f"{count} {noun if count == 1 else many or f'{noun}s'}"

@@ -24,7 +24,7 @@ from bitvit.layers.stem import Stem
 from bitvit.modelfile import ModelFile, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
-from bitvit.runtime.runner import Runner
+from bitvit.runtime import Runner
 
 MAX_WORKING_BYTES = 1 << 30  # for one image on one thread; BHViT-small takes 3 MB
 

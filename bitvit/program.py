@@ -157,9 +157,12 @@ class Builder:
     ) -> None:
         """Emit a step; `arguments` are the fields of the kernel's record (fields not given are 0).
 
-        kind: if it is not the kernel's own. The rest: see Step.
+        kind: where its time belongs; default the kernel's own. The rest: see Step. ValueError if neither says a kind.
         """
-        self._steps.append(_Emitted(kernel, layer, pieces, moved, kind or kernel.kind, arguments))
+        belongs = kind or kernel.kind
+        if belongs is None:
+            raise ValueError(f"{layer}: a step of {kernel.name} needs a kind")
+        self._steps.append(_Emitted(kernel, layer, pieces, moved, belongs, arguments))
 
     def build(self, output: Region, outputs: int) -> Program:
         """Fix all offsets."""

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_threads() -> int:
@@ -25,14 +25,14 @@ def available_threads() -> int:
     return min(limits)
 
 
-def cgroup_quota() -> float | None:
-    """CPUs granted by the control group (v2, then v1), None if unlimited."""
+def cgroup_quota(group: Path = CGROUP) -> float | None:
+    """CPUs granted by the control group (v2, then v1) whose files lie in a folder; None if unlimited or unknown."""
     with contextlib.suppress(OSError, ValueError):
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
     with contextlib.suppress(OSError, ValueError):
-        quota_us = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
+        quota_us = int((group / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((group / "cpu/cpu.cfs_period_us").read_text())
         return None if quota_us <= 0 else quota_us / period_us
     return None
 

@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import bitvit
-from bitvit.jit import cache, loader
 from tests.support.golden_data import load_case
+from tests.support.runtime import forget_functions
 from tools.fuzz.seeds import CONFIGS, write_packed
 
 # A shell's background job ignores Ctrl-C, and its children would too; a handler of one's own is not passed on to them.
@@ -46,12 +46,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     """cold(): from now on this is a process that has loaded no functions; returns its cache, empty the first time."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-
-    def forget() -> Path:
-        monkeypatch.setattr(loader, "_found", {})
-        monkeypatch.setattr(loader, "_loaded", {})
-        folder = cache.folder()
-        assert folder is not None
-        return folder
-
-    return forget
+    return forget_functions(monkeypatch)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from bitvit.classify import Classifier
 from bitvit.errors import ConfigError, ImageError
-from bitvit.preprocess import ImageSource, Preprocessing
+from bitvit.images import ImageSource
+from bitvit.preprocess import Preprocessing
 from tests.support.colours import Colours, patch
 
 RED, GREEN, BLUE = patch(255, 0, 0), patch(0, 255, 0), patch(0, 0, 255)
@@ -127,7 +128,9 @@ def test_model_without_a_classifier() -> None:
 def test_something_else_than_images_is_refused_at_once(images: Any) -> None:
     classify = Classifier(Colours())
     for use in (classify, classify.logits, classify.attempt):
-        with pytest.raises(ImageError, match=r"images: a \w+, expected a path, .* or a list or iterator of them"):
+        with pytest.raises(
+            ImageError, match=r"images: is of type \w+, expected a path, .* or a list or iterator of them"
+        ):
             use(images)
 
 
@@ -139,7 +142,7 @@ def test_a_bad_image_is_named_by_its_path_or_number(tmp_path: Path) -> None:
         classify([RED, "nothing.png"])
     with pytest.raises(ImageError, match=r"small.png: image of 5 x 5 pixels, expected exactly 32 x 32"):
         classify(small)
-    with pytest.raises(ImageError, match=r"^image 1: image of 1 bytes: not an image"):
+    with pytest.raises(ImageError, match=r"^image 1: 1 byte of data: not an image"):
         classify([RED, b"x"])
     with pytest.raises(ImageError, match=r"^image 2: image: array float64"):
         classify.logits([RED, RED, np.zeros((3, 3))])  # type: ignore[list-item]

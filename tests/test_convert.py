@@ -206,10 +206,10 @@ def test_a_constant_row_of_weights_is_held(tmp_path: Path, target: Path) -> None
     # each flat row changes the stream of every token, so signs without a margin may differ: only the first block counts
     x = reference.stem(state, case.input[:1])
     expected = reference.block(state, "vit.encoder.layerA.0", x, num_heads=1, window_size=3)
-    from bitvit.runtime.trace import Probe
+    from bitvit.runtime.trace import Trace
 
-    probe = Probe(load(target, threads=1).runner)
-    got, _ = probe.run_layer("stages.0.blocks.0", x[0], *expected.shape[2:])
+    trace = Trace(load(target, threads=1).runner)
+    got, _ = trace.run_layer("stages.0.blocks.0", x[0], *expected.shape[2:])
     error = np.abs(got - expected[0]).max(axis=-1)
     assert np.mean(error <= 2e-5 * expected.std()) >= 0.99  # golden tolerances, section 3
 
@@ -397,12 +397,12 @@ def test_structural_zeros_are_refused(tmp_path: Path, target: Path) -> None:
     case = load_case("edge_zeros")
     message = refused(
         CheckpointError,
-        "slope 0 and no offset behind it",
+        "are 0 with no offset behind them",
         write(tmp_path, case.state),
         target,
         config=dict(case.config),
     )
-    assert "'vit.encoder.layerA.0.intermediate.rprelu'" in message
+    assert "'vit.encoder.layerA.0.intermediate.rprelu.prelu.weight'" in message
 
 
 @pytest.mark.parametrize("name", ["query", "key", "value"])
@@ -414,7 +414,7 @@ def test_structural_zeros_of_projections_are_refused(name: str, tmp_path: Path, 
     convert(write(tmp_path, state), target, config=dict(case.config))  # a slope of 0 alone does no harm
     state[f"{inner}.move{z}2"][2] = -state[f"{inner}.rprelu{z}.move2"][2]
     message = refused(CheckpointError, "^.*: 1 channels of", write(tmp_path, state), target, config=dict(case.config))
-    assert f"'{inner}.rprelu{z}'" in message
+    assert f"'{inner}.rprelu{z}.prelu.weight'" in message
 
 
 # ------------------------------------------------------------------------------------------------ numbers out of range

@@ -17,7 +17,7 @@ from bitvit.explain import CELL, Explanation, enlarge, importance, rollout
 from bitvit.model import BHViT
 from bitvit.modelfile import load_model_file
 from bitvit.preprocess import Preprocessing
-from bitvit.runtime.trace import BlockAttention, Probe
+from bitvit.runtime.trace import BlockAttention, Trace
 from bitvit.verify import reference
 from tests.support.colours import Colours, patch
 from tests.support.golden_data import load_case
@@ -156,7 +156,7 @@ def test_attention_is_the_references(name: str, packed: Packed) -> None:
     model = bitvit.load(packed(name), threads=1)
     found: dict[str, NDArray[Any]] = {}
     reference.forward(case.state, case.input[:1], **case.geometry, trace=lambda n, array: found.update({n: array}))
-    logits, blocks = Probe(model.runner).run_image(case.input[0])
+    logits, blocks = Trace(model.runner).run_image(case.input[0])
     assert np.array_equal(logits, model(case.input[:1])[0])
     assert len(blocks) == sum(model.config.depths[2:])
     for i, b in enumerate(blocks):
@@ -195,10 +195,10 @@ def seeker(packed: Packed) -> BHViT:
 
 def keys_of(model: BHViT, pixels: NDArray[np.float32], layer: str) -> NDArray[np.int8]:
     """Signs of the keys of a block, [windows, N, C]."""
-    probe = Probe(model.runner)
-    probe.workspace.set_image(pixels)
+    trace = Trace(model.runner)
+    trace.workspace.set_image(pixels)
     for i, step in enumerate(model.runner.program.steps):
-        signs = probe._run(range(i, i + 1))
+        signs = trace.run_steps([i])
         if step.layer == layer and "attention.attention.key_bits" in signs:
             found: NDArray[np.int8] = signs["attention.attention.key_bits"]
             return found
@@ -207,7 +207,7 @@ def keys_of(model: BHViT, pixels: NDArray[np.float32], layer: str) -> NDArray[np
 
 @pytest.mark.parametrize("place", [(1, 1), (4, 4), (2, 5), (0, 3)])
 def test_a_planted_pattern_is_found(place: tuple[int, int], seeker: BHViT) -> None:
-    grid = importance(Probe(seeker.runner).run_image(planted(*place))[1])
+    grid = importance(Trace(seeker.runner).run_image(planted(*place))[1])
     assert divmod(int(grid.argmax()), 6) == place
     assert grid.max() > 3 * grid.mean()
     assert sorted(grid.reshape(-1))[-2] < 0.7 * grid.max()

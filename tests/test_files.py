@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Opening and reading ordinary files, and files that are written as a whole or not at all."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,67 @@ from typing import BinaryIO, NoReturn
 
 import pytest
 
-from bitvit.errors import BitvitError, ModelFileError
-from bitvit.files import make_folder, write_file
+from bitvit.errors import BitvitError, ConfigError, ModelFileError
+from bitvit.files import make_folder, open_file, read_csv, read_json, read_text, replacing, write_file
 
 
+# ------------------------------------------------------------------------------------------------------------ reading
+def test_only_ordinary_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"1")
+    with open_file(tmp_path / "f", ConfigError) as file:
+        assert file.read() == b"1"
+    with pytest.raises(ConfigError, match="no: no such file; check the path"):
+        open_file(tmp_path / "no", ConfigError)
+    with pytest.raises(ConfigError, match="is a folder, expected a file"):
+        open_file(tmp_path, ConfigError)
+    with pytest.raises(ConfigError, match="f/g: cannot be read: Not a directory; check file and disk"):
+        open_file(tmp_path / "f" / "g", ConfigError)
+    with pytest.raises(ConfigError, match=r"'nul\\x00': is not a path"):
+        open_file("nul\0", ConfigError)
+    with pytest.raises(ModelFileError, match="no: gone"):
+        open_file(tmp_path / "no", ModelFileError, missing="gone")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: is not a regular file; copy it to one first"):
+        open_file(tmp_path / "pipe", ConfigError)
+
+
+def test_text(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbfa\r\nb\n")
+    assert read_text(tmp_path / "f", ConfigError, "names") == "a\r\nb\n"
+    (tmp_path / "f").write_bytes(b"ab\xff")
+    with pytest.raises(ConfigError, match="f: byte 2 is not UTF-8 text; expected names"):
+        read_text(tmp_path / "f", ConfigError, "names")
+    with pytest.raises(ConfigError, match="is a folder, expected a file with names"):
+        read_text(tmp_path, ConfigError, "names")
+
+
+def test_json(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text('{"a": [1]}')
+    assert read_json(tmp_path / "f", ConfigError, "names") == {"a": [1]}
+    for text in ("", "[" * 100_000, "9" * 5000):
+        (tmp_path / "f").write_text(text)
+        with pytest.raises(ConfigError, match=r"f: is not JSON \(.*\); expected names"):
+            read_json(tmp_path / "f", ConfigError, "names")
+
+
+def test_csv(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b'a,"b\r\nc";d\r\n\r\n1,2\n')
+    assert read_csv(tmp_path / "f", ConfigError, "names") == [(2, ["a", "b\r\nc;d"]), (4, ["1", "2"])]
+    (tmp_path / "f").write_text("a;b;c,d\n1;2;3\n")
+    assert read_csv(tmp_path / "f", ConfigError, "names", delimiters=",;") == [
+        (1, ["a", "b", "c,d"]),
+        (2, ["1", "2", "3"]),
+    ]
+    (tmp_path / "f").write_text("x" * 200_000)
+    with pytest.raises(ConfigError, match=r"f: is not CSV \(field larger than .*\); expected names"):
+        read_csv(tmp_path / "f", ConfigError, "names")
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -40,6 +97,25 @@ def test_what_goes_wrong_leaves_the_old_file(tmp_path: Path, problem: BaseExcept
         assert str(caught.value).startswith(f"{tmp_path / 'f'}: cannot be written: No space left on device; choose")
     assert names(tmp_path) == ["f"]
     assert (tmp_path / "f").read_text() == "old"
+
+
+def test_a_file_written_piece_by_piece(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    with replacing(tmp_path / "f") as file:
+        file.write(b"n")
+        assert (tmp_path / "f").read_text() == "old"
+        file.write(b"ew")
+    assert (tmp_path / "f").read_text() == "new"
+
+    def fail() -> None:
+        with replacing(tmp_path / "f") as file:
+            file.write(b"half")
+            raise OSError("the caller's")
+
+    with pytest.raises(OSError, match="the caller's"):
+        fail()
+    assert (tmp_path / "f").read_text() == "new"
+    assert names(tmp_path) == ["f"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

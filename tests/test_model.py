@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import bitvit
-from bitvit.runtime.trace import Probe
+from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
 from tests.support.golden_data import case_names, load_case, trace, trace_names
 
@@ -47,28 +47,28 @@ def test_golden_traces_block_by_block(name: str, packed: Callable[[str], Path]) 
     """Each block is fed the recorded output of the block before it; what it binarises must agree exactly."""
     case, expected = load_case(name), trace(name)
     model = bitvit.load(packed(name), threads=1)
-    probe = Probe(model.runner)
-    probe.workspace.set_image(case.input[0])
-    compared = _compare(probe, "stem", None, expected["vit.embeddings"]) if "vit.embeddings" in expected else 0
+    engine = Trace(model.runner)
+    engine.workspace.set_image(case.input[0])
+    compared = _compare(engine, "stem", None, expected["vit.embeddings"]) if "vit.embeddings" in expected else 0
     before = expected.get("vit.embeddings")
     parts = [place.name for place in model.config.places()][1:-1]  # those between stem and head
     for (prefix, _), layer in zip(reference.schedule(model.config.depths), parts, strict=True):
         after = expected.get(prefix)
         if before is not None and after is not None:
-            compared += _compare(probe, layer, before, after, prefix, expected)
+            compared += _compare(engine, layer, before, after, prefix, expected)
         before = after
     assert compared > 0
 
 
 def _compare(
-    probe: Probe,
+    engine: Trace,
     layer: str,
     x: NDArray[np.float32] | None,
     expected: NDArray[np.float32],
     prefix: str = "",
     traces: dict[str, NDArray[np.generic]] | None = None,
 ) -> int:
-    got, signs = probe.run_layer(layer, None if x is None else x[0], expected.shape[1], expected.shape[3])
+    got, signs = engine.run_layer(layer, None if x is None else x[0], expected.shape[1], expected.shape[3])
     assert np.abs(got - expected[0]).max() <= TOLERANCE * expected.std(), layer
     for name, values in signs.items():
         recorded = (traces or {}).get(f"{prefix}.{name}")

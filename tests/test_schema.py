@@ -109,7 +109,7 @@ def test_fields_are_the_rows_of_one_tensor() -> None:
 def test_an_affine_map_of_a_scaled_and_moved_value() -> None:
     affine, scale = Affine(np.array([2.0]), np.array([3.0])), np.array([5.0])
     moved = affine.after(scale).plus(np.array([7.0]))
-    assert (moved.scale, moved.bias) == (10.0, 10.0)
+    assert (float(moved.scale[0]), float(moved.bias[0])) == (10.0, 10.0)
 
 
 @pytest.mark.parametrize(("shift3", "shift5", "rows"), [(False, False, 0), (True, False, 5), (False, True, 9)])

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bitvit import system
-from bitvit.system import available_threads
+from bitvit.system import available_threads, cgroup_quota
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "BITVIT_NUM_THREADS"])
@@ -23,7 +22,14 @@ def test_environment_limits_threads(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("text", "quota"), [("150000 100000", 1.5), ("max 100000", None), ("nonsense", None)])
-def testcgroup_quota(text: str, quota: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quota_of_a_control_group(text: str, quota: float | None, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr(system, "_CGROUP", tmp_path)
-    assert system.cgroup_quota() == quota
+    assert cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota_us", "quota"), [("250000", 2.5), ("-1", None)])
+def test_the_quota_of_a_control_group_of_version_1(quota_us: str, quota: float | None, tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota_us)
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    assert cgroup_quota(tmp_path) == quota

@@ -1,12 +1,11 @@
 """Each kernel against the machine's limit, measured beside it.
 
-    python -m tools.bench_kernels [MODEL.safetensors] [--repeats 50] [--json FILE] [--readme FILE]
+    python -m tools.bench_kernels [MODEL.safetensors] [--repeats 50] [--json FILE] [--record FILE]
 
 The limit is what one core reaches in xor + popcount + add on registers alone (bitvit.bench.limits). The
 first table is the binary matrix product (int32 counts out), the second the same over widths that are not multiples of
 a vector or a word: padding costs something, but no width may fall off a cliff. With a model, a third table gives each
-of its kernels, on one thread. --readme writes them between the lines <!-- kernels:start --> and <!-- kernels:end --> of
-a Markdown file.
+of its kernels, on one thread. --json writes the result alone, --record stores it with others (docs/benchmarks.json).
 """
 
 import argparse
@@ -14,6 +13,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from numba import njit
 
 import bitvit
 from bitvit.bench.limits import popcount_rate
-from bitvit.bench.machine import cpu_name
+from bitvit.bench.machine import commit, cpu_name
 from bitvit.bench.measuring import Amount, timed
 from bitvit.bench.profile import profile
 from bitvit.kernels.catalog import LANE_BITS
@@ -31,10 +31,10 @@ from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots
 from bitvit.kernels.simd import store_rows
 from bitvit.kernels.target import CPU, LANES, TILE_ROWS
-from bitvit.program import aligned_zeros, padded
+from bitvit.panels import padded
+from bitvit.program import aligned_zeros
 from bitvit.summary import summarize
-from tools.peers.packages import PeersError
-from tools.peers.report import read_readme, replace_section, write
+from tools.results import check_record, store, write_text
 
 SHAPES = [
     (3136, 64, 512), (3136, 512, 64), (784, 128, 1024), (784, 1024, 128), (196, 256, 1024), (196, 1024, 256),
@@ -89,6 +89,7 @@ def model_results(path: Path) -> dict[str, Any]:
     return {
         "model": path.stem,
         "kernels": [{"kernel": name, "us": us} for name, us in kernels.items()],
+        "sum us": sum(kernels.values()),
         "binary MACs": summary.computed_binary_macs,
         "end to end": found.end_to_end_seconds,
     }
@@ -98,6 +99,8 @@ def measure(model: Path | None, repeats: int) -> dict[str, Any]:
     """All tables, as the JSON file holds them."""
     limit = popcount_rate()
     result: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
         "cpu": cpu_name(),
         "target": CPU,
         "lanes": LANES,
@@ -123,7 +126,8 @@ def markdown(result: dict[str, Any]) -> str:
     """The tables."""
     lines = [
         f"The limit is {result['limit'] / 1e12:.2f}·10¹² binary multiply-adds a second on one core ({result['cpu']},"
-        f" {result['target']}); tiles are {result['rows']} x {result['lanes']}.",
+        f" {result['target']}; {', commit '.join(filter(None, (result['date'][:10], result['commit'])))}); tiles are"
+        f" {result['rows']} x {result['lanes']}.",
         "",
         "| product M x K x N | share of the limit |",
         "|---|--:|",
@@ -139,7 +143,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"| kernels of {result['model']}, one thread | µs |",
             "|---|--:|",
             *(f"| {row['kernel']} | {row['us']:.0f} |" for row in result["kernels"]),
-            f"| sum | {sum(row['us'] for row in result['kernels']):.0f} |",
+            f"| sum | {result['sum us']:.0f} |",
             "",
             f"End to end it takes {result['end to end'] * 1e3:.2f} ms, {result['over the limit']:.2f} x what the limit"
             f" says for its {result['binary MACs'] / 1e9:.2f}·10⁹ binary multiply-adds.",
@@ -152,17 +156,17 @@ def main() -> int:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--record", type=Path, metavar="FILE")
     options = parser.parse_args()
     try:
-        page = read_readme(options.readme, "kernels") if options.readme is not None else ""
+        check_record(options.record)
         result = measure(options.model, options.repeats)
         print(markdown(result))
-        if options.readme is not None:
-            write(options.readme, replace_section(page, markdown(result), "kernels"))
+        if options.record is not None:
+            store(options.record, "kernels", result)
         if options.json is not None:
-            write(options.json, json.dumps(result, indent=1) + "\n")
-    except (bitvit.BitvitError, PeersError) as error:
+            write_text(options.json, json.dumps(result, indent=1) + "\n")
+    except bitvit.BitvitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -11,7 +11,7 @@ pip install 'bitvit[bench]'; PyTorch takes part where it is installed.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,10 +47,10 @@ from tools.peers.report import (
     noise_line,
     prepare,
     print_table,
-    read_readme,
+    record,
     save,
-    update_readme,
 )
+from tools.results import check_record, store
 
 PUBLISHED = {(2, 2, 6, 2): "tiny", (3, 4, 8, 4): "small"}
 
@@ -73,8 +73,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help=f"only these and bitvit; of {keys}")
     parser.add_argument("--prototype", type=Path, metavar="NET.PY", help="also run this timing prototype, batch 1")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write peers.md, peers.json and peers.png there")
-    parser.add_argument("--readme", type=Path, help="put the table between this file's markers")
-    parser.add_argument("--marker", default="peers", help="name of the markers: <!-- NAME:start --> (default peers)")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="store the medians in this file, see tools/results.py"
+    )
+    parser.add_argument("--name", default="peers", help="under this name (default peers)")
     return parser.parse_args()
 
 
@@ -173,8 +175,7 @@ def check_targets(options: argparse.Namespace) -> None:
     """Whatever could keep the results from being written is to be known before the first of them."""
     if options.out is not None:
         prepare(options.out)
-    if options.readme is not None:
-        read_readme(options.readme, options.marker)
+    check_record(options.record)
 
 
 def bind(run: Run, pixels: Pixels) -> Callable[[], object]:
@@ -210,7 +211,15 @@ def compare(options: argparse.Namespace, folder: Path) -> Report:
         settings=settings(choice.contenders) | ({PROTOTYPE[2]: PROTOTYPE_SETTINGS} if options.prototype else {}),
         skipped=choice.skipped,
         agreement={key: found.difference for key, found in comparison.agreement.items()},
+        model_bytes=model_bytes(choice.contenders, networks),
     )
+
+
+def model_bytes(contenders: Iterable[Contender], networks: Networks) -> dict[str, int]:
+    """Engine -> bytes of the checkpoint's network in the form that it takes: bitvit's file, else the ONNX graph."""
+    own = [contender for contender in contenders if contender.network == "BHViT"]
+    graph = networks.bhvit(1).ByteSize() if len(own) > 1 else 0
+    return {c.engine: networks.packed.stat().st_size if c.key == "bitvit" else graph for c in own}
 
 
 def main() -> None:
@@ -222,8 +231,8 @@ def main() -> None:
         if options.out is not None:
             for path in save(report, options.out):
                 say(f"wrote {path}")
-        if options.readme is not None:
-            update_readme(options.readme, report, options.marker)
+        if options.record is not None:
+            store(options.record, options.name, record(report))
     except (PeersError, BitvitError) as error:
         sys.exit(f"compare_peers: {error}")
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
-"""Time packed models with bitvit.bench, for the README; and under conditions that a benchmark avoids.
+"""Time packed models with bitvit.bench, for docs/benchmarks.md; and under conditions that a benchmark avoids.
 
     python -m tools.speed MODEL.safetensors ... [--threads 1 2] [--batch 1 8] [--seconds 3] [--conditions]
 
---conditions times single images also after a pause and beside a process that keeps one core busy. --readme FILE writes
-the table between <!-- speed:start --> and <!-- speed:end --> of a Markdown file. For everything else: bitvit bench.
+--conditions times single images also after a pause and beside a process that keeps one core busy. --record FILE stores
+the results (docs/benchmarks.json). For everything else: bitvit bench.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,25 +21,46 @@ import bitvit
 from bitvit.bench import BenchReport, measure
 from bitvit.bench.forms import Grid, digits, grid_markdown, machine_facts
 from bitvit.bench.measuring import Amount, timed
-from tools.peers.packages import PeersError
-from tools.peers.report import read_readme, replace_section, write
+from tools.results import check_record, store
 
 COLUMNS = ("model", "threads", "batch", "median of a call", "least", "p90", "images/s")
 
 
-def table(reports: list[BenchReport]) -> str:
-    """The README's table, with machine and software below."""
+def record(reports: list[BenchReport]) -> dict[str, Any]:
+    """What docs/benchmarks.json keeps of the reports: a row for each model, number of threads and batch size."""
+    machine, software = (line.partition(": ")[2] for line in machine_facts(reports[-1]))
+    return {
+        "machine": machine,
+        "software": software,
+        "warnings": [f"{report.model.name}: {warning}" for report in reports for warning in report.warnings],
+        "results": [
+            {
+                "model": report.model.name,
+                "threads": result.threads,
+                "batch": result.infer_batch_size,
+                "p50_ms": result.p50_ms,
+                "min_ms": result.min_ms,
+                "p90_ms": result.p90_ms,
+                "images_per_s": result.infer_samples_per_sec,
+            }
+            for report in reports
+            for result in report.results
+        ],
+    }
+
+
+def table(stored: dict[str, Any]) -> str:
+    """The table of a `record`, with machine and software below."""
     rows = [
         (
-            *(report.model.name, str(r.threads), str(r.infer_batch_size), f"{digits(r.p50_ms)} ms", digits(r.min_ms)),
-            *("–" if r.p90_ms is None else digits(r.p90_ms), f"{r.infer_samples_per_sec:.0f}"),
+            *(row["model"], str(row["threads"]), str(row["batch"]), f"{digits(row['p50_ms'])} ms"),
+            *(digits(row["min_ms"]), "–" if row["p90_ms"] is None else digits(row["p90_ms"])),
+            f"{row['images_per_s']:.0f}",
         )
-        for report in reports
-        for r in report.results
+        for row in stored["results"]
     ]
-    facts = [line.partition(": ")[2] for line in machine_facts(reports[-1])]
-    warnings = [f"{report.model.name}: {warning}" for report in reports for warning in report.warnings]
-    return f"{grid_markdown(Grid('', COLUMNS, rows, 1))}\n{'. '.join([*facts, *warnings])}."
+    below = ". ".join([stored["machine"], stored["software"], *stored["warnings"]])
+    return f"{grid_markdown(Grid('', COLUMNS, rows, 1))}\n{below}."
 
 
 def median_seconds(model: bitvit.BHViT, image: np.ndarray, repeats: int) -> float:
@@ -96,16 +118,16 @@ def main() -> int:
     parser.add_argument(
         "--conditions", action="store_true", help="also time calls after a pause, and beside a busy process"
     )
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--record", type=Path, metavar="FILE", help="store the results in this file")
     options = parser.parse_args()
     amounts = {"batch_sizes": options.batch, "threads": options.threads, "seconds": options.seconds}
     try:
-        page = read_readme(options.readme, "speed") if options.readme is not None else ""
-        text = table([measure(path, startup=False, **amounts) for path in options.models])
-        print(text)
-        if options.readme is not None:
-            write(options.readme, replace_section(page, text, "speed"))
-    except (bitvit.BitvitError, PeersError) as error:
+        check_record(options.record)
+        found = record([measure(path, startup=False, **amounts) for path in options.models])
+        print(table(found))
+        if options.record is not None:
+            store(options.record, "speed", found)
+    except bitvit.BitvitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for path in options.models if options.conditions else ():

@@ -10,7 +10,7 @@ import numpy as np
 from bitvit.kernels import catalog
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.program import aligned_zeros
-from bitvit.runtime.runner import Call, c_function
+from bitvit.runtime.calls import Call, c_function
 
 PRODUCTS = 2 * TILE_ROWS * LANES  # of two words, in each step of the loops of kernels/limits.py
 FEATURES = 32  # signs in a word

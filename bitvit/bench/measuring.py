@@ -26,9 +26,10 @@ from bitvit.bench.profile import profile as profile_model
 from bitvit.bench.report import MODES, BenchReport, Mode, ModelFacts, PreprocessingTimes, Profile, Result, describe
 from bitvit.bench.startup import measure_startup
 from bitvit.errors import BenchError
+from bitvit.images import ImageSource, open_image
 from bitvit.jit import loader
 from bitvit.model import BHViT, functions_of, load
-from bitvit.preprocess import ImageSource, Preprocessing, open_image
+from bitvit.preprocess import Preprocessing
 from bitvit.summary import Summary, summarize
 from bitvit.system import available_threads
 

@@ -12,7 +12,7 @@ from bitvit.errors import BenchError
 from bitvit.kernels.catalog import CLASSIFY_COLUMNS, GROUPS, LANE_BITS
 from bitvit.model import BHViT
 from bitvit.program import Step
-from bitvit.runtime.runner import Workspace
+from bitvit.runtime import Workspace
 from bitvit.summary import Row
 
 KINDS = ("embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head")

@@ -1,6 +1,5 @@
 """A trained network: a checkpoint that is known to be a binary BHViT, its Config, and its tensors under our names."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from bitvit.checkpoint.check import check_state
 from bitvit.checkpoint.infer import infer_config
 from bitvit.config import Config
 from bitvit.errors import ConfigError, located
+from bitvit.files import read_json
 
 if TYPE_CHECKING:
     from bitvit.checkpoint.read import Checkpoint
@@ -77,15 +77,8 @@ def _read_config(config: ConfigSource) -> Mapping[str, Any] | None:
     """The fields of a config.json. Raises ConfigError."""
     if config is None or isinstance(config, Mapping):
         return config
-    path = Path(config)
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); expected the config.json of the model"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not JSON ({error}); expected the config.json of the model") from error
+    read = read_json(config, ConfigError, "the config.json of the model")
     if not isinstance(read, dict):
-        raise ConfigError(f"{path}: holds a JSON {type(read).__name__}, expected an object with fields such as depths")
+        where = os.fspath(config)
+        raise ConfigError(f"{where}: holds a JSON {type(read).__name__}, expected an object with fields such as depths")
     return read

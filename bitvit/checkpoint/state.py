@@ -64,7 +64,7 @@ def _trained(top: dict[Any, Any]) -> dict[Any, Any]:
     """The state dict inside a training script's dict, or that dict itself."""
     for key in _STATE_KEYS:
         if isinstance(top.get(key), dict):
-            return top[key]  # type: ignore[no-any-return]
+            return top[key]
     if any(isinstance(value, Tensor) for value in top.values()):
         return top
     raise CheckpointError(

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import compiling_status, output, print_error, printable, stderr_console
+from bitvit.cli.console import SOME_FAILED, compiling_status, output, print_error, printable, stderr_console
 from bitvit.errors import ImageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitvit.classify import Classifier, Prediction
+    from bitvit.classify import Classifier
+    from bitvit.predictions import Prediction
 
-SOME_FAILED = 3  # exit code
 STDIN = "-"
-FEW = 8  # images, for which no progress bar is worth its flicker
+QUICKLY_DONE = 8  # images, for which a progress bar would only flicker
 
 
 class Format(str, Enum):
@@ -41,16 +41,16 @@ def classify(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
     form: Annotated[Format, typer.Option("--format", "-f", help="How to write the predictions.")] = Format.table,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file in place of stdout.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.")
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the folders in folders too.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders within folders too.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images to compute together.")] = 8,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads to use; default: all CPUs of the process.")
     ] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Draw over each image where the network looked, as PNG files in here."),
+        typer.Option(metavar="FOLDER", help="Draw over each image where the network looked; PNG files in this folder."),
     ] = None,
 ) -> None:
     """Classify images.
@@ -65,7 +65,7 @@ def classify(
 
     csv: columns path,rank,label,index,score; failures are left out
     """
-    images = _find(paths, recursive)  # before the model is loaded: a mistyped name shows at once
+    images = _find(paths, recursive)  # before the model is loaded, so that a mistyped name is told at once
     from bitvit.classify import Classifier
 
     with compiling_status():
@@ -76,7 +76,7 @@ def classify(
         outcomes = _explained(classifier, images, top_k, explain)
     records = (_record(path, outcome) for path, outcome in zip(images, outcomes, strict=True))
     report = _Report(stderr_console())
-    with output(out) as stream, _progress(report.console, len(images), stream) as advance:
+    with output(out) as stream, progress_bar(report.console, len(images), stream) as advance:
         _WRITERS[form](stream, report.watch(records, advance))
     if report.failed:
         print_error(f"{report.failed} of {len(images)} images could not be read", report.console)
@@ -85,7 +85,7 @@ def classify(
 
 def _find(paths: Iterable[str], recursive: bool) -> list[str]:
     """The images that the arguments name, folders replaced by what is in them."""
-    from bitvit.preprocess import list_images
+    from bitvit.images import list_images
 
     images: list[str] = []
     for path in paths:
@@ -163,11 +163,11 @@ class _Report:
 
 
 @contextlib.contextmanager
-def _progress(console: "Console", total: int, stream: TextIO) -> Iterator[Callable[[], None]]:
+def progress_bar(console: "Console", total: int, stream: TextIO) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, if a person looks at it and the results do not scroll it away; call to advance it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    if total <= FEW or not console.is_terminal or stream.isatty():
+    if total <= QUICKLY_DONE or not console.is_terminal or stream.isatty():
         yield lambda: None
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

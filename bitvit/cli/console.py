@@ -1,19 +1,21 @@
 """What the verbs share: messages on stderr, plain text, and output that is never left half-written."""
 
 import contextlib
+import io
 import logging
-import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from bitvit.errors import BitvitError
+from bitvit.files import replacing
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+SOME_FAILED = 3  # exit code: images could not be read
 TABLE_WIDTH = 160  # columns; in a narrower terminal lines of a table wrap, where Rich would cut numbers short
 
 
@@ -104,31 +106,19 @@ def output(path: Path | None) -> Iterator[TextIO]:
     """
     if path is None:
         yield sys.stdout
-        return
-    with _writing(path):
-        if path.is_dir():
-            raise BitvitError(f"{path}: is a folder; name a file to write")
+    elif path.is_dir():
+        raise BitvitError(f"{path}: is a folder; name a file to write")
+    else:
         special = path.exists() and not path.is_file()  # such as /dev/null: not to be replaced
-        target = path.resolve()  # of a link, the file it points to
-        place = path if special else target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        stream = place.open("w" if special else "x", encoding="utf-8", errors="backslashreplace", newline="")
-    try:
-        with stream:
-            yield stream
-        if not special:
-            with _writing(path):
-                place.replace(target)
-    except BaseException:
-        if not special:
-            place.unlink(missing_ok=True)
-        raise
+        with (
+            _device(path) if special else replacing(path) as file,
+            io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="") as text,
+        ):
+            yield text
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _device(path: Path) -> BinaryIO:
     try:
-        yield
+        return path.open("wb")
     except OSError as problem:
-        raise BitvitError(
-            f"{path}: cannot be written: {problem.strerror}; choose an existing folder that you may write to"
-        ) from None
+        raise BitvitError(f"{path}: cannot be written: {problem.strerror}; name another output file") from None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitvit.cli.classify import SOME_FAILED
 from bitvit.cli.console import (
+    SOME_FAILED,
     compiling_status,
     print_error,
     print_note,
@@ -20,12 +20,13 @@ from bitvit.cli.console import (
     stdout_console,
 )
 from bitvit.errors import BitvitError
+from bitvit.messages import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    from bitvit.evaluation.evaluating import Comparison, EvalReport, Progress
+    from bitvit.evaluation import Comparison, EvalReport, Options, Progress
 
 MANY = 40  # classes; of more, only the WORST are shown
 WORST = 10
@@ -46,7 +47,7 @@ class OnError(str, Enum):
 def evaluate(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="Packed model; several give one table with mean and spread."),
+        typer.Argument(metavar="MODEL...", help="Packed model; several make one table with mean and spread."),
     ],
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
@@ -63,24 +64,24 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What the data's class names mean: .txt or .json with names in the model's order, or .json or .csv "
-            "with pairs of name and class.",
+            help="What the data's class names mean: names in the model's order (.txt or .json), or pairs of name and "
+            "class (.json or .csv).",
         ),
     ] = None,
     subset: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CLASS",
-            help="Only this class and others so named take part, by name or number; @FILE names one a line; present: "
-            "those with images.",
+            help="Only this class takes part, by name or number; give it again for each class; @FILE: those in a file, "
+            "one a line; present: those that have images.",
         ),
     ] = None,
     on_error: Annotated[
         OnError,
-        typer.Option(help="Bad images: stop at the first, leave them out, or leave them out and list them."),
+        typer.Option(help="Images that cannot be read: stop at the first, skip them, or skip and list them."),
     ] = OnError.fail,
     folds: Annotated[
-        bool, typer.Option("--folds", help="DATA has a fold for each MODEL: folders in it, or the CSV's column fold.")
+        bool, typer.Option("--folds", help="DATA has a fold for each MODEL: its folders, or the CSV's column fold.")
     ] = False,
     path_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the images.")] = None,
     label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the classes.")] = None,
@@ -104,45 +105,40 @@ def evaluate(
     """Measure accuracy on labelled images.
 
     A class folder or label is matched with the model's class names (case and punctuation do not matter), with class
-    numbers, or by --classes. Images that are left out for errors make the exit code 3.
+    numbers, or by --classes. If images are left out because they cannot be read, the exit code is 3.
 
     Stopped with Ctrl-C or by an error, it keeps what is done: the same command with --resume goes on.
     """
-    from bitvit.evaluation.evaluating import Comparison
-    from bitvit.evaluation.evaluating import evaluate as run
+    from bitvit import evaluation
 
     place = state or output or (Path() if os.access(".", os.W_OK) else None)
-    chosen: Any = models if len(models) > 1 else models[0]
     if place is None and resume:
         raise BitvitError("--resume: you may not write to this folder, so nothing is kept here; name a --state")
-    with _keeping(resume) as watch, compiling_status(), _progress(stderr_console()) as show:
-        result: EvalReport | Comparison = run(
-            chosen,
-            data,
-            classes=classes,
-            subset=_subset(subset),
-            on_error="fail" if on_error is OnError.fail else "skip",
-            folds=folds,
-            path_column=path_column,
-            label_column=label_column,
-            root=root,
-            batch_size=batch_size,
-            threads=threads,
-            decoders=decoders,
-            output=output,
-            predictions=predictions,
-            state=place,
-            resume=resume,
-            progress=_both(watch, show),
-        )
-    reports = result.reports if isinstance(result, Comparison) else (result,)
+    with _keeping(resume) as watch, compiling_status(), progress_bar(stderr_console()) as show:
+        options: Options = {
+            "classes": classes,
+            "subset": _subset(subset),
+            "on_error": "fail" if on_error is OnError.fail else "skip",
+            "layout": evaluation.Layout(path_column=path_column, label_column=label_column, root=root),
+            "batch_size": batch_size,
+            "threads": threads,
+            "decoders": decoders,
+            "outputs": evaluation.Outputs(
+                report=output, predictions=predictions, state=place, resume=resume, progress=_both(watch, show)
+            ),
+        }
+        result: EvalReport | Comparison
+        if len(models) > 1 or folds:
+            result = evaluation.compare(models, data, folds=folds, **options)
+        else:
+            result = evaluation.evaluate(models[0], data, **options)
     if form is Format.json:
         print(json.dumps(result.to_dict(), indent=2))
-    elif isinstance(result, Comparison):
+    elif isinstance(result, evaluation.Comparison):
         _print_comparison(result)
     else:
         _print_report(result, output is not None)
-    _report_failures(reports, on_error)
+    _report_failures(result.reports if isinstance(result, evaluation.Comparison) else (result,), on_error)
 
 
 def _both(*calls: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
@@ -165,7 +161,7 @@ def _subset(names: list[str] | None) -> list[str] | None:
 # ----------------------------------------------------------------------------------------------------------- progress
 @contextlib.contextmanager
 def _keeping(resume: bool) -> "Iterator[Callable[[Progress], None]]":
-    """Tell where a resumed evaluation begins, and of one that is stopped, how to go on. Call with each Progress."""
+    """Say where a resumed evaluation begins, and how one that is stopped goes on. To be called with each Progress."""
     last: Progress | None = None
 
     def watch(progress: "Progress") -> None:
@@ -192,8 +188,8 @@ def _through(progress: "Progress") -> str:
 
 
 @contextlib.contextmanager
-def _progress(console: "Console") -> "Iterator[Callable[[Progress], None]]":
-    """A bar with the time left and top-1 so far, on a terminal."""
+def progress_bar(console: "Console") -> "Iterator[Callable[[Progress], None]]":
+    """A bar with the time left and top-1 so far, on a terminal; to be called with each Progress."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
@@ -210,11 +206,11 @@ def _progress(console: "Console") -> "Iterator[Callable[[Progress], None]]":
         TextColumn("top-1 {task.fields[accuracy]}"),
     )
     with RichProgress(*columns, console=console, transient=True) as bar:
-        yield _Shown(bar)
+        yield _Lines(bar)
 
 
-class _Shown:
-    """Calls with a Progress show it; each model has a line."""
+class _Lines:
+    """Shows each Progress it is called with; each model has a line."""
 
     def __init__(self, bar: "Bar") -> None:
         self._bar = bar
@@ -250,7 +246,7 @@ def _print_report(report: "EvalReport", saved: bool) -> None:
     facts = {
         "images": f"{report.images:,} of {len(report.classes)} classes, {per_second:,.0f} a second with decoding",
         "top-1": f"{_percent(report.top1)} (95 % interval {low:.2f} to {high:.2f})",
-        "top-5": "nothing to say with five classes or fewer" if report.top5 is None else _percent(report.top5),
+        "top-5": "says nothing with five classes or fewer" if report.top5 is None else _percent(report.top5),
         "loss": f"{report.loss:.4f} (cross-entropy)",
         "balanced accuracy": f"{_percent(report.balanced_accuracy)} (mean recall of the classes)",
         "macro F1": f"{report.macro_f1:.4f}",
@@ -300,7 +296,7 @@ def _print_comparison(result: "Comparison") -> None:
     from rich import box
     from rich.table import Table
 
-    from bitvit.evaluation.evaluating import FIGURES
+    from bitvit.evaluation.metrics import FIGURES
 
     same = len({report.data for report in result.reports}) == 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -320,9 +316,10 @@ def _print_comparison(result: "Comparison") -> None:
     if same:
         print(f"on {printable(result.reports[0].data)}")
     stdout_console().print(table)
+    number = plural(len(result.reports), "model")
     for note in dict.fromkeys(note for report in result.reports for note in report.notes):
         print(f"note: {printable(note)}")
-    print(f"note: the standard deviation is over {len(result.reports)} models, with n - 1; each model counts the same")
+    print(f"note: the standard deviation is over {number}, with n - 1; each model counts the same")
 
 
 def _cells(figures: dict[str, float | None]) -> list[str]:

@@ -1,6 +1,6 @@
 """Whose class is it? The names that a data set gives its classes, matched with a model's.
 
-A name is looked up in this order, and the first way in which all names of the data set are found is the one taken:
+Names are looked up in these ways, and the first that finds all names of the data set is taken:
 
 1. a map that the user gives: names in the order of the classes, or name -> class;
 2. the model's class names: the same text, else the same letters and digits whatever their case, so that a folder
@@ -10,25 +10,25 @@ A name is looked up in this order, and the first way in which all names of the d
    numbered them in training.
 """
 
-import csv
 import difflib
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 from bitvit.errors import ConfigError
-from bitvit.labels import read_labels
+from bitvit.files import read_csv, read_json
+from bitvit.labels import labels_from_json, read_labels
+from bitvit.messages import listing, plural, shown
+from bitvit.predictions import default_names
 
-__all__ = ["ClassMap", "Label", "Matching", "default_names", "find_classes", "match_classes", "read_class_map"]
+__all__ = ["ClassMap", "Label", "Matching", "find_classes", "match_classes", "read_class_map"]
 
 Label: TypeAlias = str | int
 ClassMap: TypeAlias = Sequence[str] | Mapping[str, Label]
 
-_SHOWN = 3  # names in a message
+GUESSED = 3  # unknown names that a message lists, each with the name that may be meant
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,9 @@ class Matching:
     """Which class each name of a data set is."""
 
     numbers: dict[Label, int]
-    unknown: list[Label]  # names of no class
+    unknown: list[Label]  # names that are not classes
     names: tuple[str, ...]  # of all the model's classes
-    how: str  # the way, for people
-
-
-def default_names(labels: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """The model's class names, or LABEL_0, LABEL_1, ..."""
-    return tuple(labels) if labels is not None else tuple(f"LABEL_{number}" for number in range(count))
+    how: str  # what the names were matched by, for people
 
 
 def match_classes(
@@ -59,7 +54,7 @@ def match_classes(
 
     found: the names; integers are class numbers. labels: the model's class names, if it has any; count: how many
     classes it has. classes: the user's map, see above. where: the data set, for messages.
-    partial: a name of no class is no error, but noted in `unknown`.
+    partial: a name that is not a class is not an error, but is listed in `unknown`.
     Raises ConfigError.
     """
     given = sorted(set(found), key=lambda name: (isinstance(name, str), name))
@@ -81,8 +76,8 @@ def match_classes(
         if len(given) == count:
             return Matching({name: i for i, name in enumerate(given)}, [], tuple(map(str, given)), way)
         raise ConfigError(
-            f"{where}: has {len(given)} classes, but the model has {count} and no names for them; say which is which "
-            "with --classes FILE (classes=)"
+            f"{where}: has {plural(len(given), 'class', 'classes')}, but the model has {count} and no names for them; "
+            "say which is which with --classes FILE (classes=)"
         )
     if not numbers and by_number:
         numbers, way = by_number, "class numbers"
@@ -97,8 +92,8 @@ def find_classes(wanted: Sequence[Label], names: Sequence[str], where: str) -> l
         number = _by_number(name, len(names)) if number is None else number
         if number is None:
             raise ConfigError(
-                f"{where}: {name!r} is no class of the model{_guess(str(name), names)}; expected a class name, or a "
-                f"number from 0 to {len(names) - 1}"
+                f"{where}: {shown(name)} is not a class of the model{_guess(str(name), names)}; expected a class name, "
+                f"or a number from 0 to {len(names) - 1}"
             )
         found.append(number)
     return found
@@ -112,12 +107,11 @@ def _checked(matching: Matching, known: Sequence[str], where: str, partial: bool
     """The matching, unless a name is unknown that should not be, or two names are one class by accident."""
     unknown = matching.unknown
     if unknown and not partial:
-        shown = ", ".join(f"{str(name)!r}{_guess(str(name), known)}" for name in unknown[:_SHOWN])
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        total = len(unknown) + len(matching.numbers)
+        found = listing(unknown, most=GUESSED, show=lambda name: f"{shown(str(name))}{_guess(str(name), known)}")
+        total = plural(len(unknown) + len(matching.numbers), "class", "classes")
         raise ConfigError(
-            f"{where}: {len(unknown)} of its {total} classes are unknown to the model: {shown}{more}; rename them, say "
-            "what they are with --classes FILE (classes=), or evaluate on some classes only with --subset (subset=)"
+            f"{where}: the model does not know {len(unknown)} of its {total}: {found}; rename them, say what they are "
+            "with --classes FILE (classes=), or evaluate on some classes only with --subset (subset=)"
         )
     if matching.how == "your class map":
         return matching
@@ -125,7 +119,7 @@ def _checked(matching: Matching, known: Sequence[str], where: str, partial: bool
     for name, number in matching.numbers.items():
         if number in first:
             raise ConfigError(
-                f"{where}: {str(first[number])!r} and {str(name)!r} would both be class {number}, "
+                f"{where}: {shown(str(first[number]))} and {shown(str(name))} would both be class {number}, "
                 f"{matching.names[number]!r}; rename one, or say so with --classes FILE (classes=)"
             )
         first[number] = name
@@ -145,8 +139,8 @@ class _Names:
         hits = self._exact.get(name) or self._bare.get(_bare(name) or name, [])
         if len(hits) > 1:
             raise ConfigError(
-                f"{where}: {name!r} may be class {hits[0]} or class {hits[1]}; use class numbers, or --classes FILE "
-                "(classes=)"
+                f"{where}: {shown(name)} may be class {hits[0]} or class {hits[1]}; use class numbers, or --classes "
+                "FILE (classes=)"
             )
         return hits[0] if hits else None
 
@@ -159,7 +153,7 @@ def _places(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _bare(text: str) -> str:
-    """Letters and digits, in lower case; however accents are encoded, which file systems change."""
+    """Letters and digits, in lower case; composed, since file systems may store accents apart."""
     return "".join(letter for letter in unicodedata.normalize("NFC", text).casefold() if letter.isalnum())
 
 
@@ -182,8 +176,8 @@ def _map_numbers(classes: ClassMap, labels: Sequence[str] | None, count: int) ->
         return {str(name): number for name, number in zip(classes, numbers, strict=True)}
     if len(classes) != count:
         raise ConfigError(
-            f"class map: {len(classes)} names, but the model has {count} classes; a list must name each of them, in "
-            "the model's order; to map some, use JSON or CSV with pairs of name and class"
+            f"class map: {plural(len(classes), 'name')}, but the model has {count} classes; a list must name each of "
+            "them, in the model's order; to map only some, use JSON or CSV with pairs of name and class"
         )
     if len(set(classes)) < count:
         twice = next(name for name in classes if list(classes).count(name) > 1)
@@ -207,41 +201,28 @@ def read_class_map(path: str | os.PathLike[str]) -> list[str] | dict[str, Label]
     where = os.fspath(path)
     if where.lower().endswith(".csv"):
         return _from_pairs(path, where)
-    if where.lower().endswith(".json"):
-        read = _read_json(path, where)
-        if isinstance(read, dict):
-            for name, label in read.items():
-                if isinstance(label, bool) or not isinstance(label, str | int):
-                    raise ConfigError(f"{where}: {name!r} is {label!r:.80}, expected a class name or number")
-            return read
-    return read_labels(path)
-
-
-def _read_json(path: str | os.PathLike[str], where: str) -> object:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as problem:
-        raise ConfigError(f"{where}: cannot be read: {problem.strerror or problem}; check the path") from None
-    except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"{where}: is not JSON ({problem}); expected {_FORMS}") from None
+    if not where.lower().endswith(".json"):
+        return read_labels(path)
+    value = read_json(path, ConfigError, _FORMS)
+    if not isinstance(value, dict):
+        return labels_from_json(value, where)
+    for name, label in value.items():
+        if isinstance(label, bool) or not isinstance(label, str | int):
+            raise ConfigError(f"{where}: {shown(name)} is {shown(label)}, expected a class name or number")
+    return value
 
 
 def _from_pairs(path: str | os.PathLike[str], where: str) -> dict[str, Label]:
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except OSError as problem:
-        raise ConfigError(f"{where}: cannot be read: {problem.strerror or problem}; check the path") from None
-    except (UnicodeDecodeError, csv.Error) as problem:
-        raise ConfigError(f"{where}: is not CSV ({problem}); expected {_FORMS}") from None
+    rows = [[cell.strip() for cell in row] for _, row in read_csv(path, ConfigError, _FORMS)]
     if rows and [cell.lower() for cell in rows[0]] == ["name", "class"]:
         del rows[0]
     pairs: dict[str, Label] = {}
     for row in rows:
         if len(row) != 2 or not all(row):
-            raise ConfigError(f"{where}: {','.join(row)!r:.80} has not two cells; expected {_FORMS}")
+            raise ConfigError(f"{where}: {shown(','.join(row))} is not a pair of cells; expected {_FORMS}")
         if pairs.get(row[0], row[1]) != row[1]:
-            raise ConfigError(f"{where}: {row[0]!r} is {pairs[row[0]]!r} and {row[1]!r}; expected one class a name")
+            both = f"{shown(pairs[row[0]])} and {shown(row[1])}"
+            raise ConfigError(f"{where}: {shown(row[0])} is {both}; expected one class for each name")
         pairs[row[0]] = row[1]
     if not pairs:
         raise ConfigError(f"{where}: holds no classes, expected {_FORMS}")

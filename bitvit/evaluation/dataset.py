@@ -1,6 +1,5 @@
 """Labelled images to evaluate on: a folder for each class, a CSV table, or arrays."""
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 
 from bitvit.errors import ImageError
 from bitvit.evaluation.classes import Label
-from bitvit.preprocess import EXTENSIONS, ImageSource, find_images
+from bitvit.files import read_csv
+from bitvit.images import EXTENSIONS, ImageSource, find_images
+from bitvit.messages import listing, plural, shown
 
 __all__ = ["DataSource", "Dataset", "Layout", "read_data", "read_folds"]
 
@@ -25,13 +26,16 @@ FOLD_COLUMN = "fold"
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """What a CSV file calls its columns, and where its images are."""
 
-    path_column: str | None = None  # None: one of PATH_COLUMNS
-    label_column: str | None = None  # None: one of LABEL_COLUMNS
-    root: str | os.PathLike[str] | None = None  # what paths start from; None: the file's own folder
+    path_column: str | None = None
+    """None: one of PATH_COLUMNS."""
+    label_column: str | None = None
+    """None: one of LABEL_COLUMNS."""
+    root: str | os.PathLike[str] | None = None
+    """The folder that paths start from; None: the file's own."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def read_data(data: DataSource, layout: Layout | None = None) -> Dataset:
 def read_folds(data: DataSource, layout: Layout | None = None) -> list[Dataset]:
     """The folds of a data set: the folders in a folder, or the values of a CSV file's column `fold`; sorted."""
     if isinstance(data, tuple):
-        raise ImageError("folds: a pair of arrays has none; give a list with such a pair for each model")
+        raise ImageError("folds: a pair of arrays has no folds; give a list with such a pair for each model")
     path = _existing(data)
     if not path.is_dir():
         return _from_table(path, layout or Layout(), folds=True)
@@ -72,9 +76,9 @@ def _existing(data: str | os.PathLike[str]) -> Path:
     try:
         exists = path.exists()
     except (OSError, ValueError) as problem:  # a name that is too long; a NUL character
-        raise ImageError(f"{os.fspath(data)!r:.200}: is no path ({problem}); check it") from None
+        raise ImageError(f"{shown(os.fspath(data))}: is not a path ({problem}); check it") from None
     if path.suffix == ".safetensors":
-        raise ImageError(f"{path}: is a model; expected the data, which comes last, behind the models")
+        raise ImageError(f"{path}: is a model; expected the data, which comes last, after the models")
     if not exists:
         raise ImageError(f"{path}: no such folder or file; expected a folder with a folder for each class, or a CSV")
     return path
@@ -87,7 +91,8 @@ def _from_arrays(data: tuple[Sequence[ImageSource] | NDArray[np.uint8], Iterable
     images, given = data
     labels = given.tolist() if isinstance(given, np.ndarray) else list(given)
     if len(images) != len(labels):
-        raise ImageError(f"data: {len(images)} images and {len(labels)} labels, expected a label for each image")
+        found = f"{plural(len(images), 'image')} and {plural(len(labels), 'label')}"
+        raise ImageError(f"data: {found}, expected a label for each image")
     if not labels:
         raise ImageError("data: no images")
     clean = [_label(label, number) for number, label in enumerate(labels)]
@@ -103,7 +108,7 @@ def _label(label: Any, number: int) -> Label:
         return label
     if isinstance(label, int | np.integer) and not isinstance(label, bool):
         return int(label)
-    raise ImageError(f"data: label {number} is {label!r:.80}, expected a class name or a whole number")
+    raise ImageError(f"data: label {number} is {shown(label)}, expected a class name or a whole number")
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
@@ -128,8 +133,8 @@ def _from_folder(path: Path) -> Dataset:
     folders = _folders_in(path)
     if all(folder.name.lower() in SPLITS for folder in folders):
         raise ImageError(
-            f"{path}: its folders, {', '.join(folder.name for folder in folders)}, are no classes; name one of them, "
-            f"such as {folders[-1]}"
+            f"{path}: its folders are parts of a data set ({listing([folder.name for folder in folders])}), not "
+            f"classes; name one of them, such as {folders[-1]}"
         )
     for folder in folders:
         found = find_images(folder, recursive=True)
@@ -138,11 +143,11 @@ def _from_folder(path: Path) -> Dataset:
         if not found:
             empty.append(folder.name)
     if not images:
-        raise ImageError(f"{path}: no images in its {len(folders)} folders ({' '.join(EXTENSIONS)})")
+        raise ImageError(f"{path}: no images in its {plural(len(folders), 'folder')} ({' '.join(EXTENSIONS)})")
     notes = [f"{name!r}: its folder holds no image" for name in empty]
     stray = len(find_images(path, recursive=False))
     if stray:
-        notes.append(f"{stray} images beside the class folders are left out: they have no label")
+        notes.append(f"left out for want of a label: {plural(stray, 'image')} beside the class folders")
     return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty))
 
 
@@ -151,17 +156,17 @@ def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset
     """The data set in a CSV file, or one for each of its folds."""
     header, rows = _rows(path)
     columns = [
-        _column(path, header, layout.path_column, PATH_COLUMNS, "--path-column (path_column=)"),
-        _column(path, header, layout.label_column, LABEL_COLUMNS, "--label-column (label_column=)"),
+        _column(path, header, layout.path_column, PATH_COLUMNS, "--path-column (Layout(path_column=))"),
+        _column(path, header, layout.label_column, LABEL_COLUMNS, "--label-column (Layout(label_column=))"),
     ]
     if folds:
         columns.append(_column(path, header, FOLD_COLUMN, (), f"a column named {FOLD_COLUMN}"))
     root = Path(layout.root) if layout.root is not None else path.parent
     seen: dict[str, tuple[str, ...]] = {}
-    twice = 0
     for line, row in rows:
         if len(row) != len(header):
-            raise ImageError(f"{path}: line {line} has {len(row)} cells, expected {len(header)}: {', '.join(header)}")
+            found = f"line {line} has {plural(len(row), 'cell')}, expected {len(header)}"
+            raise ImageError(f"{path}: {found}: {', '.join(header)}")
         name, *values = (row[column].strip() for column in columns)
         if not name or not all(values):
             empty = header[columns[[name, *values].index("")]]
@@ -169,14 +174,13 @@ def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset
         image = os.path.normpath(root / name)
         if seen.setdefault(image, tuple(values)) != tuple(values):
             raise ImageError(
-                f"{path}: line {line}: {name!r} is {values}, and before it was {list(seen[image])}; an image has "
-                "one label"
+                f"{path}: line {line}: {name!r} is {values}, and before it was {list(seen[image])}; expected one label "
+                "for each image"
             )
-        twice += 1
-    twice -= len(seen)
+    repeated = len(rows) - len(seen)
     if not seen:
         raise ImageError(f"{path}: holds no images, expected a row for each")
-    notes = (f"{twice} rows that name an image again are left out",) if twice else ()
+    notes = (f"left out: {plural(repeated, 'row')} that repeat an image",) if repeated else ()
     if not folds:
         return [_of_table(str(path), {image: label for image, (label,) in seen.items()}, notes)]
     by_fold: dict[str, dict[str, Label]] = {}
@@ -191,22 +195,13 @@ def _of_table(name: str, labels: dict[str, Label], notes: tuple[str, ...]) -> Da
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and each further row with its line number. Cells are parted by commas, semicolons or tabs."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            delimiter = max(",;\t", key=first.count)
-            reader = csv.reader(file, delimiter=delimiter)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except OSError as problem:
-        raise ImageError(f"{path}: cannot be read: {problem.strerror or problem}; check file and disk") from None
-    except (UnicodeDecodeError, csv.Error) as problem:
-        raise ImageError(f"{path}: is not CSV ({problem}); expected rows of text with the columns path,label") from None
+    """The header, and each further row with its line number. Cells are separated by commas, semicolons or tabs."""
+    expected = "a table with the columns path,label"
+    rows = read_csv(path, ImageError, expected, delimiters=",;\t")
     if not rows:
-        raise ImageError(f"{path}: is empty, expected a table with the columns path,label")
+        raise ImageError(f"{path}: is empty, expected {expected}")
     header = [cell.strip() for cell in rows[0][1]]
-    if len(header) == 2 and header[0].lower().endswith(EXTENSIONS):  # an image: there is no header
+    if len(header) == 2 and header[0].lower().endswith(EXTENSIONS):  # an image, so the file has no header
         return ["path", "label"], rows
     return header, rows[1:]
 
@@ -218,4 +213,4 @@ def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str,
     problem = f"no column {wanted!r}" if wanted is not None else f"no column {' or '.join(usual[:3])}"
     if len(names) > 1 or (names and names[0] in header):
         problem = f"{' and '.join(map(repr, names))} might be meant" if len(names) > 1 else f"{names[0]!r} twice"
-    raise ImageError(f"{path}: columns {', '.join(map(repr, header))}: {problem}; say which with {option}")
+    raise ImageError(f"{path}: columns {listing(header)}: {problem}; say which with {option}")

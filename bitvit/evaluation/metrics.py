@@ -1,7 +1,7 @@
 """Figures of merit of a classifier, from its logits: scikit-learn's functions, called with care.
 
-Nothing of the size images x classes is made beside the logits: probabilities are computed a few rows, or one class,
-at a time, in float64.
+Apart from the logits no array has images x classes elements: probabilities are computed a few rows, or one class, at a
+time, in float64.
 """
 
 import functools
@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.extras import require
+from bitvit.predictions import softmax
 
-__all__ = ["CalibrationBin", "ClassScores", "Metrics", "measure"]
+__all__ = ["BINS", "FIGURES", "CalibrationBin", "ClassScores", "Metrics", "interval", "measure"]
 
 TOP = 5  # of top-5
 BINS = 15  # of the calibration error
 CHUNK = 1024  # rows
 CONFIDENCE = 0.95  # level of the interval of top-1
+FIGURES = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "roc_auc", "calibration_error")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Metrics:
     images: int
     top1: float
     top1_interval: tuple[float, float]
-    """Wilson's interval at 95 %: what images of the same kind, but others, leave possible."""
+    """Wilson's interval at 95 %: what other images of the same kind leave possible."""
     top5: float | None
     """None with five classes or fewer, where it says nothing."""
     loss: float
@@ -126,13 +128,6 @@ def measure(
     )
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities, float64 [B, L]."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
 def _parts(count: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
 
@@ -180,7 +175,7 @@ def _areas(
 
 
 def interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's interval for a share, at CONFIDENCE."""
+    """Wilson's interval for the share right / total, at CONFIDENCE. Raises BitvitError without SciPy."""
     low, high = require("scipy.stats", "evaluate").binomtest(right, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(low), float(high)
 

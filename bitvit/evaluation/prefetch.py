@@ -1,7 +1,7 @@
 """Work ahead: threads prepare the next items while the caller is busy with those before."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,13 +11,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch(prepare: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int) -> Iterator[Result]:
+def prefetch(
+    prepare: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+) -> Generator[Result, None, None]:
     """prepare(item) of each item, in order, computed by `workers` threads; at most `ahead` results lie ready.
 
     An exception of `prepare` is raised when its item's turn comes. Close the generator to stop early: what has not
     begun is dropped.
     """
-    pool = ThreadPoolExecutor(workers, "bitvit-decode")
+    pool = ThreadPoolExecutor(workers, "bitvit-prefetch")
     waiting: collections.deque[Future[Result]] = collections.deque()
     try:
         for item in items:

@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import llvmlite
@@ -20,8 +21,7 @@ import numpy as np
 
 from bitvit.kernels import target
 
-_KERNELS = Path(target.__file__).parent
-_COMPILER = Path(__file__).parent / "compiler.py"
+_DIGEST = hashlib.sha256().digest_size
 
 
 def folder() -> Path | None:
@@ -33,7 +33,7 @@ def folder() -> Path | None:
     """
     root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     try:
-        place = (Path(root) if root else Path.home() / ".cache") / "bitvit" / _fingerprint()
+        place = (Path(root) if root else Path.home() / ".cache") / "bitvit" / _own_fingerprint()
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = place.stat()
         if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
@@ -44,17 +44,35 @@ def folder() -> Path | None:
 
 
 @functools.cache  # of the sources as this process found them; every function asks
-def _fingerprint() -> str:
-    versions = f"{sys.version}\0{_numba_version()}\0{llvmlite.__version__}\0{np.__version__}"
-    processor = f"{llvm.get_process_triple()}\0{target.CPU}\0{target.FEATURES}"
-    digest = hashlib.sha256(f"{versions}\0{processor}".encode())
-    for source in (*sorted(_KERNELS.glob("*.py")), _COMPILER):
+def _own_fingerprint() -> str:
+    return fingerprint(toolchain(), sources())
+
+
+def fingerprint(toolchain: Iterable[str], sources: Iterable[Path]) -> str:
+    """Names a folder: another one if a version, the processor, or the name or a byte of a source is another."""
+    digest = hashlib.sha256("\0".join(toolchain).encode())
+    for source in sources:
         digest.update(b"\0" + source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:24]
 
 
-def _numba_version() -> str:
-    """Of the installed Numba, which is not imported for it."""
+def sources() -> list[Path]:
+    """The files that decide what code a function becomes: the kernels, with what is inlined into them, and how they are
+    compiled."""
+    return [*sorted(Path(target.__file__).parent.glob("*.py")), Path(__file__).parent / "compiler.py"]
+
+
+def toolchain() -> list[str]:
+    """What compiles, in what versions, and the processor for which it does."""
+    versions = [sys.version, numba_version(), llvmlite.__version__, np.__version__]
+    return [*versions, llvm.get_process_triple(), target.CPU, target.FEATURES]
+
+
+def numba_version() -> str:
+    """Of the installed Numba, as its own file has it; empty if there is none.
+
+    Numba is not imported for it, nor is importlib.metadata asked, whose import takes 20 ms: 5 % of a warm start.
+    """
     found = importlib.util.find_spec("numba")
     if found is None or found.origin is None:
         return ""
@@ -75,7 +93,11 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, code: bytes) -> None:
-    """Keep the object file of a function, if there is a place for it."""
+    """Keep the object file of a function, if there is a place for it.
+
+    Not with files.write_file: what others may write to gets executed, so from the first moment on nobody else may open
+    the file, whatever the umask is and whoever may look into the folder.
+    """
     place = folder()
     if place is None:
         return
@@ -85,11 +107,8 @@ def write(name: str, code: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(code + _digest(name, code))
             Path(temporary).replace(_file(place, name))
-        except OSError:
-            Path(temporary).unlink()
-
-
-_DIGEST = hashlib.sha256().digest_size
+        finally:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _digest(name: str, code: bytes) -> bytes:

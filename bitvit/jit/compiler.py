@@ -86,4 +86,4 @@ def compile_object(function: Function) -> bytes:
     """The object file of a function, for the target."""
     module = llvm_code(function)
     optimize(module, machine())
-    return machine().emit_object(module)  # type: ignore[no-any-return]
+    return machine().emit_object(module)

@@ -16,16 +16,16 @@ from bitvit.kernels.catalog import Function
 
 _log = logging.getLogger("bitvit")
 _lock = threading.RLock()
-_found: dict[str, bytes] = {}  # machine code that is not loaded yet
-_loaded: dict[str, int] = {}  # addresses
-_engines: list[Any] = []  # what owns the code behind them
+_found: dict[str, bytes] = {}  # by function: machine code that is not loaded yet
+_loaded: dict[str, int] = {}  # by function: the address of its machine code in this process
+_engines: list[Any] = []  # LLVM's owners of the code that is loaded, which lives as long as they do
 
-if hasattr(os, "register_at_fork"):  # a child must not find LLVM in the middle of something, with nobody to end it
+if hasattr(os, "register_at_fork"):  # a child must not find LLVM in the middle of work that nobody in it will end
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def addresses(functions: Sequence[Function]) -> list[int]:
-    """Where the C functions are; compiles what is neither loaded nor in the cache."""
+    """Where the C functions are in memory, in the order given; compiles what is neither loaded nor in the cache."""
     with _lock:
         missing = missing_of(functions)
         if missing:

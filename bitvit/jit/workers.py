@@ -18,8 +18,8 @@ from bitvit.jit import cache
 from bitvit.kernels.catalog import FUNCTIONS, Function
 from bitvit.system import available_threads
 
-POLL = 0.02  # seconds
-PATIENCE = 120.0  # seconds without a new function, of which the slowest takes about one
+POLL = 0.02  # seconds between two looks into the cache
+PATIENCE = 120.0  # seconds to wait for the next function; the slowest takes about one to compile
 
 _WORK = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bitvit.jit.workers import work; "

@@ -361,11 +361,11 @@ KERNELS = tuple(value for value in list(globals().values()) if isinstance(value,
 
 
 # ----------------------------------------------------------------------------------------------------------- scheduling
-STEP = fields("kernel arguments pieces")  # addresses of the function and of its record; into how many pieces it splits
+STEP = fields("address arguments pieces")  # of the kernel's code, of its record; into how many pieces it splits
 
 JOB = fields(
     "images image_bytes count"  # address of the first image, bytes from one to the next, how many
-    " output"  # where in the state an image's output is, in 4-byte units
+    " output_offset"  # where in the state an image's output is, in 4-byte units
     " out outputs"  # address of the answers [count][outputs]
 )
 

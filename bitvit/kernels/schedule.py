@@ -158,7 +158,7 @@ def _step(table, s):
 
 @inline
 def _run_piece(step, piece, const, state, scratch):
-    call_step(step.kernel, piece, step.arguments, const, state, scratch)
+    call_step(step.address, piece, step.arguments, const, state, scratch)
 
 
 def run_steps(table, steps, const, state, scratch):
@@ -238,7 +238,7 @@ def _run_batch(table, steps, const, state, scratch, cells, job):
             return
         store_at_address(state, batch.images + i * batch.image_bytes)
         _run_alone(table, steps, const, state, scratch)
-        result, outputs = floats_at_address(state + 4 * batch.output), batch.outputs
+        result, outputs = floats_at_address(state + 4 * batch.output_offset), batch.outputs
         out = floats_at_address(batch.out + 4 * i * outputs)
         for k in range(outputs):
             out[k] = result[k]

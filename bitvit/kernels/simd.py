@@ -654,20 +654,48 @@ def join_rows(typingctx, x, y):
     return x.of(x.elem, x.rows + y.rows)(x, y), codegen
 
 
-def _unzip(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+def _alternate(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, first: int) -> ir.Value:
+    """Every other lane of x followed by y."""
+    lanes = x.type.count
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, lanes), list(range(first, 2 * lanes, 2))))
+
+
+def _every_other(name: str, doc: str, first: int) -> Any:
+    def fn(typingctx, x, y):
+        return x(x, y), lambda context, builder, sig, args: _alternate(builder, args[0], args[1], first)
+
+    fn.__name__ = fn.__qualname__ = name
+    fn.__doc__ = doc
+    return intrinsic(fn)
+
+
+even = _every_other("even", "The even lanes of x followed by y.", 0)
+odd = _every_other("odd", "The odd lanes of x followed by y.", 1)
+
+
+def _unzip(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> Sequence[ir.Value]:
     """`unzip_rows`: the even numbers of a row of values, dealt out, in turn with the odd ones, dealt out."""
     if len(rows) == 1:
         return rows
-    lanes = rows[0].type.count
-    halves = []
-    for first in (0, 1):
-        every_other = ir.Constant(ir.VectorType(I32, lanes), list(range(first, 2 * lanes, 2)))
-        pairs = zip(rows[::2], rows[1::2], strict=True)
-        halves.append(_unzip(builder, [builder.shuffle_vector(x, y, every_other) for x, y in pairs]))
-    return [row for pair in zip(*halves, strict=True) for row in pair]
+    pairs = list(zip(rows[::2], rows[1::2], strict=True))
+    evens, odds = (_unzip(builder, [_alternate(builder, x, y, first) for x, y in pairs]) for first in (0, 1))
+    return [row for pair in zip(evens, odds, strict=True) for row in pair]
 
 
 @intrinsic
 def unzip_rows(typingctx, v):
     """Deal a tile of R rows, R a power of two, out to its rows: all lanes end to end, row j gets R·q + j, q < LANES."""
     return v(v), lambda context, builder, sig, args: _join(builder, _unzip(builder, _rows(builder, v, args[0])))
+
+
+@intrinsic
+def add_rows(typingctx, v):
+    """The sum of a tile's rows, a power of two of them: neighbours first."""
+
+    def codegen(context, builder, sig, args):
+        rows = _rows(builder, v, args[0])
+        while len(rows) > 1:
+            rows = [builder.fadd(x, y) for x, y in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
+
+    return v.of(v.elem, 1)(v), codegen

@@ -94,7 +94,7 @@ class Source:
     norm: Affine
 
 
-def normalized(b: Builder, x: Map, norm: Affine, layer: str, kind: Kind, *, layer_norm: bool) -> Source:
+def normalized(b: Builder, x: Map, norm: Affine, layer: str, kind: Kind | None, *, layer_norm: bool) -> Source:
     """N(x): under batch norm x itself; under layer norm a copy, which a step of its own normalises.
 
     layer, kind: whom the step serves.
@@ -105,7 +105,7 @@ def normalized(b: Builder, x: Map, norm: Affine, layer: str, kind: Kind, *, laye
     return Source(_layer_norm(b, x, norm, layer, kind), identity)
 
 
-def _layer_norm(b: Builder, x: Map, affine: Affine, layer: str, kind: Kind) -> Region:
+def _layer_norm(b: Builder, x: Map, affine: Affine, layer: str, kind: Kind | None) -> Region:
     """A step that normalises every token of x into a buffer of its own."""
     out = b.state("normalized", (padded(x.rows, TILE_ROWS) + TILE_ROWS) * x.stride)
     b.step(

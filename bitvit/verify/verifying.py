@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from bitvit.checkpoint import names, read_network
 from bitvit.errors import CheckpointError
 from bitvit.files import write_file
+from bitvit.images import open_image
 from bitvit.messages import plural
 from bitvit.model import BHViT, load
-from bitvit.preprocess import open_image
-from bitvit.runtime.trace import Probe
+from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
 
 MAX_ERROR = 2e-5  # of the largest error at a place, in units of the output's spread; float32 gives 5e-6 at most
@@ -169,20 +169,20 @@ Oracle: TypeAlias = Callable[[State, NDArray[Any], reference.Trace | None], NDAr
 class _Comparison:
     def __init__(self, engine: BHViT, state: State) -> None:
         self.engine, self.state = engine, state
-        self.probe = Probe(engine.runner)
+        self.trace = Trace(engine.runner)
         self.tallies: dict[str, _Tally] = {}
         self.agreements: list[bool] = []
         self.logit_errors: list[float] = []
 
     def add(self, pixels: NDArray[np.float32]) -> None:
         """Compare on one input, float32 [3, S, S]."""
-        self.probe.workspace.set_image(pixels)
+        self.trace.workspace.set_image(pixels)
         x = pixels
         for name, module, oracle in self._maps():
             signs, trace = _collected(module)
             expected = oracle(self.state, x, trace)
             source = None if x is pixels else x
-            got, got_signs = self.probe.run_layer(name, source, expected.shape[0], expected.shape[2])
+            got, got_signs = self.trace.run_layer(name, source, expected.shape[0], expected.shape[2])
             self._judge(name, oracle, x, got, expected, module if signs else None)
             self.tallies[name].add_signs(got_signs, signs)
             x = got

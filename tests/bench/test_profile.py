@@ -11,7 +11,7 @@ import bitvit
 from bitvit import bench
 from bitvit.bench import BenchReport, profile
 from bitvit.bench.limits import Limits
-from bitvit.runtime.runner import Workspace
+from bitvit.runtime import Workspace
 from bitvit.summary import summarize
 from tests.support.paths import ROOT
 

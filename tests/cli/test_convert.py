@@ -65,7 +65,7 @@ def test_wrong_usage_is_explained(options: Sequence[str], message: str, checkpoi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--labels", "no.txt"), "no.txt: cannot be read: No such file or directory; check the path"),
+        (("--labels", "no.txt"), "no.txt: no such file; check the path"),
         (("--config", "no.json"), "no.json: cannot be read"),
         (("--resize", "20"), "preprocessing: resize is 20, expected an integer from 96"),
         (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers above 0"),

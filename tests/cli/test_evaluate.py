@@ -18,8 +18,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bitvit.cli import app
-from bitvit.cli.evaluate import _progress as progress_bar
-from bitvit.evaluation.evaluating import Progress, evaluate
+from bitvit.cli.evaluate import progress_bar
+from bitvit.evaluation import Progress, evaluate
 from tests.support.paths import ROOT
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
@@ -94,7 +94,7 @@ def test_several_models_and_folds(model: Path, data: Path) -> None:
     stdout, _ = run(model, model, data.parent / "labels.csv", "--folds", "--format", "json")
     assert [report["images"] for report in json.loads(stdout)["reports"]] == [12, 12]
     _, stderr = run(model, data.parent / "labels.csv", "--folds", code=1)
-    assert "2 folds for 1 models" in stderr
+    assert "2 folds for 1 model, expected one for each" in stderr
 
 
 def test_files(model: Path, data: Path, tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_how_far_several_models_are(model: Path, data: Path) -> None:
         (("MODEL", "nothing"), "Error: nothing: no such folder or file; expected a folder with a folder for each"),
         (("MODEL", "MODEL"), "is a model; expected the data, which comes last"),
         (("MODEL", "."), "Error: .: holds no folders; expected one for each class"),
-        (("MODEL", "DATA", "--subset", "hat"), "Error: subset: 'hat' is no class of the model"),
-        (("MODEL", "DATA", "--classes", "no.txt"), "Error: no.txt: cannot be read"),
+        (("MODEL", "DATA", "--subset", "hat"), "Error: subset: 'hat' is not a class of the model"),
+        (("MODEL", "DATA", "--classes", "no.txt"), "Error: no.txt: no such file; check the path"),
         (("MODEL", "DATA", "--predictions", "answers.xls"), "Error: answers.xls: predictions are written as .csv"),
     ],
 )
@@ -201,16 +201,30 @@ def test_a_missing_package_is_named(model: Path, data: Path, monkeypatch: pytest
     )
 
 
+def far(done: int, units: int = 2) -> Progress:
+    return Progress(
+        model="a",
+        unit=0,
+        units=units,
+        done=done,
+        total=100,
+        correct=25 if done else 0,
+        failed=10 if done else 0,
+        overall=(done, 100 * units),
+        state=None,
+    )
+
+
 def test_progress_bar() -> None:
     screen = io.StringIO()
     with progress_bar(Console(file=screen, force_terminal=True, width=120)) as show:
-        show(Progress("a", 0, 2, 0, 100, 0, 0, (0, 200), None))
-        show(Progress("a", 0, 2, 60, 100, 25, 10, (60, 200), None))
+        show(far(0))
+        show(far(60))
     for text in ("1/2", "60/100", "top-1 50.00 %", "left"):
         assert text in screen.getvalue()
     log = io.StringIO()
     with progress_bar(Console(file=log)) as show:
-        show(Progress("a", 0, 1, 60, 100, 25, 10, (60, 100), None))
+        show(far(60, units=1))
     assert log.getvalue() == ""
 
 

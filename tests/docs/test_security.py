@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bitvit import model, modelfile, preprocess, tensorfile
+from bitvit import images, model, modelfile, tensorfile
 from bitvit.checkpoint import pickles, state, torchzip
 from tests.support.paths import ROOT
 
@@ -23,8 +23,8 @@ MB, GB = 1 << 20, 1 << 30
         ("packed model | {} GB", modelfile.MAX_FILE / GB),
         ("numbers finite and below {:.0e}", modelfile.MAX_VALUE),
         ("working memory of a packed model | {} GB", model.MAX_WORKING_BYTES / GB),
-        ("image | {:,} pixels", preprocess.MAX_PIXELS),
-        ("formats of images | {} |", ", ".join(preprocess.FORMATS)),
+        ("image | {:,} pixels", images.MAX_PIXELS),
+        ("formats of images | {} |", ", ".join(images.FORMATS)),
     ],
 )
 def test_limits_are_the_codes(part: str, limit: float | str) -> None:

@@ -28,7 +28,7 @@ def test_digits_on_the_held_out_third() -> None:
     assert card is not None
     assert len(labels) == 599
     assert accuracy >= 98
-    # One image of 599 is 0.17 points: another CPU's floats may decide one sign otherwise (golden/TOLERANCE.md).
+    # One image of 599 is 0.17 points: another CPU's floats may decide one sign otherwise.
     assert accuracy == pytest.approx(float(card[2]), abs=0.2)
 
 

@@ -50,11 +50,11 @@ def test_without_names_the_sorted_order_counts() -> None:
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (("Trousers", "Trouser"), r"data: 1 of its 2 classes are unknown to the model: 'Trousers' \(perhaps 'Trouser'"),
-        (("a", "b", "c", "d", "Trouser"), r"4 of its 5 classes .*'a', 'b', 'c' and 1 more; rename them"),
-        (("0", "3"), r"1 of its 2 classes are unknown to the model: '3'"),
+        (("Trousers", "Trouser"), r"data: the model does not know 1 of its 2 classes: 'Trousers' \(perhaps 'Trouser'"),
+        (("a", "b", "c", "d", "Trouser"), r"know 4 of its 5 classes: 'a', 'b', 'c' and 1 more; rename them"),
+        (("0", "3"), r"the model does not know 1 of its 2 classes: '3'"),
         (("Trouser", "trouser"), r"'Trouser' and 'trouser' would both be class 1, 'Trouser'; rename one"),
-        ((3,), "1 of its 1 classes are unknown to the model: '3'"),
+        ((3,), "the model does not know 1 of its 1 class: '3'"),
         ((-1,), "'-1'"),
         (("0", "Trouser"), "'0'"),
     ],
@@ -85,9 +85,9 @@ def test_maps() -> None:
     [
         (["a", "b"], "class map: 2 names, but the model has 3 classes; a list must name each"),
         (["a", "b", "a"], "class map: 'a' is listed twice"),
-        ({"x": "Hat"}, "class map: 'Hat' is no class of the model; expected a class name, or a number from 0 to 2"),
-        ({"x": 3}, "class map: 3 is no class"),
-        ({"y": 1}, "data: 1 of its 1 classes are unknown"),
+        ({"x": "Hat"}, "class map: 'Hat' is not a class of the model; expected a class name, or a number from 0 to 2"),
+        ({"x": 3}, "class map: 3 is not a class"),
+        ({"y": 1}, "data: the model does not know 1 of its 1 class: 'x'"),
     ],
 )
 def test_wrong_maps(classes: object, message: str) -> None:
@@ -120,7 +120,7 @@ def test_read_class_map(name: str, text: str, expected: object, tmp_path: Path) 
     [
         ("map.json", "{", "map.json: is not JSON"),
         ("map.json", '{"a": [1]}', r"map.json: 'a' is \[1\], expected a class name or number"),
-        ("map.csv", "a,b,c\n", "map.csv: 'a,b,c' has not two cells"),
+        ("map.csv", "a,b,c\n", "map.csv: 'a,b,c' is not a pair of cells"),
         ("map.csv", "a,1\na,2\n", "map.csv: 'a' is '1' and '2'"),
         ("map.csv", "name,class\n", "map.csv: holds no classes"),
         ("map.txt", "", "map.txt: holds no labels"),
@@ -134,5 +134,5 @@ def test_wrong_files(name: str, text: str, message: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["no.csv", "no.json", "no.txt"])
 def test_missing_files(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"{name}: cannot be read"):
+    with pytest.raises(ConfigError, match=f"{name}: no such file; check the path"):
         read_class_map(tmp_path / name)

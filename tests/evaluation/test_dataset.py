@@ -50,7 +50,7 @@ def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
     assert dataset.empty == ("cat",)
     assert dataset.notes == (
         "'cat': its folder holds no image",
-        "1 images beside the class folders are left out: they have no label",
+        "left out for want of a label: 1 image beside the class folders",
     )
 
 
@@ -59,12 +59,14 @@ def test_wrong_folders(tmp_path: Path) -> None:
         read_data(tmp_path / "nothing")
     with pytest.raises(ImageError, match=r"holds no folders; expected one for each class .* such as .*/cat/1.jpg"):
         read_data(make(tmp_path / "flat", "1.png"))
-    with pytest.raises(ImageError, match=r"train, val, are no classes; name one of them, such as .*val"):
+    with pytest.raises(
+        ImageError, match=r"parts of a data set \('train', 'val'\), not classes; name one of them, such as .*val"
+    ):
         read_data(make(tmp_path / "splits", "train/cat/1.png", "val/cat/2.png"))
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with pytest.raises(ImageError, match="no images in its 1 folders"):
+    with pytest.raises(ImageError, match="no images in its 1 folder "):
         read_data(tmp_path / "empty")
-    with pytest.raises(ImageError, match=r"is no path|no such folder"):
+    with pytest.raises(ImageError, match=r"is not a path|no such folder"):
         read_data("a" * 5000)
 
 
@@ -89,20 +91,20 @@ def test_tables(text: str, tmp_path: Path) -> None:
 def test_layout_of_a_table(tmp_path: Path) -> None:
     file = table(tmp_path, "path,image,kind\nx,1.png,cat\n")
     assert pairs(file, path_column="image", label_column="kind", root="/there") == [("1.png", "cat")]
-    assert read_data(file, Layout("image", "kind", "/there")).paths == ["/there/1.png"]
+    assert read_data(file, Layout(path_column="image", label_column="kind", root="/there")).paths == ["/there/1.png"]
 
 
 def test_repeated_rows_are_noted(tmp_path: Path) -> None:
     file = table(tmp_path, "path,label\n1.png,cat\n./1.png,cat\na/../1.png,cat\n")
     assert pairs(file) == [("1.png", "cat")]
-    assert read_data(file).notes == ("2 rows that name an image again are left out",)
+    assert read_data(file).notes == ("left out: 2 rows that repeat an image",)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,label\n1.png,cat\n./1.png,dog\n", r"line 3: './1.png' is \['dog'\], and before it was \['cat'\]"),
-        ("path,label\n1.png\n", "line 2 has 1 cells, expected 2: path, label"),
+        ("path,label\n1.png\n", "line 2 has 1 cell, expected 2: path, label"),
         ("path,label\n1.png,\n", "line 2: 'label' is empty; expected a value in every row"),
         ("path,label\n,cat\n", "line 2: 'path' is empty"),
         ("path,label\n", "holds no images"),
@@ -119,7 +121,9 @@ def test_wrong_tables(text: str, message: str, tmp_path: Path) -> None:
 
 def test_a_table_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"path,label\n\xff\xfe,cat\n")
-    with pytest.raises(ImageError, match="is not CSV"):
+    with pytest.raises(
+        ImageError, match=r"labels.csv: byte 11 is not UTF-8 text; expected a table with the columns path,label"
+    ):
         read_data(tmp_path / "labels.csv")
     with pytest.raises(ImageError, match="no column 'kind'"):
         read_data(table(tmp_path, "path,label\n1.png,cat\n"), Layout(label_column="kind"))
@@ -154,7 +158,7 @@ def test_arrays() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((["a.png"], [1, 2]), "1 images and 2 labels"),
+        ((["a.png"], [1, 2]), "1 image and 2 labels"),
         ((["a.png"],), "a tuple of 1, expected two"),
         (([], []), "no images"),
         ((["a.png"], [0.5]), "label 0 is 0.5, expected a class name or a whole number"),
@@ -164,5 +168,5 @@ def test_arrays() -> None:
 def test_wrong_arrays(data: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         read_data(data)
-    with pytest.raises(ImageError, match="folds: a pair of arrays has none"):
+    with pytest.raises(ImageError, match="folds: a pair of arrays has no folds"):
         read_folds(data)

@@ -1,16 +1,14 @@
 """Figures of hand-made answers, worked out on paper."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitvit.errors import BitvitError
 from bitvit.evaluation import metrics
 from bitvit.evaluation.metrics import Metrics, measure
-from bitvit.extras import require
+from bitvit.predictions import softmax
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 
@@ -87,20 +85,5 @@ def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = measure(logits, targets, names, numbers)
     assert parts.top5 == whole.top5
     assert parts.loss == pytest.approx(whole.loss)
-    assert parts.loss == pytest.approx(-np.log(metrics.softmax(logits)[np.arange(50), targets]).mean())
+    assert parts.loss == pytest.approx(-np.log(softmax(logits)[np.arange(50), targets]).mean())
     assert [c.roc_auc for c in parts.classes] == [c.roc_auc for c in whole.classes]
-
-
-@pytest.mark.parametrize(
-    ("package", "remedy"),
-    [
-        ("sklearn.metrics", "needs scikit-learn, which is not installed: pip install 'bitvit[evaluate]'"),
-        ("matplotlib.figure", "needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'"),
-        ("pyarrow.parquet", "needs pyarrow, which is not installed: pip install pyarrow"),
-    ],
-)
-def test_a_missing_package(package: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BitvitError) as error:
-        require(package, "this")
-    assert str(error.value) == f"this {remedy}"

@@ -1,7 +1,12 @@
 """The folder of compiled functions and its files."""
 
+import contextlib
 import errno
+import importlib.metadata
+import os
+import shutil
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,38 +48,49 @@ def test_no_place_for_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert cache.read("pool") is None
 
 
-def fingerprint() -> str:
+def own_fingerprint() -> str:
     """As a process of its own would compute it."""
-    found: str = cache._fingerprint.__wrapped__()
-    return found
+    return cache.fingerprint(cache.toolchain(), cache.sources())
 
 
-def test_an_edit_gives_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a helper's file too, which is inlined into many kernels."""
-    before = fingerprint()
-    kernels = tmp_path / "kernels"
-    kernels.mkdir()
-    for source in (ROOT / "bitvit" / "kernels").glob("*.py"):
-        (kernels / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(cache, "_KERNELS", kernels)
-    assert fingerprint() == before
-    with (kernels / "simd.py").open("a") as file:
+def test_the_folder_is_named_by_the_fingerprint() -> None:
+    folder = cache.folder()
+    assert folder is not None
+    assert folder.name == own_fingerprint()
+
+
+@pytest.mark.parametrize("edited", ["kernels/simd.py", "kernels/catalog.py", "jit/compiler.py"])
+def test_an_edit_gives_another_folder(edited: str, tmp_path: Path) -> None:
+    """Of a helper's file too, which is inlined into many kernels, and of what says how they are compiled."""
+    copies = []
+    for source in cache.sources():
+        copy = tmp_path / source.relative_to(ROOT / "bitvit")
+        copy.parent.mkdir(exist_ok=True)
+        copies.append(Path(shutil.copy(source, copy)))
+    assert cache.fingerprint(cache.toolchain(), copies) == own_fingerprint()
+    with (tmp_path / edited).open("a") as file:
         file.write("# edited\n")
-    assert fingerprint() != before
+    assert cache.fingerprint(cache.toolchain(), copies) != own_fingerprint()
+
+
+def test_a_source_under_another_name_gives_another_folder(tmp_path: Path) -> None:
+    *others, last = cache.sources()
+    renamed = Path(shutil.copy(last, tmp_path / "renamed.py"))
+    assert cache.fingerprint(cache.toolchain(), [*others, renamed]) != own_fingerprint()
 
 
 @pytest.mark.parametrize(("name", "value"), [("CPU", "nehalem"), ("FEATURES", "+sse4.2")])
 def test_another_processor_gives_another_folder(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint()
+    before = own_fingerprint()
     monkeypatch.setattr(target, name, value)
-    assert fingerprint() != before
+    assert own_fingerprint() != before
 
 
 def test_another_numba_gives_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint()
-    assert "version" in cache._numba_version()
-    monkeypatch.setattr(cache, "_numba_version", lambda: "0")
-    assert fingerprint() != before
+    before = own_fingerprint()
+    assert importlib.metadata.version("numba") in cache.numba_version()
+    monkeypatch.setattr(cache, "numba_version", lambda: "0")
+    assert own_fingerprint() != before
 
 
 # -------------------------------------------------------------------------------------------------------- files
@@ -114,11 +130,26 @@ def test_a_file_under_another_name_is_not_read() -> None:
     assert cache.read("classify") is None
 
 
-def test_a_full_disk_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
+def test_nobody_else_may_write_to_a_file() -> None:
+    """Whatever the umask is: what is in it gets executed."""
+    before = os.umask(0)
+    try:
+        cache.write("pool", CODE)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file_of("pool").stat().st_mode) & 0o077 == 0
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_nothing_behind(problem: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is not an error; Ctrl-C is passed on."""
+
     def fail(*_: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise problem
 
     monkeypatch.setattr(Path, "replace", fail)
-    cache.write("pool", CODE)
+    with contextlib.suppress(KeyboardInterrupt):
+        cache.write("pool", CODE)
     assert cache.read("pool") is None
     assert list(file_of("pool").parent.iterdir()) == []

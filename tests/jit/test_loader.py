@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -19,6 +20,7 @@ import bitvit
 from bitvit.jit import cache, compiler, loader, workers
 from bitvit.kernels import catalog
 from bitvit.kernels.catalog import CLASSIFY, CLASSIFY_COLUMNS, classify, coarsen, pool
+from bitvit.kernels.inline import inline
 from tests.support.interrupts import interrupted_at
 from tests.support.paths import ROOT
 
@@ -106,6 +108,11 @@ def test_two_processes_share_the_work(cold: Callable[[], Path], monkeypatch: pyt
     assert {"classify.o", "pool.o", "coarsen.o"} <= {f.name for f in folder.iterdir()}
 
 
+def links(code: CodeType) -> bool:
+    """Where object files become addresses."""
+    return (code.co_filename, code.co_name) == (loader.__file__, "_load")
+
+
 def test_an_interrupt_anywhere_while_functions_are_loaded(cold: Callable[[], Path]) -> None:
     """The next attempt links them afresh, whatever the first had got to."""
     cold()
@@ -114,30 +121,31 @@ def test_an_interrupt_anywhere_while_functions_are_loaded(cold: Callable[[], Pat
     while interrupted:
         place += 1
         cold()
-        interrupted = interrupted_at(place, lambda: loader.addresses([classify, pool]), loader._load.__code__.__eq__)
+        interrupted = interrupted_at(place, lambda: loader.addresses([classify, pool]), links)
         run_classify(*loader.addresses([classify, pool])[:1])
     assert place > 10
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_a_fork_while_another_thread_loads(cold: Callable[[], Path]) -> None:
+def test_a_fork_while_another_thread_loads(cold: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits: a child that found the lock taken would wait for a thread that it does not have."""
     cold()
     loader.addresses([classify, pool])
     cold()
-    held, release = threading.Event(), threading.Event()
+    reading, release, read = threading.Event(), threading.Event(), cache.read
 
-    def load() -> None:
-        with loader._lock:
-            held.set()
-            release.wait(timeout=60)
+    def read_slowly(name: str) -> bytes | None:
+        reading.set()
+        release.wait(timeout=60)
+        return read(name)
 
-    thread = threading.Thread(target=load)
+    monkeypatch.setattr(cache, "read", read_slowly)
+    thread = threading.Thread(target=loader.addresses, args=([classify],))
     thread.start()
-    held.wait(timeout=60)
+    assert reading.wait(timeout=60)
     threading.Timer(0.2, release.set).start()
-    child = multiprocessing.get_context("fork").Process(target=loader.addresses, args=([classify],))
+    child = multiprocessing.get_context("fork").Process(target=loader.addresses, args=([pool],))
     child.start()
     assert release.is_set(), "it did not wait"
     child.join(timeout=60)
@@ -162,14 +170,17 @@ def test_machine_code_needs_nothing_of_numba(function: catalog.Function) -> None
 
 def test_python_cannot_call_a_helper_function() -> None:
     """They have no code of their own to run."""
-    from bitvit.kernels.rows import _next
+
+    @inline  # type: ignore[untyped-decorator]
+    def double(value: int) -> int:
+        return 2 * value
 
     with pytest.raises(TypeError, match="bad argument"):
-        _next(0, 8)
+        double(8)
 
 
 # --------------------------------------------------------------------------------------------------- new processes
-LOAD = "from bitvit import loader; from bitvit.kernels.catalog import *; loader.addresses([pool, classify])"
+LOAD = "from bitvit.jit import loader; from bitvit.kernels.catalog import *; loader.addresses([pool, classify])"
 
 
 def start(script: str, place: Path, *arguments: str, path: Path = ROOT, cwd: Path = ROOT) -> "subprocess.Popen[str]":

@@ -1,53 +1,27 @@
-"""Each operation of kernels/simd.py against NumPy, lane by lane and row by row, and what LLVM makes of a tile."""
+"""Arithmetic of kernels/simd.py, element by element and across lanes, against NumPy."""
 
-import functools
 import math
 import operator
-import re
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
-import numba
 import numpy as np
 import pytest
-from numba import njit, types
 from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
-from bitvit.jit import compiler
-from bitvit.kernels import catalog, simd
-from bitvit.kernels.catalog import Kernel
-from bitvit.kernels.inline import OPTIONS
-from bitvit.kernels.matmul import binary_matmul, float_matmul
-from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
+from bitvit.kernels import simd
+from bitvit.kernels.target import LANES, TILE_ROWS
+from tests.support.signs import EPS
+from tests.support.vectors import any_values, compiled, floats, rng, unpack, words
 
 Array = NDArray[Any]
-
-compiled = njit(**OPTIONS)  # as the kernels are
-CANARY = 77
-EPS = 2.0**-24  # half an ulp of 1 in float32
-
-rng = np.random.default_rng(0)
-
-
-def floats(*shape: int) -> NDArray[np.float32]:
-    return rng.normal(size=shape).astype(np.float32)
-
-
-def words(*shape: int) -> NDArray[np.uint32]:
-    return rng.integers(0, 2**32, shape, dtype=np.uint32)
 
 
 def ones(x: NDArray[np.uint32]) -> NDArray[np.int64]:
     """1 bits of each word (np.bitwise_count came with NumPy 2)."""
     counts: NDArray[np.int64] = np.unpackbits(x.view(np.uint8).reshape(-1, 4), axis=1).sum(axis=1, dtype=np.int64)
     return counts
-
-
-def any_values(dtype: Any, size: int) -> Array:
-    """All different, of both signs where the dtype has them."""
-    return np.arange(1, size + 1).astype(dtype) if dtype is np.uint32 else (np.arange(size) - size // 2).astype(dtype)
 
 
 # ------------------------------------------------------------------------------------------------------- wrappers
@@ -98,167 +72,6 @@ def masks(op: Any) -> Callable[[Array, Array], NDArray[np.bool_]]:
         return unpack(out, LANES)
 
     return apply
-
-
-def unpack(packed: NDArray[np.uint32], bits: int) -> NDArray[np.bool_]:
-    """The lowest `bits` bits of every word, one after the other."""
-    return (packed[:, None] >> np.arange(bits, dtype=np.uint32) & 1).astype(bool).reshape(-1)
-
-
-# --------------------------------------------------------------------------------------------------------- memory
-
-
-@compiled
-def move_one(x: Array, i: int, out: Array, o: int) -> None:
-    simd.store(out, o, simd.load(x, i))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint32])
-def test_load_and_store_take_lanes_elements_at_any_offset(dtype: Any) -> None:
-    x = any_values(dtype, 4 * LANES)
-    for i, o in ((0, 0), (1, 3), (LANES - 1, LANES + 1), (3 * LANES, 3 * LANES)):
-        out = np.full(4 * LANES, CANARY, dtype)
-        move_one(x, i, out, o)
-        expected = np.full(4 * LANES, CANARY, dtype)
-        expected[o : o + LANES] = x[i : i + LANES]
-        np.testing.assert_array_equal(out, expected)
-
-
-@functools.cache
-def move_rows(rows: int) -> Any:
-    @compiled
-    def move(x: Array, i: int, stride: int, out: Array, o: int, out_stride: int) -> None:
-        simd.store_rows(out, o, out_stride, simd.load_rows(x, i, stride, rows))
-
-    return move
-
-
-@pytest.mark.parametrize("rows", [1, 3, TILE_ROWS])
-@pytest.mark.parametrize(("stride", "out_stride"), [(LANES, 2 * LANES), (37, 19), (0, LANES), (5, LANES)])
-def test_load_rows_and_store_rows_step_by_a_stride(rows: int, stride: int, out_stride: int) -> None:
-    x = any_values(np.float32, 8 * 40)
-    out = np.full(8 * 40, CANARY, np.float32)
-    move_rows(rows)(x, 2, stride, out, 5, out_stride)
-    expected = np.full(8 * 40, CANARY, np.float32)
-    for r in range(rows):
-        at = 5 + r * out_stride
-        expected[at : at + LANES] = x[2 + r * stride : 2 + r * stride + LANES]
-    np.testing.assert_array_equal(out, expected)
-
-
-@pytest.mark.parametrize("rows", [1, TILE_ROWS])
-@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
-def test_load_rows_at_reads_each_row_where_a_table_says(rows: int, dtype: Any) -> None:
-    @compiled
-    def gather(x: Array, index: int, table: Array, first: int, out: Array) -> None:
-        simd.store_rows(out, 0, LANES, simd.load_rows_at(x, index, table, first, rows))
-
-    x = any_values(dtype, 200)
-    table = np.array([99, 40, -7, 0, 16, 3, 90, 1, 55, 2], np.int32)
-    out = np.zeros((rows, LANES), dtype)
-    gather(x, 20, table, 1, out.reshape(-1))
-    np.testing.assert_array_equal(out, [x[20 + t : 20 + t + LANES] for t in table[1 : 1 + rows]])
-
-
-@pytest.mark.parametrize("rows", [1, 3, TILE_ROWS])
-def test_broadcast_fills_every_lane(rows: int) -> None:
-    @compiled
-    def fill(x: Array, i: int, stride: int, out: Array, tile: Array) -> None:
-        simd.store(out, 0, simd.broadcast(x, i))
-        simd.store_rows(tile, 0, LANES, simd.broadcast_rows(x, i, stride, rows))
-
-    for dtype in (np.float32, np.uint32):
-        x = any_values(dtype, 64)
-        out, tile = np.zeros(LANES, dtype), np.zeros((rows, LANES), dtype)
-        fill(x, 3, 8, out, tile.reshape(-1))
-        np.testing.assert_array_equal(out, np.full(LANES, x[3]))
-        np.testing.assert_array_equal(tile, np.repeat(x[3 : 3 + 8 * rows : 8, None], LANES, axis=1))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
-def test_store_rows_first_touches_nothing_beyond_the_count(dtype: Any) -> None:
-    @compiled
-    def first(x: Array, out: Array, o: int, stride: int, count: int) -> None:
-        simd.store_rows_first(out, o, stride, simd.load_rows(x, 0, LANES, TILE_ROWS), count)
-
-    x = any_values(dtype, TILE_ROWS * LANES).reshape(TILE_ROWS, LANES)
-    for count in range(LANES + 1):
-        out = np.full((TILE_ROWS + 1, 21), CANARY, dtype)
-        first(x.reshape(-1), out.reshape(-1), 2, 21, count)
-        expected = np.full((TILE_ROWS + 1, 21), CANARY, dtype)
-        expected[:TILE_ROWS, 2 : 2 + count] = x[:, :count]
-        np.testing.assert_array_equal(out, expected)
-
-
-def test_store_fours_deals_out_four_lanes_a_row() -> None:
-    @compiled
-    def deal(x: Array, out: Array, o: int, stride: int) -> None:
-        simd.store_fours(out, o, stride, simd.load(x, 0))
-
-    x = any_values(np.float32, LANES)
-    for stride in (4, 7, 48):
-        out = np.full(LANES // 4 * 48 + 8, CANARY, np.float32)
-        deal(x, out, 3, stride)
-        expected = np.full_like(out, CANARY)
-        for i in range(LANES // 4):
-            expected[3 + i * stride : 7 + i * stride] = x[4 * i : 4 * i + 4]
-        np.testing.assert_array_equal(out, expected)
-
-
-@compiled
-def sign_bits(x: Array, packed: Array, bit: int) -> None:
-    simd.store_mask(packed, bit, simd.load(x, 0) > simd.splat(np.float32(0)))
-
-
-@compiled
-def sign_bits_rows(x: Array, packed: Array, bit: int, stride: int) -> None:
-    simd.store_mask_rows(packed, bit, stride, simd.load_rows(x, 0, LANES, TILE_ROWS) > simd.splat(np.float32(0)))
-
-
-@pytest.mark.parametrize("bit", range(0, 96, LANES))
-@pytest.mark.parametrize("background", [0, 0xFFFFFFFF])
-def test_store_mask_puts_one_lane_into_one_bit_and_leaves_the_other_half_word(bit: int, background: int) -> None:
-    for lane in range(LANES):
-        x = np.full(LANES, -1, np.float32)
-        x[lane] = 1
-        packed = np.full(3, background, np.uint32)
-        sign_bits(x, packed, bit)
-        expected = np.full(96, bool(background))
-        expected[bit : bit + LANES] = False
-        expected[bit + lane] = True
-        np.testing.assert_array_equal(unpack(packed, 32), expected)
-
-
-@pytest.mark.parametrize(("bit", "stride"), [(0, 32), (16, 32), (0, 16), (32, 48), (16, 64)])
-def test_store_mask_rows_puts_one_lane_of_one_row_into_one_bit(bit: int, stride: int) -> None:
-    size = bit + TILE_ROWS * stride + 32
-    for row in range(TILE_ROWS):
-        for lane in range(LANES):
-            x = np.full((TILE_ROWS, LANES), -1, np.float32)
-            x[row, lane] = 1
-            packed = np.zeros(-(-size // 32), np.uint32)
-            sign_bits_rows(x.reshape(-1), packed, bit, stride)
-            assert np.flatnonzero(unpack(packed, 32)).tolist() == [bit + row * stride + lane]
-
-
-def test_arrays_over_raw_memory() -> None:
-    @compiled
-    def write(address: int) -> None:
-        out = simd.floats_at_address(address)
-        simd.store(out, 1, simd.splat(np.float32(3)))
-
-    @numba.cfunc("void(CPointer(uint32))", **OPTIONS)
-    def views(arena: Any) -> None:
-        simd.floats_at(arena, 2)[1] = np.float32(1)
-        simd.words_at(arena, 4)[0] = np.uint32(0xFFFFFFFF)
-        simd.ints_at(arena, 5)[2] = np.int32(-2)
-
-    memory = np.zeros(LANES + 2, np.float32)
-    write(memory.ctypes.data)
-    np.testing.assert_array_equal(memory, [0, *[3] * LANES, 0])
-    arena = np.zeros(8, np.uint32)
-    views.ctypes(arena.ctypes.data_as(views.ctypes.argtypes[0]))
-    np.testing.assert_array_equal(arena, np.array([0, 0, 0, 0x3F800000, 0xFFFFFFFF, 0, 0, 0xFFFFFFFE], np.uint32))
 
 
 # ---------------------------------------------------------------------------------------------------- element-wise
@@ -519,108 +332,25 @@ def test_even_and_odd_lanes_of_two_vectors() -> None:
     np.testing.assert_array_equal(binary(simd.odd)(x, y), both[1::2])
 
 
-# -------------------------------------------------------------------------------- what LLVM makes of a register tile
-# A tile that leaves the registers, or a loop over it that does not unroll, still gives right answers, 5 to 30 times
-# slower (DESIGN.md section 2). So read the machine code: innermost loops that count bits.
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_unzip_rows_deals_all_lanes_out_in_turn(rows: int) -> None:
+    @compiled
+    def deal(x: Array, out: Array) -> None:
+        simd.store_rows(out, 0, LANES, simd.unzip_rows(simd.load_rows(x, 0, LANES, rows)))
+
+    x, out = any_values(np.float32, rows * LANES), np.zeros((rows, LANES), np.float32)
+    deal(x, out.reshape(-1))
+    np.testing.assert_array_equal(out, x.reshape(LANES, rows).T)
 
 
-def host_has(feature: str) -> bool:
-    chosen = numba.config.CPU_NAME or numba.config.CPU_FEATURES
-    return not chosen and bool(llvmlite.binding.get_host_cpu_features().get(feature))
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (2, 1), (1, 3), (4, 4)])
+def test_join_rows_puts_a_tile_behind_another(first: int, second: int) -> None:
+    @compiled
+    def join(x: Array, out: Array) -> None:
+        low, high = simd.load_rows(x, 0, LANES, first), simd.load_rows(x, first * LANES, LANES, second)
+        simd.store_rows(out, 0, LANES, simd.join_rows(low, high))
 
-
-needs_vector_popcount = pytest.mark.skipif(
-    not host_has("avx512vpopcntdq"), reason="the assembly is read for AVX-512 with VPOPCNTDQ, compiled for the host"
-)
-
-
-def loops(assembly: str) -> list[list[str]]:
-    """The instructions of every loop of a single basic block."""
-    found: list[list[str]] = []
-    label, body = "", list[str]()
-    for line in assembly.splitlines():
-        start = re.match(r"([.\w]+):", line)
-        if start:
-            label, body = start[1], []
-            continue
-        instruction = line.strip()
-        if not instruction or instruction.startswith((".", "#")):
-            continue
-        body.append(instruction)
-        jump = re.match(r"j\w+\s+([.\w]+)", instruction)
-        if jump and jump[1] == label:
-            found.append(body)
-    return found
-
-
-def vector_spills(instructions: list[str]) -> list[str]:
-    """Those that move a vector to or from the stack."""
-    return [line for line in instructions if re.search(r"[xyz]mm\d", line) and "%rsp" in line]
-
-
-def assert_tiles_stay_in_registers(assembly: str, operation: str) -> list[int]:
-    """All loops with `operation` do it for tiles of TILE_ROWS or TAIL_ROWS rows, in registers.
-
-    Returns how often the loops of whole tiles do it. They may be unrolled. An address may come from the stack, which a
-    load port does beside the arithmetic, but fewer than one a vector.
-    """
-    whole = []
-    for loop in loops(assembly):
-        count = sum(operation in line for line in loop)
-        if count == 0:
-            continue
-        if count % TILE_ROWS == 0:
-            whole.append(count)
-            assert len(loop) <= 5 * count  # load and logic, count, add, and less than two more for addresses
-        else:
-            assert count % TAIL_ROWS == 0
-            assert len(loop) <= 5 * count + 4  # the same, and what the loop itself takes
-        assert sum("%rsp" in line for line in loop) < count
-        assert vector_spills(loop) == []
-    assert whole
-    return whole
-
-
-@needs_vector_popcount
-def test_a_binary_tile_stays_in_registers() -> None:
-    words_type = types.Array(types.uint32, 1, "C")
-    signature = types.void(*[words_type, types.int64, types.int64] * 2, types.float32[::1], types.int64)
-
-    @njit(signature, **OPTIONS)
-    def product(
-        bits: Array, rows: int, words: int, panels: Array, width: int, start: int, out: Array, out_rows: int
-    ) -> None:
-        binary_matmul(bits, rows, words, panels, width, start, out, out_rows)
-
-    (assembly,) = product.inspect_asm().values()
-    whole = assert_tiles_stay_in_registers(assembly, "vpopcntd")
-    assert len(whole) == 1 if llvmlite.binding.llvm_version_info >= (20,) else len(whole) <= 2  # an older one unrolls
-    assert re.findall(r"\bpopcnt[wlq]\b", assembly) == []
-
-
-@needs_vector_popcount
-def test_a_float_tile_stays_in_registers() -> None:
-    floats_type = types.float32[::1]
-    signature = types.void(
-        floats_type, types.int64, types.int64, floats_type, types.int64, floats_type, types.int64, floats_type,
-        types.int64,
-    )  # fmt: skip
-
-    @njit(signature, **OPTIONS)
-    def product(
-        a: Array, rows: int, depth: int, panels: Array, width: int, offsets: Array, step: int, out: Array, out_step: int
-    ) -> None:
-        float_matmul(a, rows, depth, panels, width, offsets, step, out, out_step)
-
-    (assembly,) = product.inspect_asm().values()
-    whole = assert_tiles_stay_in_registers(assembly, "vfmadd")
-    assert max(whole) % (2 * TILE_ROWS) == 0  # two panels a pass
-
-
-@needs_vector_popcount
-@pytest.mark.parametrize("kernel", [catalog.mlp, catalog.mixer, catalog.project], ids=lambda kernel: kernel.name)
-def test_a_whole_kernel_keeps_its_tiles_in_registers(kernel: Kernel) -> None:
-    module = compiler.llvm_code(kernel)
-    compiler.optimize(module, compiler.machine())
-    assembly = compiler.machine().emit_assembly(module)
-    assert_tiles_stay_in_registers(assembly, "vpopcntd")
+    x = any_values(np.uint32, (first + second) * LANES)
+    out = np.zeros_like(x)
+    join(x, out)
+    np.testing.assert_array_equal(out, x)

@@ -20,7 +20,8 @@ from bitvit.convert import pack
 from bitvit.layers.stem import Stem
 from bitvit.model import AttentionBlock, ConvBlock, Network
 from bitvit.program import Builder, Map, Program, Region, aligned_zeros
-from bitvit.runtime.runner import Runner, Workspace
+from bitvit.runtime import Runner, Workspace
+from bitvit.schema import Affine
 from bitvit.verify import reference
 from tests.support.golden_data import make_checkpoint
 
@@ -33,6 +34,17 @@ SAMPLES = 8  # nudged inputs: each flips an undecided sign with a chance of a ha
 UNDECIDED = 1e-3  # of an output's spread: a nudge that moves a token more has flipped a sign (1e-2 and more)
 
 CANARY = 0xDEADBEEF  # as a float -6e18: finite, as all memory beside a region must be
+
+
+# -------------------------------------------------------------------------------------------------- neutral layers
+
+
+def constant(size: int, value: float) -> Floats:
+    return np.full(size, value, np.float32)
+
+
+def identity(channels: int) -> Affine:
+    return Affine(constant(channels, 1), constant(channels, 0))
 
 
 # ------------------------------------------------------------------------------------------------ one layer alone

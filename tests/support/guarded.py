@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from bitvit.config import Config
 from bitvit.kernels import catalog
-from bitvit.kernels.catalog import KERNELS, LIMIT_TABLE, SCHEDULING
+from bitvit.kernels.catalog import JOB, KERNELS, LIMIT_TABLE, SCHEDULING
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.model import Network
 from bitvit.program import ALIGN, SLACK, Builder, Program, Region
-from bitvit.runtime import runner as runtime
-from bitvit.runtime.runner import Call, Runner, c_function
+from bitvit.runtime import Runner, Workspace
+from bitvit.runtime.calls import Call, c_function
 from tests.support.engine import folded, random_state
+from tests.support.runtime import tireless_team
 from tests.support.shapes import ODD_SHAPES, random_shape, shape
 
 PAGE = mmap.PAGESIZE
@@ -136,7 +137,7 @@ class GuardedBuilder(Builder):
         return GuardedProgram(steps, const, state.pages * UNITS, scratch.pages * UNITS, output, outputs, state, scratch)
 
 
-class GuardedWorkspace(runtime.Workspace):
+class GuardedWorkspace(Workspace):
     """Arenas of one thread."""
 
     def __init__(self, program: Program) -> None:
@@ -152,14 +153,6 @@ class GuardedWorkspace(runtime.Workspace):
     def assert_untouched(self) -> None:
         for layout, memory in zip(self._layouts, (self.state, self.scratch), strict=True):
             layout.assert_untouched(memory)
-
-
-_plain_workspace = runtime.Workspace
-
-
-def workspace(program: Program) -> runtime.Workspace:
-    """What a runner makes for each thread."""
-    return GuardedWorkspace(program) if isinstance(program, GuardedProgram) else _plain_workspace(program)
 
 
 def guarded_program(network: Network, tight_end: bool) -> Program:
@@ -188,7 +181,7 @@ def check(name: str, config: Config) -> set[str]:
     kernels: set[str] = set()
     for tight_end in (True, False):
         program = guarded_program(network, tight_end)
-        runner = Runner(program, 1)
+        runner = Runner(program, 1, workspace=GuardedWorkspace)
         _by_pieces(runner, pixels, expected, tight_end)
         _by_batch(runner, pixels, expected, tight_end)
         for threads in (2, 3):
@@ -228,8 +221,9 @@ def _by_batch(runner: Runner, pixels: NDArray[np.float32], expected: NDArray[np.
     images = guarded(pixels[:3], tight_end)
     out = guarded(np.zeros((3, runner.program.outputs), np.float32), tight_end)
     cells = guarded(np.zeros(2 * catalog.CLAIMS * catalog.LINE, np.uint32), tight_end).view(np.int64)
-    job = guarded(np.array(runner._job(images, out), np.int64).view(np.uint32), tight_end).view(np.int64)
-    runner._call(runner._lead_batch, space.state, space.scratch, cells, job)()
+    job = guarded(np.zeros(JOB.itemsize // 4, np.uint32), tight_end).view(JOB)
+    runner.fill_job(job, images, out)
+    runner.call(catalog.lead_batch, space.state, space.scratch, cells, job)()
     _same(out, expected[:3])
     ticks = guarded(np.zeros(2 * (len(runner.program.steps) + 1), np.uint32), tight_end).view(np.int64)
     space.set_image(images[0])
@@ -242,13 +236,17 @@ def _by_team(
     program: Program, threads: int, pixels: NDArray[np.float32], expected: NDArray[np.float32], tight_end: bool
 ) -> None:
     """One image by all threads, and batches; the last four images are strange ones."""
-    runner = Runner(program, 1)
-    runner.threads = runner._team.size = threads
+    spaces: list[GuardedWorkspace] = []
+
+    def workspace(program: Program) -> Workspace:
+        spaces.append(GuardedWorkspace(program))
+        return spaces[-1]
+
+    runner = Runner(program, team=tireless_team(threads), workspace=workspace)
     for first, last in ((0, 1), (1, 3), (0, 3), (3, 7), (0, 2)):
-        runner._team._plan_rest(crowded=False)
         _same(runner(guarded(pixels[first:last], tight_end)), expected[first:last])
-    for space in (*runner._shared, *(space for space, _, _ in runner._spare)):
-        assert isinstance(space, GuardedWorkspace)
+    assert len(spaces) == threads
+    for space in spaces:
         space.assert_untouched()
 
 
@@ -293,7 +291,7 @@ def plant(change: Callable[[Any, Program], None]) -> None:
     program = guarded_program(Network.read(config, folded(config, random_state(config, 1))), tight_end=True)
     arguments = {step.kernel.name: step.arguments for step in program.steps}
     change(arguments, program)
-    runner = Runner(program, 1)
+    runner = Runner(program, 1, workspace=GuardedWorkspace)
     space = GuardedWorkspace(program)
     space.set_image(guarded(images(config, 4)[0], tight_end=True))
     runner.run_steps(space, 0, len(program.steps))
@@ -309,7 +307,8 @@ def _more(kernel: str, name: str, by: int) -> Callable[[Any, Program], None]:
 
 def _small_image() -> None:
     config = ODD_SHAPES["window 3"]
-    runner = Runner(guarded_program(Network.read(config, folded(config, random_state(config, 1))), True), 1)
+    program = guarded_program(Network.read(config, folded(config, random_state(config, 1))), tight_end=True)
+    runner = Runner(program, 1, workspace=GuardedWorkspace)
     runner(guarded(images(config, 4)[0, :, :, :-1], tight_end=True)[None])
 
 
@@ -326,7 +325,6 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 def main(arguments: list[str]) -> None:
     faulthandler.enable()
-    runtime.Workspace = workspace  # type: ignore[assignment,misc]
     if arguments[0] == "crash":
         FAULTS[arguments[1]]()
         return

@@ -24,6 +24,7 @@ from tests.support.golden_data import Case, case_names, load_case
 from tests.support.paths import ROOT
 from tools import compare_peers
 from tools.peers import bhvit, classic, contenders, eager, int8, packages, report, timing
+from tools.results import read_results
 
 MICRO = [name for name in case_names() if name.startswith(("micro96", "micro160", "edge"))]
 LARGE = [name for name in case_names() if name in ("tiny_somefp", "small_somefp", "small_binary")]
@@ -284,7 +285,7 @@ def test_numbers_have_three_significant_digits() -> None:
 
 
 def test_the_short_table_has_medians_and_ratios(example: report.Report) -> None:
-    lines = report.short_markdown(example).splitlines()
+    lines = report.table(report.record(example)).splitlines()
     assert lines[:6] == [
         "| network | engine | 1 thread, 1 image | 2 threads, 8 images |",
         "|---|---|--:|--:|",
@@ -299,7 +300,7 @@ def test_the_short_table_has_medians_and_ratios(example: report.Report) -> None:
 
 def test_the_long_markdown_has_spread_noise_and_settings(example: report.Report) -> None:
     text = report.markdown(example)
-    assert report.short_markdown(example) in text
+    assert report.table(report.record(example)) in text
     assert "| BHViT-small some-fp, bitvit | 1 | 1 | 3.60 | 3.60 | 4.00 | 4.80 | 4 |" in text
     assert "| BHViT's shape, timing prototype | 1 | 1 | 2.00 | – | 3.00 | 4.00 | 400 |" in text
     assert (
@@ -343,42 +344,6 @@ def test_all_files_of_a_report_are_saved(example: report.Report, tmp_path: Path)
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(report.FILES)
 
 
-# -------------------------------------------------------------------------------------------------------- the README
-PAGE = "# Title\n\nabove\n<!-- peers:start -->\nold\n<!-- peers:end -->\nbelow\n"
-
-
-def test_section_is_replaced() -> None:
-    page = report.replace_section(PAGE, "\nnew | table\n\n")
-    assert page == PAGE.replace("old", "new | table")
-    assert report.replace_section(page, "old") == PAGE
-
-
-@pytest.mark.parametrize(
-    "page",
-    ["no markers", "<!-- peers:start -->", "<!-- peers:end --><!-- peers:start -->", PAGE + PAGE],
-    ids=["none", "one", "order", "twice"],
-)
-def test_markers_must_be_there_once(page: str) -> None:
-    with pytest.raises(packages.PeersError, match="expected each once, in this order"):
-        report.replace_section(page, "new")
-
-
-def test_readme_is_updated(example: report.Report, tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text(PAGE.replace("peers:", "tiny:") + PAGE, encoding="utf-8")
-    path.chmod(0o640)
-    report.update_readme(path, example, "tiny")
-    text = path.read_text(encoding="utf-8")
-    assert report.short_markdown(example) in text
-    assert text.endswith(PAGE)
-    assert path.stat().st_mode & 0o777 == 0o640
-    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
-    with pytest.raises(packages.PeersError, match=r"README.md: found <!-- small:start --> 0"):
-        report.update_readme(path, example, "small")
-    with pytest.raises(packages.PeersError, match=r"missing.md: cannot be read"):
-        report.update_readme(tmp_path / "missing.md", example)
-
-
 # -------------------------------------------------------------------------------------------------------- the script
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tools.compare_peers", *arguments]
@@ -401,7 +366,7 @@ def test_published_networks_are_called_by_name() -> None:
         (["missing.pth", "--threads", "9999"], "--threads 9999: this process may use"),
         (["missing.pth", "--contenders", "vgg"], "no contender is called vgg"),
         (["missing.pth", "--prototype", "missing.py"], "missing.py: no such file"),
-        (["missing.pth", "--readme", "missing.md"], "missing.md: cannot be read"),
+        (["missing.pth", "--record", "no/such/folder.json"], "no/such is not a folder"),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
@@ -428,9 +393,8 @@ def test_foreign_model_is_refused(checkpoint: tuple[Path, Path], packed: Callabl
 
 @with_onnx
 @pytest.mark.skipif(not packages.installed("matplotlib"), reason="needs matplotlib: pip install 'bitvit[bench]'")
-def test_a_whole_run_writes_report_and_readme(checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
-    readme, out = tmp_path / "README.md", tmp_path / "out"
-    readme.write_text(PAGE)
+def test_a_whole_run_writes_and_stores_its_results(checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
+    stored, out = tmp_path / "benchmarks.json", tmp_path / "out"
     options: list[str | Path] = [
         "--repeats",
         "5",
@@ -442,7 +406,7 @@ def test_a_whole_run_writes_report_and_readme(checkpoint: tuple[Path, Path], tmp
         "--out",
         out,
     ]
-    done = run(checkpoint[0], "--config", checkpoint[1], *options, "--readme", readme)
+    done = run(checkpoint[0], "--config", checkpoint[1], *options, "--record", stored, "--name", "micro")
     assert done.returncode == 0, done.stderr
     assert "ONNX Runtime float32" in done.stdout
     content = json.loads((out / "peers.json").read_text())
@@ -453,4 +417,11 @@ def test_a_whole_run_writes_report_and_readme(checkpoint: tuple[Path, Path], tmp
         ("bhvit-onnxruntime", 2, 5),
     ]
     assert content["agreement"]["bhvit-onnxruntime"] < contenders.TOLERANCE
-    assert "ONNX Runtime float32" in readme.read_text()
+    micro = read_results(stored)["micro"]
+    assert [(r["engine"], r["batch"]) for r in micro["results"]] == [
+        ("bitvit", 1),
+        ("ONNX Runtime float32", 1),
+        ("bitvit", 2),
+        ("ONNX Runtime float32", 2),
+    ]
+    assert micro["model_bytes"]["bitvit"] < micro["model_bytes"]["ONNX Runtime float32"] / 5

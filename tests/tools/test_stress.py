@@ -1,4 +1,4 @@
-"""Short runs of tools/stress: crowds, faults in the middle of a command, a soak. And proof that checks can fail."""
+"""Short runs of tools/stress: many callers, faults in the middle of a command, a soak. And proof that checks fail."""
 
 import subprocess
 import sys
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from tests.support.paths import ROOT
-from tools.stress import crowds, faults, soak
-from tools.stress.crowds import CheckError, Question
+from tools.stress import callers, faults, soak
+from tools.stress.__main__ import DEFAULT
+from tools.stress.callers import Question
+from tools.stress.promise import CheckError
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes, signals and /proc as Linux has them"),
@@ -18,33 +20,33 @@ pytestmark = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------------------- crowds
+# -------------------------------------------------------------------------------------------------------------- callers
 def test_many_threads_on_one_model(tiny: Path) -> None:
-    assert "64 threads on one model" in crowds.check_threads(tiny, seconds=2)
+    assert "64 threads on one model" in callers.check_threads(tiny, seconds=2)
 
 
 def test_many_models(tiny: Path) -> None:
-    assert "8 models, two threads each" in crowds.check_models(tiny, seconds=1)
+    assert "8 models, two threads each" in callers.check_models(tiny, seconds=1)
 
 
-@pytest.mark.parametrize("method", crowds.start_methods())
+@pytest.mark.parametrize("method", callers.start_methods())
 def test_process_pools(method: str, tiny: Path) -> None:
-    assert "12 tasks by " in crowds.check_pool(tiny, method, tasks=12)
+    assert "12 tasks by " in callers.check_pool(tiny, method, tasks=12)
 
 
 def test_workers_forked_by_a_server(tiny: Path, tmp_path: Path) -> None:
-    assert "3 pre-forked workers, one killed" in crowds.check_prefork(tiny, 2, tmp_path)
+    assert "3 pre-forked workers, one killed" in callers.check_prefork(tiny, 2, tmp_path)
 
 
 def test_a_wrong_answer_is_noticed(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a thread, in a pool and from a server."""
-    right = crowds.questions(tiny)
+    right = callers.questions(tiny)
     wrong = [Question(q.pixels, bytes(len(q.answer))) for q in right]
-    monkeypatch.setattr(crowds, "questions", lambda _: wrong)
+    monkeypatch.setattr(callers, "questions", lambda _: wrong)
     checks: list[Callable[[], str]] = [
-        lambda: crowds.check_threads(tiny, 5, count=2),
-        lambda: crowds.check_pool(tiny, "fork", tasks=2),
-        lambda: crowds.check_prefork(tiny, 5, tmp_path),
+        lambda: callers.check_threads(tiny, 5, count=2),
+        lambda: callers.check_pool(tiny, "fork", tasks=2),
+        lambda: callers.check_prefork(tiny, 5, tmp_path),
     ]
     for check in checks:
         with pytest.raises(CheckError, match="another answer"):
@@ -55,10 +57,10 @@ def test_a_call_that_does_not_end_is_noticed(tiny: Path, monkeypatch: pytest.Mon
     import threading
 
     release = threading.Event()
-    monkeypatch.setattr(crowds, "PATIENCE", 0.3)
-    monkeypatch.setattr(crowds, "_ask", lambda *_: release.wait(30))
+    monkeypatch.setattr(callers, "PATIENCE", 0.3)
+    monkeypatch.setattr(callers, "ask", lambda *_: release.wait(30))
     with pytest.raises(CheckError, match=r"2 of 2 threads are still inside a call after 0\.3 s"):
-        crowds.check_threads(tiny, 0.1, count=2)
+        callers.check_threads(tiny, 0.1, count=2)
     release.set()
 
 
@@ -85,10 +87,10 @@ def test_what_is_left_behind_is_noticed(commands: dict[str, faults.Command]) -> 
         command.empty()
         (command.folder / name).write_bytes(content)
         with pytest.raises(CheckError, match=f"convert, Ctrl-C: {name} is half-written, or left behind"):
-            faults._check_whole(command, expected, "Ctrl-C")
+            faults.check_whole(command, expected, "Ctrl-C")
     command.empty()
     (command.folder / "model.safetensors").write_bytes(b"whole")
-    faults._check_whole(command, expected, "Ctrl-C")
+    faults.check_whole(command, expected, "Ctrl-C")
 
 
 # ----------------------------------------------------------------------------------------------------------------- soak
@@ -107,9 +109,13 @@ def test_memory_that_grows_is_noticed(tiny: Path, monkeypatch: pytest.MonkeyPatc
         soak.check_soak(tiny, seconds=1, settling=0.2)
 
 
-def test_the_script(tiny: Path) -> None:
+def test_the_command_line_runs_the_checks_that_are_named(tiny: Path) -> None:
     """Names of checks, and the exit code."""
     command = [sys.executable, "-m", "tools.stress", str(tiny), "--seconds", "0.5", "--only", "threads"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("threads              ok, 64 threads on one model of ")
+
+
+def test_the_default_model_is_there() -> None:
+    assert DEFAULT.is_file()

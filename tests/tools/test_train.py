@@ -16,6 +16,7 @@ from bitvit.checkpoint.infer import infer_config
 from bitvit.checkpoint.shapes import expected_shapes
 from bitvit.config import Config
 from bitvit.errors import ConfigError
+from bitvit.images import open_image
 from bitvit.verify import reference
 from tests.support.golden_data import case_names, load_case
 from tests.support.paths import TOOLS
@@ -260,7 +261,7 @@ def test_pixels_are_the_engines() -> None:
     loaded = data.load("digits", None, 96)
     first = int(np.flatnonzero(held_out)[0])
     mine = augment.normalise(loaded.test.pixels[:1], loaded.preprocessing.mean, loaded.preprocessing.std)
-    expected = loaded.preprocessing(bitvit.preprocess.open_image(images[first]))
+    expected = loaded.preprocessing(open_image(images[first]))
     np.testing.assert_array_equal(mine[0].numpy(), expected)
     assert (len(loaded.train), len(loaded.test)) == (1198, 599)
 

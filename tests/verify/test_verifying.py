@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import bitvit
 from bitvit.errors import CheckpointError
 from bitvit.modelfile import load_model_file, save_model_file
-from bitvit.runtime.trace import Probe
+from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
 from bitvit.verify.verifying import MAX_ERROR, block, response, verify
 from tests.support.golden_data import load_case
@@ -41,9 +41,9 @@ def edge(packed: Callable[[str], Path], tmp_path: Path) -> Edge:
     state = load_file(checkpoint_of(packed(case.name)))
     prefix = "vit.encoder.layerA.0"
     pixels = np.random.default_rng(0).standard_normal((3, 96, 96)).astype(np.float32)
-    probe = Probe(bitvit.load(packed(case.name), threads=1).runner)
-    probe.workspace.set_image(pixels)
-    stem, _ = probe.run_layer("stem", None, 24, 16)
+    trace = Trace(bitvit.load(packed(case.name), threads=1).runner)
+    trace.workspace.set_image(pixels)
+    stem, _ = trace.run_layer("stem", None, 24, 16)
     normed = reference.norm(state, f"{prefix}.layernorm_before", stem.astype(np.float64))
     for channel, (y, x) in enumerate(itertools.product((3, 11, 19), repeat=2)):
         state[f"{prefix}.GC.move.bias"][0, channel, 0, 0] = -normed[y, x, channel]

@@ -1,8 +1,7 @@
-"""The comparison as a table on the terminal, Markdown, JSON and a plot; and its place in the README."""
+"""The comparison as a table on the terminal, Markdown, JSON and a plot; and as docs/benchmarks.json stores it."""
 
 import json
 import math
-import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from bitvit.bench.plot import STYLE
 from bitvit.extras import figure
 from tools.peers.packages import PeersError, require
 from tools.peers.timing import METHOD, quantile
+from tools.results import write_text
 
 Cell = tuple[int, int]  # threads, batch
 
@@ -66,6 +66,9 @@ class Report:
     settings: dict[str, str] = field(default_factory=dict)  # contender -> what made it fast
     skipped: dict[str, str] = field(default_factory=dict)  # contender -> why
     agreement: dict[str, float] = field(default_factory=dict)  # contender -> difference of logits from bitvit's
+    model_bytes: dict[str, int] = field(
+        default_factory=dict
+    )  # engine -> bytes of the checkpoint's network as it takes it
 
     @property
     def cells(self) -> list[Cell]:
@@ -108,24 +111,26 @@ def heading(cell: Cell) -> str:
 def entry(report: Report, key: str, cell: Cell) -> str:
     """'86.3 ms (28 x)', or a dash if it was not measured."""
     result = report.result(key, cell)
-    if result is None:
-        return "–"
-    ratio = report.ratio(result)
-    text = f"{milliseconds(result.median)} ms"
-    return text if ratio is None or key == "bitvit" else f"{text} ({times(ratio)} x)"
+    return "–" if result is None else shown(_stored(report, result))
 
 
-def machine(report: Report) -> str:
+def shown(row: dict[str, Any]) -> str:
+    """A result of `record` as a cell of a table."""
+    text, ratio = f"{milliseconds(row['median_ms'] / 1e3)} ms", row["times_bitvit"]
+    return text if ratio is None or row["engine"] == "bitvit" else f"{text} ({times(ratio)} x)"
+
+
+def machine(environment: dict[str, Any]) -> str:
     """One line: CPU, instruction set, cores."""
-    e = report.environment
+    e = environment
     cores = f"{e['affinity']} of {e['cores']} cores" if e["affinity"] != e["cores"] else f"{e['cores']} cores"
     isa = [name for name in e["isa"] if name.startswith(("avx", "amx", "neon", "sve"))][-1:]
     return f"{e['cpu']} ({', '.join([e['llvm_cpu'], *isa])}), {cores}, {e['system']}"
 
 
-def software(report: Report) -> str:
+def software(environment: dict[str, Any]) -> str:
     """One line: versions, commit, date."""
-    e = report.environment
+    e = environment
     versions = ", ".join(f"{name} {number}" for name, number in e["versions"].items())
     commit = f"commit {e['commit']}, " if e["commit"] else ""
     return f"{versions}, Python {e['python']}; {commit}{e['date'][:10]}"
@@ -140,40 +145,58 @@ def noise_line(noise: Noise) -> str:
 # ----------------------------------------------------------------------------------------------------------- forms
 def print_table(report: Report, console: Console) -> None:
     """The medians."""
-    table = Table(title=f"Median time of a call, and how many times bitvit's ({report.network})")
-    table.add_column("network")
-    table.add_column("engine")
+    grid = Table(title=f"Median time of a call, and how many times bitvit's ({report.network})")
+    grid.add_column("network")
+    grid.add_column("engine")
     for cell in report.cells:
-        table.add_column(heading(cell), justify="right")
+        grid.add_column(heading(cell), justify="right")
     for key, network, engine in report.rows:
         cells = (entry(report, key, cell) for cell in report.cells)
-        table.add_row(network, engine, *cells, style="bold" if key == "bitvit" else None)
-    console.print(table)
+        grid.add_row(network, engine, *cells, style="bold" if key == "bitvit" else None)
+    console.print(grid)
 
 
-def short_markdown(report: Report) -> str:
-    """The table of medians, and one paragraph about how they were measured: what the README shows."""
-    cells = report.cells
+def record(report: Report) -> dict[str, Any]:
+    """What docs/benchmarks.json keeps of a report: the medians, and where they were measured."""
+    return {
+        "environment": report.environment,
+        "network": report.network,
+        "rounds": min(r.rounds for r in report.results),
+        "results": [_stored(report, r) for r in report.results],
+        "model_bytes": report.model_bytes,
+    }
+
+
+def _stored(report: Report, result: Result) -> dict[str, Any]:
+    facts = {name: getattr(result, name) for name in ("network", "engine", "threads", "batch")}
+    return facts | {"median_ms": 1e3 * result.median, "times_bitvit": report.ratio(result)}
+
+
+def table(stored: dict[str, Any]) -> str:
+    """The table of medians of a `record`, and one paragraph about how they were measured."""
+    results = {(r["network"], r["engine"], r["threads"], r["batch"]): r for r in stored["results"]}
+    cells = list(dict.fromkeys(key[2:] for key in results))
     lines = [
         f"| network | engine | {' | '.join(heading(cell) for cell in cells)} |",
         f"|---|---|{'--:|' * len(cells)}",
     ]
-    for key, network, engine in report.rows:
-        mark = "**" if key == "bitvit" else ""
-        values = " | ".join(f"{mark}{entry(report, key, cell)}{mark}" for cell in cells)
-        lines.append(f"| {mark}{network}{mark} | {mark}{engine}{mark} | {values} |")
-    rounds = min(r.rounds for r in report.results)
+    for network, engine in sorted(dict.fromkeys(key[:2] for key in results), key=lambda row: row[1] != "bitvit"):
+        mark = "**" if engine == "bitvit" else ""
+        found = (results.get((network, engine, *cell)) for cell in cells)
+        values = (f"{mark}{'–' if row is None else shown(row)}{mark}" for row in found)
+        lines.append(f"| {mark}{network}{mark} | {mark}{engine}{mark} | {' | '.join(values)} |")
+    environment = stored["environment"]
     lines += [
         "",
-        f"Time of a call and, in brackets, how many times bitvit's: medians of {rounds} or more rounds, one call each."
-        f" {machine(report)}. {software(report)}.",
+        f"Time of a call and, in brackets, how many times bitvit's: medians of {stored['rounds']} or more rounds, one"
+        f" call each. {machine(environment)}. {software(environment)}.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def markdown(report: Report) -> str:
     """Everything: medians, spread, noise, settings."""
-    lines = [f"# bitvit and its peers: {report.network}", "", short_markdown(report)]
+    lines = [f"# bitvit and its peers: {report.network}", "", table(record(report))]
     lines += ["## Spread", "", "Milliseconds.", ""]
     lines += ["| engine | threads | images | min | p10 | median | p90 | rounds |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
     for r in report.results:
@@ -217,57 +240,10 @@ def prepare(folder: Path) -> None:
 def save(report: Report, folder: Path) -> list[Path]:
     """Write peers.md, peers.json and peers.png into a prepared folder; returns their paths."""
     paths = [folder / name for name in FILES]
-    write(paths[0], markdown(report))
-    write(paths[1], to_json(report))
+    write_text(paths[0], markdown(report))
+    write_text(paths[1], to_json(report))
     plot(report, paths[2])
     return paths
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file at once, never half-written; its permissions stay."""
-    path = path.resolve()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(temporary).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-# ---------------------------------------------------------------------------------------------------------- README
-def replace_section(text: str, section: str, name: str = "peers") -> str:
-    """`text` with everything between <!-- name:start --> and <!-- name:end --> replaced by `section`.
-
-    PeersError unless each marker stands there once, in this order.
-    """
-    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise PeersError(
-            f"found {start} {text.count(start)} and {end} {text.count(end)} times; expected each once, in this order."
-            " Write both where the table shall stand"
-        )
-    before, after = text[: text.index(start)], text[text.index(end) :]
-    return f"{before}{start}\n{section.strip()}\n{after}"
-
-
-def read_readme(path: Path, name: str = "peers") -> str:
-    """The text of a file that has the markers; PeersError says what is wrong with another."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        replace_section(text, "", name)
-    except PeersError as error:
-        raise PeersError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PeersError(f"{path}: cannot be read ({error}); --readme takes a Markdown file with markers") from None
-    return text
-
-
-def update_readme(path: Path, report: Report, name: str = "peers") -> None:
-    """Put the short table between the markers of a file; PeersError if it has none."""
-    write(path, replace_section(read_readme(path, name), short_markdown(report), name))
 
 
 # ------------------------------------------------------------------------------------------------------------ plot
@@ -288,7 +264,7 @@ def plot(report: Report, path: Path) -> None:
         for axis in axes.flatten()[len(cells) :]:
             axis.set_visible(False)
         drawn.suptitle(f"Time of a call: {report.network} and its peers", fontsize=12, fontweight="bold")
-        caption = f"Logarithmic scale; in brackets: times bitvit's. {machine(report)}"
+        caption = f"Logarithmic scale; in brackets: times bitvit's. {machine(report.environment)}"
         legend = {"loc": "outside lower center", "ncols": 3, "fontsize": 8, "title_fontsize": 8, "frameon": False}
         drawn.legend(handles=_legend(report), title=caption, **legend)
         drawn.savefig(path, dpi=150)

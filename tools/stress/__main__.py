@@ -1,4 +1,4 @@
-"""Crowds, faults and long runs, against a packed model.
+"""Many callers, faults and long runs, against a packed model.
 
     python -m tools.stress                                  # all checks, a few minutes
     python -m tools.stress model.safetensors --only threads --seconds 60
@@ -16,11 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tools.stress import crowds, faults, soak
+from tools.stress import callers, faults, soak
+from tools.stress.promise import CheckError
 
-DEFAULT = Path(__file__).resolve().parent.parent / "weights" / "bhvit-digits.safetensors"
-
-
+DEFAULT = Path(__file__).resolve().parents[2] / "weights" / "bhvit-digits.safetensors"
 COMMANDS = ("convert", "classify", "evaluate", "warmup")
 
 
@@ -28,10 +27,10 @@ def checks(model: Path, seconds: float, times: int, folder: Path) -> dict[str, C
     """Name and function of every check."""
     commands = functools.cache(lambda: faults.make_commands(folder))  # only if one of them is wanted
     found: dict[str, Callable[[], str]] = {
-        "threads": partial(crowds.check_threads, model, seconds),
-        "models": partial(crowds.check_models, model, seconds),
-        **{f"pool-{method}": partial(crowds.check_pool, model, method) for method in crowds.start_methods()},
-        "prefork": partial(crowds.check_prefork, model, seconds, folder),
+        "threads": partial(callers.check_threads, model, seconds),
+        "models": partial(callers.check_models, model, seconds),
+        **{f"pool-{method}": partial(callers.check_pool, model, method) for method in callers.start_methods()},
+        "prefork": partial(callers.check_prefork, model, seconds, folder),
         "read-only-home": lambda: faults.check_read_only_home(commands()["classify"]),
         "killed": lambda: faults.check_killed(commands()["warmup"], times),
     }
@@ -48,13 +47,19 @@ def _with(commands: Callable[[], dict[str, faults.Command]], name: str, check: C
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=DEFAULT, help="packed model; default bhvit-digits")
-    parser.add_argument("--seconds", type=float, default=10, help="of each check that lasts as long as one likes")
-    parser.add_argument("--times", type=int, default=6, help="interrupts and kills of each command")
-    parser.add_argument("--only", action="append", metavar="NAME", help="checks whose names begin so")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="run at full load for so long, and nothing else")
+    parser.add_argument("--seconds", type=float, default=10, help="how long each check of callers lasts (default 10)")
+    parser.add_argument(
+        "--times", type=int, default=6, help="how often each command is interrupted or killed (default 6)"
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="run the checks whose names begin with this; may be given again"
+    )
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="run at full load for that long, and nothing else"
+    )
     options = parser.parse_args()
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="bitvit-crowd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bitvit-stress-") as folder:
         if options.soak:
             chosen: dict[str, Callable[[], str]] = {"soak": partial(soak.check_soak, options.model, 60 * options.soak)}
         else:
@@ -64,7 +69,7 @@ def main() -> None:
             begin = time.monotonic()
             try:
                 print(f"{name:20} ok, {check()} ({time.monotonic() - begin:.0f} s)", flush=True)
-            except crowds.CheckError as failure:
+            except CheckError as failure:
                 failed += 1
                 print(f"{name:20} FAILED: {failure}", flush=True)
     sys.exit(failed > 0)

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from tools.fuzz.seeds import checkpoint_state, config
 
-from .crowds import PATIENCE, CheckError
+from .promise import PATIENCE, CheckError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # that an import starts take over what the first one blocks.
 _START = """
 import signal, sys
-press = {signal.SIGINT}
-signal.pthread_sigmask(signal.SIG_BLOCK, press)
+interrupt = {signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, interrupt)
 import bitvit.cli
 app = bitvit.cli.app
-bitvit.cli.app = lambda: (signal.pthread_sigmask(signal.SIG_UNBLOCK, press), app())
+bitvit.cli.app = lambda: (signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupt), app())
 print("ready", flush=True)
 sys.argv[0] = "bitvit"
 bitvit.cli.main()
@@ -73,11 +73,11 @@ class Command:
         return process
 
     def run(self, *more: str, limit: int | None = None) -> "subprocess.CompletedProcess[bytes]":
-        """From begin to end."""
+        """Start it and wait for its end."""
         return self.finish(self.start(*more, limit=limit))
 
     def finish(self, process: "subprocess.Popen[bytes]") -> "subprocess.CompletedProcess[bytes]":
-        """To its end."""
+        """Wait for its end."""
         try:
             out, error = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -106,14 +106,14 @@ def _lasting(name: str, content: bytes) -> bytes:
     return content
 
 
-def _is_left(name: str, patterns: tuple[str, ...]) -> bool:
+def _may_be_left(name: str, patterns: tuple[str, ...]) -> bool:
     return any(Path(name).match(pattern) for pattern in patterns)
 
 
-def _check_whole(command: Command, expected: Mapping[str, bytes], what: str) -> None:
+def check_whole(command: Command, expected: Mapping[str, bytes], what: str) -> None:
     """Whatever is there is complete, or what a stopped run may leave."""
     for name, content in command.written().items():
-        if not _is_left(name, command.left) and expected.get(name) != content:
+        if not _may_be_left(name, command.left) and expected.get(name) != content:
             raise CheckError(f"{command.name}, {what}: {name} is half-written, or left behind")
 
 
@@ -155,7 +155,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
             ("report/report.json", "report/classes.csv"), ("--resume",), ("*.state", "report/*"),
         ),
         "warmup": Command(
-            ["warmup", str(model)], out, environment={"NUMBA_CACHE_DIR": str(out)}, left=("*.o", ".*.o.*")
+            ["warmup", str(model)], out, environment={"NUMBA_CACHE_DIR": str(out)}, left=("*.o", ".*")
         ),
     }  # fmt: skip
 
@@ -184,7 +184,7 @@ def check_interrupts(command: Command, times: int = 8) -> str:
         if done.returncode not in (0, 1, 130, -signal.SIGINT) or b"Traceback" in done.stderr:
             raise CheckError(f"{command.name} after Ctrl-C: {done.returncode}, {done.stderr.decode()}")
         stopped += done.returncode != 0
-        _check_whole(command, expected, "Ctrl-C")
+        check_whole(command, expected, "Ctrl-C")
         done = command.run(*command.again)
         if done.returncode or not command.written().items() >= _chosen(expected, command).items():
             raise CheckError(f"{command.name} after Ctrl-C, the next run: {done.returncode}, {done.stderr.decode()}")
@@ -244,7 +244,7 @@ def _full(
         raise CheckError(f"{command.name} on a full disk: {done.returncode}, {done.stderr.decode()}")
     if b"Traceback" in done.stderr:
         raise CheckError(f"{command.name} on a full disk: {done.stderr.decode()}")
-    _check_whole(command, expected, "a full disk")
+    check_whole(command, expected, "a full disk")
 
 
 # ----------------------------------------------------------------------------------------------------- home, and a kill

@@ -13,7 +13,7 @@ from PIL import Image
 
 import bitvit
 
-from .crowds import CheckError
+from .promise import CheckError
 
 SETTLING = 60.0  # seconds until memory counts
 MOST_GROWTH = 1 << 20  # bytes

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bitvit.errors import BitvitError
-from bitvit.preprocess import Preprocessing, open_image
+from bitvit.images import open_image
+from bitvit.preprocess import Preprocessing
 
 from .sets import Raw, read_source
 from .settings import TrainingError

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bitvit.errors import BitvitError
-from bitvit.preprocess import open_image
+from bitvit.images import open_image
 
 from .sets import NAMES, read_source
 

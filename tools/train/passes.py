@@ -12,16 +12,19 @@ from numba.extending import intrinsic
 
 from bitvit.kernels.simd import (
     Vec,
+    add_rows,
     broadcast,
     count_bits,
     fma,
     lane_sum,
     load,
+    load_rows,
     maximum,
     minimum,
     splat,
     store,
     store_mask,
+    unzip_rows,
 )
 from bitvit.kernels.target import LANES
 
@@ -108,17 +111,6 @@ def spread(typingctx, x, copies, part):
         return builder.shuffle_vector(args[0], args[0], places)
 
     return x(x, copies, part), codegen
-
-
-@intrinsic
-def pair_sums(typingctx, x, y):
-    """Sums of two neighbouring lanes: those of x, then those of y."""
-    even, odd = (ir.Constant(ir.VectorType(I32, x.lanes), list(range(first, 2 * x.lanes, 2))) for first in (0, 1))
-
-    def codegen(context, builder, sig, args):
-        return builder.fadd(builder.shuffle_vector(*args, even), builder.shuffle_vector(*args, odd))
-
-    return x(x, y), codegen
 
 
 @inline
@@ -257,14 +249,10 @@ def pool(line, width, copies, out, at):
             put(out, at + h, load(line, h))
     elif copies == 2:
         for h in range(0, width // 2, LANES):
-            a, b = load(line, 2 * h), load(line, 2 * h + LANES)
-            put(out, at + h, pair_sums(a, b) * half)
+            put(out, at + h, add_rows(unzip_rows(load_rows(line, 2 * h, LANES, 2))) * half)
     else:
         for h in range(0, width // 4, LANES):
-            a, b = load(line, 4 * h), load(line, 4 * h + LANES)
-            c, d = load(line, 4 * h + 2 * LANES), load(line, 4 * h + 3 * LANES)
-            a, c = pair_sums(a, b), pair_sums(c, d)
-            put(out, at + h, pair_sums(a, c) * half * half)
+            put(out, at + h, add_rows(unzip_rows(load_rows(line, 4 * h, LANES, 4))) * half * half)
 
 
 @inline

@@ -21,11 +21,7 @@ from numpy.typing import NDArray
 import bitvit
 from bitvit.model import BHViT
 
-PATIENCE = 900.0  # seconds, after which something hangs; a busy machine takes its time
-
-
-class CheckError(Exception):
-    """A promise that was not kept."""
+from .promise import PATIENCE, CheckError
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,8 @@ def questions(path: Path) -> list[Question]:
     return [Question(batch, model(batch).tobytes()) for batch in batches]
 
 
-def _ask(model: BHViT, question: Question) -> None:
+def ask(model: BHViT, question: Question) -> None:
+    """Call a model; CheckError if it gives another answer."""
     if model(question.pixels).tobytes() != question.answer:
         raise CheckError(f"another answer to {len(question.pixels)} images")
 
@@ -92,7 +89,7 @@ class _Callers:
 
 
 def _asker(model: BHViT, asked: list[Question], start: int) -> Callable[[int], None]:
-    return lambda count: _ask(model, asked[(start + count) % len(asked)])
+    return lambda count: ask(model, asked[(start + count) % len(asked)])
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
@@ -121,15 +118,15 @@ def check_models(path: Path, seconds: float, count: int = 8) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- process pools
-_inherited: tuple[BHViT, list[Question]] | None = None  # in a fork's child, what its parent had
-_own: dict[Path, tuple[BHViT, list[Question]]] = {}  # in any other
+_inherited: tuple[BHViT, list[Question]] | None = None  # in a forked child: what its parent had
+_own: dict[Path, tuple[BHViT, list[Question]]] = {}  # in a child that was started afresh: what it has loaded itself
 
 
 def _in_pool(path: Path, number: int) -> int:
     if _inherited is None and path not in _own:
         _own[path] = bitvit.load(path), questions(path)
     model, asked = _inherited or _own[path]
-    _ask(model, asked[number % len(asked)])
+    ask(model, asked[number % len(asked)])
     return os.getpid()
 
 
@@ -180,7 +177,7 @@ def _request(address: str, number: int, asked: list[Question]) -> bool:
 
 @contextlib.contextmanager
 def _workers(count: int, work: Callable[[], None]) -> Iterator[list[int]]:
-    """Forked processes; what becomes of the list is killed in the end."""
+    """Process ids of forked workers; whoever is in the list in the end is killed."""
     pids: list[int] = []
     try:
         pids.extend(fork(work) for _ in range(count))
@@ -193,7 +190,7 @@ def _workers(count: int, work: Callable[[], None]) -> Iterator[list[int]]:
 
 
 def fork(work: Callable[[], None]) -> int:
-    """A child that does its work and nothing else; returns its number."""
+    """A child that does its work and nothing else; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -206,7 +203,7 @@ def fork(work: Callable[[], None]) -> int:
 def check_prefork(path: Path, seconds: float, folder: Path, count: int = 3) -> str:
     """A master that has loaded and used a model, and forks workers that serve; one is killed and replaced."""
     asked, model = questions(path), bitvit.load(path)
-    _ask(model, asked[3])
+    ask(model, asked[3])
     address = str(folder / "socket")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
@@ -229,4 +226,5 @@ def check_prefork(path: Path, seconds: float, folder: Path, count: int = 3) -> s
 
 
 def start_methods() -> list[str]:
+    """The ways to start a process that this platform has."""
     return [name for name in ("fork", "forkserver", "spawn") if name in multiprocessing.get_all_start_methods()]

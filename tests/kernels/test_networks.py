@@ -1,0 +1,165 @@
+"""Every layer of odd and random networks agrees with the oracle, alone and inside its network."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bitvit.config import Config, valid_windows
+from bitvit.errors import ConfigError
+from bitvit.model import Network
+from bitvit.runtime import Runner, Workspace
+from bitvit.runtime.trace import Trace
+from bitvit.verify import reference
+from tests.support.engine import SAMPLES, alone, ask, folded, parts, random_state
+from tests.support.shapes import ODD_SHAPES, shape
+from tests.support.signs import PROFILE
+
+Array = NDArray[Any]
+
+
+@pytest.mark.parametrize("name", ODD_SHAPES)
+def test_every_layer_of_an_odd_network(name: str) -> None:
+    undecided, tokens, _ = check_layers(ODD_SHAPES[name], seed=1)
+    assert undecided <= 0.05 * tokens
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    """Any valid shape of small size."""
+    image = draw(st.sampled_from([32, 35, 48, 50, 64, 96, 97]))
+    window = draw(st.sampled_from(valid_windows(image)))
+    binary = draw(st.booleans())
+    widths = [4 * draw(st.integers(1, 13)), 0, 0, 0]
+    for s in (1, 2, 3):
+        free = 4 * draw(st.integers(1, 16)) if s == 1 else draw(st.integers(3, 80))
+        widths[s] = widths[s - 1] * draw(st.integers(1, 3)) if binary else free
+    assume(max(widths) <= 160)
+    hidden = [width * draw(st.integers(1, max(1, min(8, 300 // width)))) for width in widths]
+    heads = [1, 1, *(draw(st.sampled_from([h for h in range(1, 17) if width % h == 0])) for width in widths[2:])]
+    fields: dict[str, Any] = {"hidden_sizes": widths, "intermediate_sizes": hidden, "num_heads": heads}
+    fields["depths"] = [draw(st.integers(1, 2)), 1, draw(st.integers(1, 2)), 1]
+    try:
+        return Config(
+            image_size=image, window_size=window, num_classes=draw(st.integers(0, 70)),
+            norm=draw(st.sampled_from(["batch", "layer"])), downsampling="binary" if binary else "float",
+            quantizer=draw(st.sampled_from(["levels", "gsb"])), layer_scale=draw(st.booleans()),
+            shift3=draw(st.booleans()), shift5=draw(st.booleans()),
+            **{name: tuple(values) for name, values in fields.items()},
+        )  # fmt: skip
+    except ConfigError:  # shifts want four chunks of channels
+        assume(False)
+        raise
+
+
+def test_every_layer_of_random_networks() -> None:
+    """And the whole networks: their logits agree too, unless a sign hung on the last bits somewhere."""
+    undecided, tokens, agreeing, networks = [0], [0], [0], [0]
+
+    @settings(PROFILE, max_examples=30)
+    @given(configs(), st.integers(0, 1000))
+    def check(config: Config, seed: int) -> None:
+        found, seen, agrees = check_layers(config, seed)
+        event(f"{config.norm} norm, {config.downsampling}, {config.quantizer}")
+        assert agrees or found, "no sign is in doubt, but the logits differ"
+        undecided[0] += found
+        tokens[0] += seen
+        agreeing[0] += agrees
+        networks[0] += 1
+
+    check()
+    assert networks[0] >= 30
+    assert undecided[0] <= 0.01 * tokens[0]  # otherwise the comparison would be an empty one
+    assert agreeing[0] >= 0.75 * networks[0]
+
+
+def check_layers(config: Config, seed: int) -> tuple[int, int, bool]:
+    """Compare each layer with the oracle, alone and, bit for bit, as a part of the whole program.
+
+    Returns how many tokens of how many hang on the last bits of a value, and whether the logits of the whole network
+    agree with the oracle's.
+    """
+    state = random_state(config, seed)
+    network = Network.read(config, folded(config, state))
+    runner = Runner(network.program(), 1)
+    trace = Trace(runner)
+    pixels = np.random.default_rng(seed).standard_normal((3, config.image_size, config.image_size)).astype(np.float32)
+    trace.workspace.set_image(pixels)
+    x: NDArray[np.float32] = pixels
+    undecided = tokens = 0
+    for part in parts(config, state, network):
+        answer = ask(part.oracle, x)
+        got = alone(part.layer, x.shape[0], x.shape[-1])(x)
+        answer.assert_close(got, f"{part.name} of {config}, seed {seed}")
+        undecided += int(answer.undecided.sum())
+        tokens += answer.undecided.size
+        if part.name != "head":
+            source = None if part.name == "stem" else x
+            inside, _ = trace.run_layer(part.name, source, got.shape[0], got.shape[-1])
+            assert inside.tobytes() == got.tobytes(), f"{part.name} of {config} differs inside its network"
+        x = answer.value.astype(np.float32)
+    geometry: dict[str, Any] = {
+        "depths": config.depths, "num_heads": config.num_heads, "window_size": config.window_size
+    }  # fmt: skip
+    whole = ask(lambda image: reference.forward(state, image, **geometry), pixels)
+    undecided += int(whole.undecided.sum())
+    try:
+        whole.assert_close(runner(pixels[None])[0], "logits")
+    except AssertionError:
+        return undecided, tokens, False
+    return undecided, tokens, True
+
+
+@pytest.mark.parametrize("name", ["window 3", "window 5, layer norm, gsb", "binary, layer norm", "even ratios"])
+def test_pieces_may_run_in_any_order_by_any_thread(name: str) -> None:
+    """Backwards, by two threads with their own scratch in turn: the same bits."""
+    config = ODD_SHAPES[name]
+    network = Network.read(config, folded(config, random_state(config, 2)))
+    runner = Runner(network.program(), 1)
+    rng = np.random.default_rng(2)
+    workspaces = [Workspace(runner.program), Workspace(runner.program)]
+    workspaces[1].state = workspaces[0].state
+    for _ in range(2):  # the second image finds what the first left behind
+        pixels = rng.standard_normal((3, config.image_size, config.image_size)).astype(np.float32)
+        workspaces[0].set_image(pixels)
+        turn = 0
+        for i, step in enumerate(runner.program.steps):
+            for piece in reversed(range(step.pieces)):
+                runner.run_piece(workspaces[turn % 2], i, piece)
+                turn += 1
+        start = runner.program.output.offset
+        got = workspaces[0].state[start : start + runner.program.outputs].view(np.float32)
+        assert got.tobytes() == runner(pixels[None]).tobytes()
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("widths", [(20, 36, 20, 36), (4, 52, 36, 20), (16, 32, 48, 64)])
+def test_nothing_is_left_behind_by_earlier_images(norm: str, widths: tuple[int, ...]) -> None:
+    """400 times the same image: the same bits. What no step rewrites, such as pad lanes, must not grow."""
+    config = shape(32, 1, widths, (1, 2, 3, 1), num_heads=(1, 1, 2, 2), norm=norm)
+    state = random_state(config, 2)
+    for name in state:
+        if name.endswith("quantizer.alpha"):  # small contexts, which layer norm scales up
+            state[name] = state[name] * np.float32(0.1)
+    runner = Runner(Network.read(config, folded(config, state)).program(), 1)
+    pixels = np.random.default_rng(2).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    logits = runner(np.repeat(pixels, 400, axis=0))
+    assert np.isfinite(logits[0]).all()
+    different = (logits != logits[0]).any(axis=1)
+    assert not different.any(), f"{different.sum()} images differ, the first is number {different.argmax()}"
+
+
+def test_the_oracle_does_hang_on_last_bits() -> None:
+    """The measure of doubt works: an input that is exactly on a threshold is recognised, one beside it is not."""
+
+    def sign(x: Array) -> Array:
+        return np.where(x > 1, 1.0, -1.0)
+
+    x = np.linspace(-3, 3, 60).astype(np.float32).reshape(1, 60, 1)
+    x[0, 7] = 1 + 1e-7
+    x[0, 9] = 1.01
+    assert SAMPLES >= 8  # a sign exactly on its threshold escapes all nudges once in 2^8
+    assert np.flatnonzero(ask(sign, x).undecided).tolist() == [7]

@@ -1,0 +1,58 @@
+"""Ctrl-C anywhere in a call."""
+
+import os
+import threading
+from pathlib import Path
+from types import CodeType
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import bitvit
+from bitvit import runtime
+from bitvit.model import BHViT
+from bitvit.runtime.team import Lease
+from bitvit.system import available_threads
+from tests.support.interrupts import interrupted_at
+from tests.support.runtime import load_with_team, tireless_team
+
+FOLDER = str(Path(runtime.__file__).parent)
+FINALISER = Lease.__del__.__code__, Lease.__init__.__code__
+
+
+def in_runtime(code: CodeType) -> bool:
+    """All lines of the package but those of `Lease.__del__` and what it calls, which no exception leaves."""
+    return os.path.dirname(code.co_filename) == FOLDER and code not in FINALISER  # noqa: PTH120
+
+
+@pytest.mark.skipif(available_threads() < 2, reason="a team needs two cores")
+def test_an_interrupt_anywhere_in_a_call(tiny: Path) -> None:
+    """Between any two lines: the next call, by another thread, gives the same bits, and the team is soon whole."""
+    # Two images apart, one a thread, and one together.
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
+    expected = bitvit.load(tiny, threads=1)(pixels)
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    place, interrupted = 0, True
+    while interrupted:
+        place += 1
+        team = tireless_team(2)
+        model = load_with_team(tiny, team)
+        for _ in range(2):  # the first call makes what the others find
+            model(pixels)
+        interrupted = interrupted_at(place, lambda model=model: model(pixels), in_runtime)  # type: ignore[misc]
+        answers: list[NDArray[np.float32]] = []
+
+        def call(model: BHViT = model, answers: list[NDArray[np.float32]] = answers) -> None:
+            answers.extend(model(pixels) for _ in range(3))
+
+        caller = threading.Thread(target=call, daemon=True)
+        caller.start()
+        caller.join(timeout=300)
+        assert not caller.is_alive(), f"place {place}: a deadlock"
+        assert len(answers) == 3, f"place {place}: an exception"
+        assert all(np.array_equal(answer, expected) for answer in answers), f"place {place}"
+        assert team.lease() is not None, f"place {place}: the team is lost"
+        if cpus is not None:
+            assert os.sched_getaffinity(0) == cpus, f"place {place}: the caller is bound to one CPU"
+    assert place > 100, "the team had no part in it"
