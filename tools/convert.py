@@ -1,4 +1,4 @@
-"""bitvit convert as a script: python tools/convert.py SRC -o OUT [options], see --help."""
+"""`bitvit convert` as a module: python -m tools.convert SRC -o OUT [options]; --help lists them."""
 
 import sys
 

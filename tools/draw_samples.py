@@ -1,4 +1,4 @@
-"""Draws the sample images in weights/samples: one each of eight Fashion-MNIST classes, as 28 x 28 grey PNGs.
+"""Draw the sample images in weights/samples: one each of eight Fashion-MNIST classes, as 28 x 28 grey PNGs.
 
     python -m tools.draw_samples [FOLDER]
 
@@ -6,14 +6,14 @@ They are the project's own: polygons below, in pixels of the 28 x 28 image, ligh
 data set but its size and its way of filling the frame. Equal runs give equal pixels.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
 SIDE = 28
-SCALE = 16  # drawn this much larger, then averaged: smooth edges
+SCALE = 16  # drawn this many times larger, then averaged, which smooths the edges
 SAMPLES = Path(__file__).resolve().parent.parent / "weights" / "samples"
 
 Point = tuple[float, float]
@@ -112,11 +112,16 @@ def draw(shapes: tuple[Shape, ...]) -> Image.Image:
     return image.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
-def main(folder: Path) -> None:
+def write_samples(folder: Path) -> None:
+    """Write all drawings as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, shapes in DRAWINGS.items():
         draw(shapes).save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SAMPLES)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.draw_samples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=SAMPLES, help="default: weights/samples")
+    write_samples(parser.parse_args().folder)

@@ -37,9 +37,11 @@ def run(script: str, *arguments: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--config", default="")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.footprint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="BHViT checkpoint, .safetensors or .pth")
+    parser.add_argument("--config", default="", help="config.json, for what the checkpoint does not tell")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         arguments = options.checkpoint, str(Path(folder) / "model.safetensors"), options.config

@@ -17,7 +17,7 @@ comparison  two reports
 plot        a profile as an image
 """
 
-from bitvit.bench.comparison import Comparison, compare
+from bitvit.bench.comparison import ReportComparison, compare
 from bitvit.bench.forms import comparison_markdown, markdown, write_csv
 from bitvit.bench.machine import Environment
 from bitvit.bench.measuring import measure
@@ -25,12 +25,12 @@ from bitvit.bench.report import BenchReport, ModelFacts, Part, PreprocessingTime
 
 __all__ = [
     "BenchReport",
-    "Comparison",
     "Environment",
     "ModelFacts",
     "Part",
     "PreprocessingTimes",
     "Profile",
+    "ReportComparison",
     "Result",
     "Startup",
     "compare",

@@ -7,7 +7,7 @@ from typing import Any
 
 from bitvit.bench.report import UNSTEADY, BenchReport, Result, cell_name
 
-LEAST = 0.02  # a difference below it is noise, however steady the runs were
+LEAST = 0.02  # a smaller difference is noise, however steady the runs were
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,19 @@ class Pair:
 
     @property
     def noise(self) -> float:
-        """The difference that the spread of the two runs alone may make."""
+        """The relative difference that the spread of the two runs alone may cause."""
         return max(LEAST, self.first.spread, self.second.spread)
 
     @property
     def verdict(self) -> str:
-        """What the second is: faster, slower, same (but for the noise), or unclear where the noise hides too much."""
+        """How the second compares: faster, slower, same (within a small noise), or unclear (within a large one)."""
         if abs(self.ratio - 1) <= self.noise:
             return "same" if self.noise <= UNSTEADY else "unclear"
         return "faster" if self.ratio < 1 else "slower"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReportComparison:
     """Cells of two reports, matched by mode, threads and batch size.
 
     differences: what else differs between the runs, a line each. alone: cells of one report only.
@@ -67,12 +67,12 @@ class Comparison:
         return json.dumps({"schema": "bitvit-bench-comparison/1", "cells": cells, **rest}, indent=1) + "\n"
 
 
-def compare(first: BenchReport, second: BenchReport) -> Comparison:
+def compare(first: BenchReport, second: BenchReport) -> ReportComparison:
     """Compare two reports, of two models, versions or machines."""
     one, two = ({_key(r): r for r in report.results} for report in (first, second))
     alone = [f"only in the first: {cell_name(r)}" for key, r in one.items() if key not in two]
     alone += [f"only in the second: {cell_name(r)}" for key, r in two.items() if key not in one]
-    return Comparison(
+    return ReportComparison(
         pairs=[Pair(r, two[key]) for key, r in one.items() if key in two],
         differences=_differences(first, second),
         alone=alone,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from bitvit.bench.comparison import Comparison
+from bitvit.bench.comparison import ReportComparison
 from bitvit.bench.report import COVERS, BenchReport, ModelFacts, Part, Profile, Result
 
 NONE = "–"
@@ -14,7 +14,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text: the first `words` columns are words, the others numbers."""
+    """A table of text: the first `words` columns hold words, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -65,7 +65,7 @@ def _part_cells(part: Part, profile: Profile) -> tuple[str, ...]:
     )
 
 
-def comparison_grid(comparison: Comparison) -> Grid:
+def comparison_grid(comparison: ReportComparison) -> Grid:
     columns = ("mode", "threads", "batch", "first p50 ms", "second p50 ms", "second/first", "noise", "second is")
     rows = [
         (
@@ -91,20 +91,20 @@ def _computed(model: ModelFacts) -> str:
 
 
 def facts(report: BenchReport) -> list[str]:
-    """A line each: model, start-up, memory, preparation of images, machine, software."""
+    """A line each on the model, start-up, memory, preprocessing, machine and software."""
     m, s, p = report.model, report.startup, report.preprocessing
     lines = [
         f"model: {m.name}, {m.infer_img_size} x {m.infer_img_size} pixels, {m.param_count:.1f} million parameters,"
-        f" {digits(m.binary_macs / 1e6)} binary{_computed(m)} and {digits(m.float_macs / 1e6)} float MMAC an image,"
+        f" {digits(m.binary_macs / 1e6)} binary{_computed(m)} and {digits(m.float_macs / 1e6)} float MMAC per image,"
         f" sha256 {m.sha256[:12]}",
     ]
     memory = f"file {m.file_bytes / 1e6:.1f} MB, weights in memory {m.weight_bytes / 1e6:.1f} MB,"
-    memory += f" {m.workspace_bytes / 1e6:.1f} MB more a thread"
+    memory += f" {m.workspace_bytes / 1e6:.1f} MB more per thread"
     if s is not None:
         compiled = (
             "none, kernels were in the cache (--cold measures it)"
             if s.compile_seconds is None
-            else f"{s.compile_seconds:.1f} s for {s.compiled_functions} functions, once a machine"
+            else f"{s.compile_seconds:.1f} s for {s.compiled_functions} functions, once per machine"
         )
         lines.append(
             f"fresh process: import {s.import_seconds * 1e3:.0f} ms, load {s.load_seconds * 1e3:.0f} ms, first image"
@@ -116,8 +116,8 @@ def facts(report: BenchReport) -> list[str]:
     lines.append(f"memory: {memory}")
     if p is not None:
         lines.append(
-            f"preparing an image (apart): decode {p.decode_ms:.2f} ms, resize and crop {p.resize_ms:.2f} ms,"
-            f" normalise {p.normalise_ms:.2f} ms; {p.image}"
+            f"preprocessing an image (not part of the times above): decode {p.decode_ms:.2f} ms, resize and crop"
+            f" {p.resize_ms:.2f} ms, normalise {p.normalise_ms:.2f} ms; {p.image}"
         )
     return [*lines, *machine_facts(report)]
 
@@ -141,18 +141,18 @@ def profile_facts(profile: Profile) -> list[str]:
     """How the profile agrees with ordinary calls, and its limits."""
     limits = profile.limits
     return [
-        f"steps {profile.seconds * 1e3:.3f} ms + calling {profile.calling_seconds * 1e3:.3f} ms add up to"
-        f" {profile.covered:.1%} of ordinary calls beside it ({profile.end_to_end_seconds * 1e3:.3f} ms),"
+        f"steps {profile.seconds * 1e3:.3f} ms + overhead of a call {profile.calling_seconds * 1e3:.3f} ms add up to"
+        f" {profile.covered:.1%} of ordinary calls in the same run ({profile.end_to_end_seconds * 1e3:.3f} ms),"
         f" {'within' if profile.adds_up else 'NOT within'} {COVERS:.0%}; {profile.runs} runs",
         f"limits of one core: {limits.binary_macs / 1e9:,.0f} binary GMAC/s, {limits.float_macs / 1e9:.1f} float"
-        f" GMAC/s, {limits.cache_bytes / 1e9:.0f} GB/s out of a cache, {limits.memory_bytes / 1e9:.0f} GB/s out of"
+        f" GMAC/s, {limits.cache_bytes / 1e9:.0f} GB/s from a cache, {limits.memory_bytes / 1e9:.0f} GB/s from"
         " memory",
     ]
 
 
 # --------------------------------------------------------------------------------------------------------- Markdown
 def grid_markdown(grid: Grid) -> str:
-    """The table alone."""
+    """One table, without its title."""
     marks = ["---" if i < grid.words else "--:" for i in range(len(grid.columns))]
     rows = [grid.columns, *grid.rows]
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
@@ -171,7 +171,7 @@ def markdown(report: BenchReport) -> str:
     return "\n".join(parts)
 
 
-def comparison_markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: ReportComparison) -> str:
     """The whole comparison."""
     parts = ["# bitvit bench: two reports\n", _section(comparison_grid(comparison))]
     notes = [*comparison.differences, *comparison.alone, *(f"warning: {w}" for w in comparison.warnings)]
@@ -188,7 +188,7 @@ def _bullets(lines: Sequence[str]) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- CSV
 def write_csv(report: BenchReport, stream: TextIO) -> None:
-    """The results, a row each: model, the fields of Result, and what is the same for all rows."""
+    """A row for each result: model, the fields of Result, and what is the same in all rows."""
     m, e = report.model, report.environment
     fixed: dict[str, Any] = {
         "infer_img_size": m.infer_img_size,
@@ -208,8 +208,8 @@ def write_csv(report: BenchReport, stream: TextIO) -> None:
     _write_rows(stream, rows)
 
 
-def write_comparison_csv(comparison: Comparison, stream: TextIO) -> None:
-    """A row a cell."""
+def write_comparison_csv(comparison: ReportComparison, stream: TextIO) -> None:
+    """A row for each cell that both reports have."""
     rows = [
         {
             "mode": p.first.mode,

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured with the loops of kernels/limits.py: the roofs of a roofline."""
+"""The best that this machine can do, measured with the loops of kernels/limits.py: the roofs of a roofline."""
 
 import threading
 import time
@@ -12,11 +12,11 @@ from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.program import aligned_zeros
 from bitvit.runtime.calls import Call, c_function
 
-PRODUCTS = 2 * TILE_ROWS * LANES  # of words, a step of the limits' loops
-FEATURES = 32  # binary products of two words
+PRODUCTS = 2 * TILE_ROWS * LANES  # of two words, in each step of the loops of kernels/limits.py
+FEATURES = 32  # signs in a word
 STEPS = 20_000  # about 2 ms
 REPEATS = 15
-CACHED = (1 << 18, 1 << 20, 1 << 22)  # bytes; the fastest is what caches beyond the first level can do
+CACHED = (1 << 18, 1 << 20, 1 << 22)  # bytes; the fastest counts as the rate of caches beyond the first level
 UNCACHED = 1 << 27  # bytes: more than any cache that one core has
 
 
@@ -48,7 +48,7 @@ def measure_limits() -> Limits:
 
 
 def popcount_rate(threads: int = 1) -> float:
-    """Binary multiply-adds a second of so many threads that all count bits at the same time."""
+    """Binary multiply-adds per second when so many threads count bits at the same time."""
     calls = [_registers_call(catalog.popcount_limit, seed) for seed in range(threads)]
     work = STEPS * PRODUCTS * FEATURES
     return work / _best(calls[0]) if threads == 1 else work * threads / _best_together(calls)
@@ -66,7 +66,7 @@ def _registers_call(function: catalog.Scheduling, seed: int) -> Call:
 
 def _read_rate(size: int, passes: int) -> float:
     words = aligned_zeros(size // 4)
-    words[:] = 1  # zeros that nobody has written would all be one page
+    words[:] = 1  # pages that were never written to would all be the same page of zeros
     steps = len(words) // PRODUCTS
     call = Call(c_function(catalog.read_limit), words, steps)
 
@@ -78,7 +78,7 @@ def _read_rate(size: int, passes: int) -> float:
 
 
 def _best(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of many calls: interruptions only ever slow one down."""
+    """Seconds of the fastest of many calls: an interruption can only slow a call down."""
     fastest = np.inf
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -88,7 +88,7 @@ def _best(call: Callable[[], object]) -> float:
 
 
 def _best_together(calls: list[Call]) -> float:
-    """Seconds that one call takes on average while all are made at once, each on a thread of its own."""
+    """Seconds that a call takes on average when all are made at once, each on its own thread."""
     rounds: list[list[float]] = [[] for _ in range(REPEATS)]
     barrier = threading.Barrier(len(calls))
 

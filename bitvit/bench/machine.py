@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import bitvit
 from bitvit.kernels import target
 from bitvit.system import available_threads, cgroup_quota
+from bitvit.version import __version__
 
-LEAST_SECONDS = 0.5  # to judge a load by: the system counts in hundredths of a second, and so five parts of a run
-ROOT = Path(bitvit.__file__).resolve().parent.parent
+LEAST_SECONDS = 0.5  # shorter spans tell nothing of the load: the system counts in hundredths of a second
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "pillow")
-# What matters to inference engines, as LLVM calls it.
+# Features of a processor that matter to inference engines, as LLVM calls them.
 FEATURES = (
     *("sse4.2", "avx2", "avxvnni", "avx512f", "avx512bw", "avx512vnni", "avx512bf16", "avx512vpopcntdq", "amx-int8"),
     *("neon", "dotprod", "i8mm", "sve", "sve2"),
 )
-VARIABLES = ("OMP_", "BITVIT_", "NUMBA_", "KMP_")  # the beginnings of those that may change times
+VARIABLES = ("OMP_", "BITVIT_", "NUMBA_", "KMP_")  # prefixes of those that may change the times
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def environment(packages: Iterable[str] = PACKAGES) -> Environment:
     """The environment of this process."""
     return Environment(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        bitvit=bitvit.__version__,
+        bitvit=__version__,
         commit=commit(),
         cpu=cpu_name(),
         target=target.CPU,

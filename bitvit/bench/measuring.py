@@ -1,7 +1,7 @@
 """measure: times of a packed model, as a report.
 
-Every cell (mode, threads, batch size) is measured in five parts, and the parts of all cells take turns, so that a
-change of the machine's speed meets all of them, and shows in the spread of their medians.
+Every cell (mode, threads, batch size) is measured in five parts, interleaved with those of the other cells, so that a
+change of the machine's speed affects all cells alike, and shows in the spread of their medians.
 """
 
 import dataclasses
@@ -65,11 +65,11 @@ def measure(
     modes: "latency", calls one after the other with all threads; "throughput", as many callers at once, each with one.
     warmup: calls before a cell is measured; default 0.3 s of them, 3 at least.
     iterations, seconds: of each cell, one of the two; default 3 s. There are always 5 calls at least.
-    image: the image whose preparation is timed; default a synthetic JPEG.
+    image: the image whose preprocessing is timed; default a synthetic JPEG.
     profile: also find where the time of one image on one thread goes.
-    startup: also start a few processes, for the times of import, loading and the first image, and for their memory.
-    cold: there also compile the kernels with an empty cache.
-    progress: is told what is being measured.
+    startup: also start a few processes, to time import, loading and the first image, and to measure their memory.
+    cold: also start one that compiles the kernels with an empty cache.
+    progress: called with a line of text on what is being measured.
 
     Raises ModelFileError, ImageError; BenchError for more threads than there are; ValueError for impossible arguments.
     """
@@ -81,7 +81,7 @@ def measure(
     compiled = _compile(path)
     summary = summarize(path)
     models = {n: load(path, threads=n) for n in {1, *threads}}
-    cells = [_Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
+    cells = [Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
     pixels = _pixels(max(batch_sizes), models[1].config.image_size)
     prepared = measure_preprocessing(models[1].preprocessing, image)
     started = None
@@ -90,7 +90,7 @@ def measure(
         started = measure_startup(path, max(threads), max(batch_sizes), compiled, cold=cold)
     say("limits of the machine")
     popcounts = {n: popcount_rate(n) for n in threads}
-    _measure_cells(cells, models, pixels, Amount(iterations, seconds or SECONDS), warmup, say)
+    measure_cells(cells, models, pixels, Amount(iterations, seconds or SECONDS), warmup, say)
     popcounts = {n: max(rate, popcount_rate(n)) for n, rate in popcounts.items()}
     limits = measure_limits() if profile else None
     profiled: Profile | None = None
@@ -122,14 +122,12 @@ def _threads(values: Sequence[int] | None) -> list[int]:
     if max(wanted) > most:
         raise BenchError(
             f"{max(wanted)} threads: this process may use {most} (CPU affinity, cgroup quota, OMP_NUM_THREADS and"
-            " BITVIT_NUM_THREADS; the smallest wins); ask for fewer, or lift the limit"
+            " BITVIT_NUM_THREADS; the smallest wins); ask for fewer, or raise the limit"
         )
     return wanted
 
 
-def _check_amounts(
-    modes: Sequence[Mode], warmup: int | None, iterations: int | None, seconds: float | None
-) -> None:  # fmt: skip
+def _check_amounts(modes: Sequence[Mode], warmup: int | None, iterations: int | None, seconds: float | None) -> None:
     if not modes or any(mode not in MODES for mode in modes):
         raise ValueError(f"modes is {modes!r}, expected some of {MODES}")
     if iterations is not None and seconds is not None:
@@ -144,7 +142,7 @@ def _check_amounts(
 
 # ---------------------------------------------------------------------------------------------------- the model
 def _compile(path: Path) -> tuple[int, float] | None:
-    """Compile what the model needs and the cache has not: how many functions, seconds; None if there was nothing."""
+    """Compile what the model needs and the cache lacks: number of functions, seconds; None if nothing is missing."""
     missing = loader.missing_of(functions_of(path))
     if not missing:
         return None
@@ -175,13 +173,13 @@ def _facts(path: Path, model: BHViT, summary: Summary) -> ModelFacts:
 # ------------------------------------------------------------------------------------------------------- calls
 @dataclass(frozen=True)
 class Amount:
-    """How much to measure: calls, or seconds if they are None."""
+    """How much to measure: a number of calls, or seconds if it is None."""
 
     iterations: int | None
     seconds: float
 
     def part(self, i: int) -> "Amount":
-        """Of the i-th of PARTS; together they make up the whole."""
+        """The share of the i-th of PARTS; together they make up the whole."""
         if self.iterations is None:
             return Amount(None, self.seconds / PARTS)
         return Amount(max(1, (self.iterations * (i + 1)) // PARTS - (self.iterations * i) // PARTS), 0.0)
@@ -193,7 +191,7 @@ class Amount:
 
 
 @dataclass
-class _Cell:
+class Cell:
     """One mode, number of threads and batch size, and what has been measured of it."""
 
     mode: Mode
@@ -246,7 +244,7 @@ class _Cell:
 
 
 def percentile_ms(times: NDArray[np.float64], percent: int) -> float | None:
-    """Milliseconds that so many percent of the calls did not exceed; None if not even one call lies beyond."""
+    """Milliseconds that so many percent of the calls did not exceed; None if fewer than one call lies beyond."""
     enough = len(times) * (100 - percent) >= 100
     return 1e3 * float(np.percentile(times, percent)) if enough else None
 
@@ -272,7 +270,7 @@ def timed(call: Callable[[], object], amount: Amount) -> list[float]:
 
 
 def timed_together(call: Callable[[], object], amount: Amount, callers: int) -> list[float]:
-    """Seconds of each call that so many threads make at once, each one after the other."""
+    """Seconds of each call when so many threads call at once, each one call after the other."""
     share = amount if amount.iterations is None else Amount(-(-amount.iterations // callers), 0.0)
     times: list[list[float]] = [[] for _ in range(callers)]
     barrier = threading.Barrier(callers)
@@ -295,21 +293,22 @@ def _pixels(batch: int, size: int) -> NDArray[np.float32]:
         return np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
     except (MemoryError, ValueError):  # the latter for sizes that no memory could have
         raise BenchError(
-            f"batch size {batch}: {12e-9 * batch * size**2:,.1f} GB of pixels do not fit into memory; ask for less"
+            f"batch size {batch}: {12e-9 * batch * size**2:,.1f} GB of pixels do not fit into memory; choose a"
+            " smaller one"
         ) from None
 
 
-def _measure_cells(
-    cells: list[_Cell],
+def measure_cells(
+    cells: list[Cell],
     models: dict[int, BHViT],
     pixels: NDArray[np.float32],
     amount: Amount,
     warmup: int | None,
     say: Callable[[str], None],
 ) -> None:
-    """Part by part, the cells taking turns; Python does not collect garbage meanwhile."""
+    """Part by part, one cell after the other; Python does not collect garbage meanwhile."""
 
-    def call(cell: _Cell) -> Callable[[], object]:
+    def call(cell: Cell) -> Callable[[], object]:
         model, images = models[cell.threads if cell.mode == "latency" else 1], pixels[: cell.batch]
         return lambda: model(images)
 
@@ -339,7 +338,7 @@ def _warm_up(call: Callable[[], object], calls: int | None) -> None:
 
 # ------------------------------------------------------------------------------------------------- preprocessing
 def measure_preprocessing(preprocessing: Preprocessing, image: ImageSource | None = None) -> PreprocessingTimes:
-    """Time decoding, resizing and normalising apart. Raises ImageError."""
+    """Time decoding, resizing and normalising separately. Raises ImageError."""
     if image is None:
         size = PHOTO if preprocessing.resize is not None else (preprocessing.crop, preprocessing.crop)
         photo = _photo(*size)
@@ -357,7 +356,7 @@ def measure_preprocessing(preprocessing: Preprocessing, image: ImageSource | Non
         opened = open_image(source)
         decoded = time.perf_counter()
         cropped = preprocessing.centre_crop(preprocessing.resized(opened))
-        cropped.load()  # a crop is made when it is first looked at
+        cropped.load()  # Pillow crops when the pixels are first read
         resized = time.perf_counter()
         preprocessing.normalized(cropped)
         times.append((decoded - start, resized - decoded, time.perf_counter() - resized))

@@ -1,6 +1,5 @@
-"""A profile as an image: where the time goes, and each step against the machine's roofs."""
+"""A profile as an image: where the time goes, and a roofline with each step."""
 
-import importlib
 import math
 import os
 from typing import Any
@@ -10,45 +9,30 @@ import numpy as np
 from bitvit.bench.forms import digits, machine_facts
 from bitvit.bench.profile import KINDS
 from bitvit.bench.report import BenchReport, Part, Profile
-from bitvit.errors import BenchError, BitvitError
+from bitvit.errors import BenchError
+from bitvit.extras import figure, require
 from bitvit.files import write_file
 
 COLORS = dict(zip(KINDS, ("#6c757d", "#2a9d8f", "#e9a23b", "#d1495b", "#30638e", "#8f5aa8", "#a98467"), strict=True))
 PAPER = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}  # behind text
-REMEDY = "pip install 'bitvit[plot]'"
-
-
-def require_matplotlib() -> Any:
-    """matplotlib.pyplot, drawing to files. BenchError if it is not installed."""
-    try:
-        importlib.import_module("matplotlib").use("Agg")
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as problem:
-        raise BenchError(f"matplotlib cannot be imported ({problem}), and --plot draws with it; {REMEDY}") from None
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
     """Draw the profile of a report into a PNG file, which appears when it is complete.
 
-    BenchError if the report has no profile, matplotlib is not installed or the file cannot be written.
+    BenchError if the report has no profile or the file cannot be written, BitvitError without matplotlib.
     """
-    pyplot = require_matplotlib()
     if report.profile is None:
         raise BenchError("the report has no profile to draw; measure with --profile (profile=True)")
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context(style):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13.5, 5.8), layout="constrained")
+    with require("matplotlib", "drawing").rc_context(STYLE):
+        drawn = figure(13.5, 5.8)
+        left, right = drawn.subplots(1, 2)
         _bars(left, report.profile)
         _roofline(right, report.profile)
-        name = f"{report.model.name}: one image on one thread"
-        figure.suptitle(name, fontsize=12, fontweight="bold")
-        figure.supxlabel(machine_facts(report)[0], fontsize=7, color="0.35")
-        try:
-            write_file(path, lambda file: figure.savefig(file, dpi=150, format="png"))
-        except BitvitError as problem:
-            raise BenchError(str(problem)) from None
-        finally:
-            pyplot.close(figure)
+        drawn.suptitle(f"{report.model.name}: one image on one thread", fontsize=12, fontweight="bold")
+        drawn.supxlabel(machine_facts(report)[0], fontsize=7, color="0.35")
+        write_file(path, lambda file: drawn.savefig(file, dpi=150, format="png"), error=BenchError)
 
 
 def _stage(part: Part) -> int:
@@ -58,7 +42,7 @@ def _stage(part: Part) -> int:
 
 
 def _bars(axis: Any, profile: Profile) -> None:
-    """A bar a kind, its stages side by side from light to dark; a line where its limit is."""
+    """A bar for each kind, its stages side by side from light to dark; a line where its limit is."""
     kinds = sorted(profile.kinds, key=lambda part: part.seconds)
     unit, scale = ("ms", 1e3) if profile.seconds >= 1e-3 else ("µs", 1e6)
     most = scale * max(part.seconds for part in kinds)
@@ -83,15 +67,15 @@ def _bars(axis: Any, profile: Profile) -> None:
         axis.text(max(start, limit) + 0.015 * most, y, text, va="center", fontsize=8)
     axis.set_yticks(range(len(kinds)), [part.kind for part in kinds])
     axis.set_xlim(0, 1.5 * most)
-    axis.set_xlabel(f"{unit}; numbers are stages, a black line is the limit")
+    axis.set_xlabel(f"{unit}; the numbers are stages, a black line is the limit")
     total, calls = scale * (profile.seconds + profile.calling_seconds), scale * profile.end_to_end_seconds
-    title = f"Where the time goes: with calling {digits(total)} {unit}, {profile.covered:.0%} of ordinary calls"
-    title += f" beside it ({digits(calls)} {unit})"
+    title = f"Where the time goes: {digits(total)} {unit} with the overhead of a call,"
+    title += f" {profile.covered:.0%} of ordinary calls ({digits(calls)} {unit})"
     axis.set_title(title, fontsize=10, loc="left", color="black" if profile.adds_up else "red")
 
 
 def _roofline(axis: Any, profile: Profile) -> None:
-    """Multiply-adds a second over multiply-adds a byte; a dot a step that multiplies, its area the time."""
+    """Multiply-adds per second over multiply-adds per byte; a dot for each step that multiplies, its area the time."""
     limits = profile.limits
     steps = [part for part in profile.parts if part.macs]
     intensities = np.array([part.macs / part.bytes for part in steps])
@@ -124,20 +108,20 @@ def _roofline(axis: Any, profile: Profile) -> None:
     axis.set_yscale("log")
     axis.set_xlim(low, high)
     axis.set_ylim(slowest / 3, limits.binary_macs / 1e9 * 2)
-    axis.set_xlabel("multiply-adds a byte of weights and activations")
-    axis.set_ylabel("GMAC/s (dots: a step each, larger is longer)")
+    axis.set_xlabel("multiply-adds per byte of weights and activations")
+    axis.set_ylabel("GMAC/s (a dot is a step; a larger one takes longer)")
     axis.set_title("Roofline of one core", fontsize=10, loc="left")
     for rate, name in ((limits.cache_bytes, "cache"), (limits.memory_bytes, "memory")):
         _slope(axis, rate / 1e9, low, limits.binary_macs / rate, f"{name}: {rate / 1e9:.0f} GB/s")
     legend = axis.legend(fontsize=8, frameon=False, loc="lower right")
     for handle in legend.legend_handles:
-        handle.set_sizes([40])  # alike: there a dot's size means nothing
+        handle.set_sizes([40])  # all of one size: in the legend it has no meaning
 
 
 def _slope(axis: Any, rate: float, low: float, high: float, text: str) -> None:
     """The roof of reading at `rate` billion bytes a second, with its text along it."""
     axis.plot([low, high], [low * rate, high * rate], ":", color="0.5", lw=1.2, zorder=1)
-    axis.figure.draw_without_rendering()  # so that the axes have their places
+    axis.figure.draw_without_rendering()  # the layout decides where the axes are
     (x0, y0), (x1, y1) = axis.transData.transform([(low, low * rate), (2 * low, 2 * low * rate)])
     start = max(low, axis.get_ylim()[0] / rate)
     start *= (high / start) ** 0.3

@@ -17,8 +17,8 @@ from bitvit.summary import Row
 
 KINDS = ("embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head")
 LEAST_RUNS = 10
-TURN_CALLS, TURN_SECONDS = 5, 0.02  # at least so much of one before the other has its turn
-# Which kernel of an attention layer does the work of a row of the summary, and has its weights.
+ROUND_CALLS, ROUND_SECONDS = 5, 0.02  # profiled and ordinary calls alternate in rounds of at least this length
+# Rows of the summary below an attention layer -> the kernel that does their work and holds their weights.
 _ATTENTION = {"query": "project", "key": "project", "value": "project", "": "project", "output": "output"}
 
 
@@ -29,7 +29,7 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
     """
     limits = limits or measure_limits()
     steps = model.runner.program.steps
-    times, calls, calling = _times(model, seconds)
+    times, calls, calling = step_times(model, seconds)
     work = _work(steps, rows)
     parts = []
     for step, spent, (binary, real, weights) in zip(steps, typical(times), work, strict=True):
@@ -57,14 +57,13 @@ def typical(runs: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     order = np.argsort(runs.sum(axis=1))
     quarter = len(runs) // 4
-    middle: NDArray[np.float64] = runs[order[quarter : len(runs) - quarter]].mean(axis=0)
-    return middle
+    return runs[order[quarter : len(runs) - quarter]].mean(axis=0)
 
 
-def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[float], float]:
-    """Seconds [runs, steps] of each step, and [calls] of about as many ordinary calls; median of one with no image.
+def step_times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[float], float]:
+    """Seconds [runs, steps] of each step; [calls] of about as many ordinary calls; the median call without an image.
 
-    They take turns: each finds its own memory in the caches, and both meet the same neighbours.
+    The two alternate in rounds: each finds its own memory in the caches, and both meet the same load of the machine.
     """
     runner, size = model.runner, model.config.image_size
     pixels = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
@@ -74,22 +73,22 @@ def _times(model: BHViT, seconds: float) -> tuple[NDArray[np.float64], list[floa
     walls, calls = list[float](), list[float]()
     end = time.perf_counter() + seconds
     while len(runs) < LEAST_RUNS or time.perf_counter() < end:
-        for wall in _turn(run):
+        for wall in _round(run):
             walls.append(wall)
             runs.append(np.diff(ticks).astype(np.float64))
-        calls += _turn(lambda: model(pixels))
+        calls += _round(lambda: model(pixels))
     found = np.array(runs)
     if not found.any():
         raise BenchError("the clock of this kind of processor cannot be read between steps; measure without a profile")
     tick = float(np.median(np.array(walls) / found.sum(axis=1)))  # calling takes some 1e-6 s, of 1e-3 and more
-    return found * tick, calls, float(np.median(list(_turn(lambda: model(pixels[:0])))))
+    return found * tick, calls, float(np.median(list(_round(lambda: model(pixels[:0])))))
 
 
-def _turn(call: Callable[[], object]) -> Iterator[float]:
-    """Seconds of each call of a turn, but the first."""
+def _round(call: Callable[[], object]) -> Iterator[float]:
+    """Seconds of each call of a round but the first, which warms the caches."""
     call()
-    end, done = time.perf_counter() + TURN_SECONDS, 0
-    while done < TURN_CALLS or time.perf_counter() < end:
+    end, done = time.perf_counter() + ROUND_SECONDS, 0
+    while done < ROUND_CALLS or time.perf_counter() < end:
         start = time.perf_counter()
         call()
         yield time.perf_counter() - start

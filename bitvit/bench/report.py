@@ -9,23 +9,26 @@ schema; none changes its meaning. Where a field means what timm's benchmark.py m
 import dataclasses
 import json
 import os
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from bitvit.bench.limits import Limits
 from bitvit.bench.machine import Environment
 from bitvit.errors import BenchError
+from bitvit.records import Decoder
 
 SCHEMA = "bitvit-bench/1"
-BUSY = 0.05  # share of the machine's processors that others used, above which times are not to be trusted
-UNSTEADY = 0.10  # spread above which they are not either
-COVERS = 0.10  # by which a profile's sum may differ from the calls beside it
+BUSY = 0.05  # share of the machine's processors used by other processes above which times are not to be trusted
+UNSTEADY = 0.10  # spread above which times are not to be trusted
+COVERS = 0.10  # by which a profile's sum may differ from ordinary calls in the same run
 Mode = Literal["latency", "throughput"]
 MODES: tuple[Mode, ...] = ("latency", "throughput")
+
+_DECODER = Decoder(
+    BenchError, "the report is damaged; write one with bitvit bench MODEL --format json", skip_unknown=True
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Startup:
 
 @dataclass(frozen=True)
 class PreprocessingTimes:
-    """Medians for one image on one thread; no part of the results, which begin with float32 pixels."""
+    """Medians for one image on one thread; not part of the results, which start from float32 pixels."""
 
     image: str
     decode_ms: float
@@ -96,13 +99,13 @@ class Result:
     p95_ms: float | None
     p99_ms: float | None
     max_ms: float
-    iterations: int  # calls timed
+    iterations: int  # calls that were timed
     seconds: float  # time in all
     binary_gmacs_per_sec: float  # of those that are computed
     limit_gmacs_per_sec: float  # what as many threads reached in the same run with xor, popcount and add alone
-    share_of_limit: float  # the quotient of the two
+    share_of_limit: float  # binary_gmacs_per_sec / limit_gmacs_per_sec
     spread: float  # of the medians of five parts of the run: (most - least) / median of all
-    others: float | None  # share of the machine's processors that others used meanwhile; null: not known
+    others: float | None  # share of the machine's processors that other processes used meanwhile; null: not known
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,9 @@ class Profile:
     """Where the time of one image on one thread goes.
 
     All steps run in one call of a C function that reads the processor's clock between them; a step's time is its mean
-    over the middle half of the runs, and end_to_end_seconds that of ordinary calls of the model, which take turns with
-    them. calling_seconds is the median of calls with no image. Steps and calling must add up to ordinary calls,
-    within COVERS: else the machine was too restless, and the report warns.
+    over the middle half of the runs, and end_to_end_seconds that of ordinary calls of the model, which
+    alternate with them. calling_seconds is the median of calls with no image. Steps and calling must add up to ordinary
+    calls, within COVERS: else the speed of the machine changed too much, and the report warns.
     """
 
     parts: list[Part]  # one a step, in order
@@ -169,7 +172,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All that was measured, and what a reader must know of it."""
+    """Everything that was measured, and where."""
 
     model: ModelFacts
     environment: Environment
@@ -180,12 +183,12 @@ class BenchReport:
 
     @property
     def warnings(self) -> list[str]:
-        """Why not to trust some of the times."""
+        """Reasons not to trust some of the times."""
         found = []
         busy = [r.others for r in self.results if r.others is not None and r.others > BUSY]
         if busy:
             found.append(
-                f"the machine was busy: others used up to {max(busy):.0%} of its processors in {len(busy)} of"
+                f"the machine was busy: other processes used up to {max(busy):.0%} of its processors in {len(busy)} of"
                 f" {len(self.results)} results; measure again when it is quiet"
             )
         unsteady = [r for r in self.results if r.spread > UNSTEADY]
@@ -198,13 +201,13 @@ class BenchReport:
         p = self.profile
         if p is not None and not p.adds_up:
             found.append(
-                f"the profile adds up to {p.covered:.0%} of the calls beside it, expected 90 to 110%: the machine"
-                " changed its speed meanwhile; measure again when it is quiet"
+                f"the profile adds up to {p.covered:.0%} of ordinary calls in the same run, expected 90 to 110%: the"
+                " speed of the machine changed meanwhile; measure again when it is quiet"
             )
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The report as JSON can hold it."""
         return {"schema": SCHEMA, **dataclasses.asdict(self), "warnings": self.warnings}
 
     def to_json(self) -> str:
@@ -220,7 +223,7 @@ class BenchReport:
                 f"{where}: not a report of bitvit bench (schema {found!r}, expected {SCHEMA!r}); write one with bitvit"
                 " bench MODEL --format json -o FILE"
             )
-        return _object(cls, content, where)
+        return _DECODER.record(cls, content, where)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "BenchReport":
@@ -245,43 +248,3 @@ def cell_name(result: Result) -> str:
 def describe(mode: Mode, threads: int, batch: int) -> str:
     """'latency, 2 threads, batch 8'."""
     return f"{mode}, {threads} thread{'s' * (threads > 1)}, batch {batch}"
-
-
-# --------------------------------------------------------------------------------------------- JSON to dataclasses
-T = TypeVar("T")
-
-
-def _object(kind: type[T], content: Any, where: str) -> T:
-    """A dataclass out of a JSON object.
-
-    Fields that it does not know are left out; those with a default, an attribute of the class, are newer than some
-    reports and may be missing.
-    """
-    if not isinstance(content, Mapping):
-        raise BenchError(f"{where}: {content!r:.40}, expected an object; the report is damaged")
-    hints = typing.get_type_hints(kind)
-    missing = {name for name in hints if name not in content and not hasattr(kind, name)}
-    if missing:
-        raise BenchError(f"{where}: without {sorted(missing)}; the report is damaged")
-    found = {name: hint for name, hint in hints.items() if name in content}
-    return kind(**{name: _value(hint, content[name], f"{where}: {name}") for name, hint in found.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return None if value is None else _value(arguments[0], value, where)
-    if origin is list and isinstance(value, list):
-        return [_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {str(name): _value(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
-    if origin is Literal and value in arguments:
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _object(hint, value, where)
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if hint in (int, str) and type(value) is hint:
-        return value
-    expected = getattr(hint, "__name__", str(hint))
-    raise BenchError(f"{where} is {value!r:.40}, expected {expected}; the report is damaged")

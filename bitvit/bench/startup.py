@@ -1,4 +1,4 @@
-"""What a fresh process takes: to import, to load, for its first image, to compile; and its memory."""
+"""Fresh processes: time to import, to load, for the first image and to compile; and their memory."""
 
 import json
 import os
@@ -14,10 +14,10 @@ from bitvit.errors import BenchError
 from bitvit.jit.workers import can_start_python
 
 PROCESSES = 3
-CALLS = 5  # with the largest batch, before memory is looked at
+CALLS = 5  # with the largest batch, before memory is measured
 
-_BEGIN = "import json, sys, time; sys.path[:] = json.loads(sys.argv[1]); path = sys.argv[2]\n"
-_RUN = """
+_FIRST_LINES = "import json, sys, time; sys.path[:] = json.loads(sys.argv[1]); path = sys.argv[2]\n"
+RUN_SCRIPT = """
 threads, batch, calls = map(int, sys.argv[3:])
 start = time.perf_counter()
 import numpy as np, bitvit.model
@@ -38,7 +38,7 @@ for _ in range(calls):
 found["rss"] = peak_rss()
 print(json.dumps(found))
 """
-_COMPILE = """
+COMPILE_SCRIPT = """
 from bitvit.jit import loader
 from bitvit.model import functions_of
 functions = functions_of(path)
@@ -60,8 +60,8 @@ def measure_startup(
         return None
     if cold:
         with tempfile.TemporaryDirectory() as cache:
-            compiled = _python(_COMPILE, path, environment={"NUMBA_CACHE_DIR": cache})
-    found = [_python(_RUN, path, threads, batch, CALLS) for _ in range(PROCESSES)]
+            compiled = _python(COMPILE_SCRIPT, path, environment={"NUMBA_CACHE_DIR": cache})
+    found = [_python(RUN_SCRIPT, path, threads, batch, CALLS) for _ in range(PROCESSES)]
 
     def median(name: str) -> float:
         return float(statistics.median(f[name] for f in found))
@@ -84,13 +84,13 @@ def measure_startup(
 
 
 def _python(script: str, *arguments: object, environment: dict[str, str] | None = None) -> Any:
-    """What a process of its own prints, as JSON; the current folder is not on its path."""
+    """What a separate process prints, read as JSON; the current folder is not on its path."""
     path = json.dumps([*map(str, sys.path), str(Path(__file__).parents[2])])
-    command = [sys.executable, "-I", "-c", _BEGIN + script, path, *map(str, arguments)]
+    command = [sys.executable, "-I", "-c", _FIRST_LINES + script, path, *map(str, arguments)]
     done = subprocess.run(
         command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BenchError(f"a process of its own, to measure start-up, ended with {done.returncode}: {last}")
+        raise BenchError(f"the process that measures start-up ended with {done.returncode}: {last}")
     return json.loads(done.stdout)

@@ -1,7 +1,7 @@
 """The command line: bitvit convert | classify | evaluate | inspect | verify | warmup | bench.
 
-Each verb has a file: it parses, calls one public function and prints. What the verbs need beyond typer is imported when
-they run, so that --help answers at once.
+Each command has a file: it parses, calls one public function and prints. What a command needs beyond typer is imported
+when it runs, so that --help answers at once.
 
 Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some images could not be read; 130 interrupted;
 141 the reader of a pipe went away.
@@ -33,8 +33,8 @@ __all__ = ["app", "main"]
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
 
 
-class _Verbs(TyperGroup):
-    """Runs a verb and turns what the user can mend into one line; anything else is a bug and keeps its traceback."""
+class _Commands(TyperGroup):
+    """Runs a command. A mistake of the user gives one line; anything else is a bug and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -58,19 +58,24 @@ class _Verbs(TyperGroup):
 
 
 def _discard_stdout() -> None:
-    """What is left in the buffer must not fail again when Python exits."""
+    """So that what is left in the buffer does not fail again when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def paragraphs(docstring: str) -> str:
+    """A docstring with each paragraph on one line, for typer keeps line breaks where a terminal should set them."""
+    return "\n\n".join(" ".join(part.split()) for part in docstring.split("\n\n"))
+
+
 app = typer.Typer(
-    cls=_Verbs,
+    cls=_Commands,
     name="bitvit",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (convert, classify, evaluate, inspect, verify, warmup, bench):
-    app.command()(verb)
+for command in (convert, classify, evaluate, inspect, verify, warmup, bench):
+    app.command(help=paragraphs(command.__doc__ or ""))(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -93,13 +98,15 @@ def _options(
 def main() -> None:
     """The console script."""
     try:
-        # Of images that are refused, or of what is beside the pixels.
+        # Pillow warns of images that bitvit refuses with an error of its own, and of metadata that nobody reads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a name may hold bytes or letters that the terminal cannot show
+            if isinstance(
+                stream, io.TextIOWrapper
+            ):  # file names may hold bytes or letters that the terminal cannot show
                 stream.reconfigure(errors="backslashreplace")
         app()
-    except KeyboardInterrupt:  # before a verb has begun
+    except KeyboardInterrupt:  # before a command has begun
         sys.exit(INTERRUPTED)
-    finally:  # nothing is left to be tidied up: Ctrl-C may end what Python still does
+    finally:  # nothing is left to clean up: Ctrl-C may end Python's own exit
         signal.signal(signal.SIGINT, signal.SIG_DFL)

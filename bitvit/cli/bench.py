@@ -13,7 +13,7 @@ from bitvit.cli.console import check_drawing, output, print_warning, printable, 
 from bitvit.errors import BenchError
 
 if TYPE_CHECKING:
-    from bitvit.bench import BenchReport, Comparison
+    from bitvit.bench import BenchReport, ReportComparison
     from bitvit.bench.forms import Grid
 
 
@@ -40,84 +40,110 @@ def bench(
     ] = None,
     batch_size: Annotated[
         list[str],
-        typer.Option("--batch-size", "-b", metavar="N,...", help="Images a call; several are measured each."),
+        typer.Option("--batch-size", "-b", metavar="N,...", help="Images per call; of several sizes each is measured."),
     ] = ["1"],  # noqa: B006
     threads: Annotated[
         list[str] | None,
-        typer.Option("--threads", "-t", metavar="N,...", help="Threads; default: all CPUs of the process."),
+        typer.Option(
+            "--threads",
+            "-t",
+            metavar="N,...",
+            help="Threads; of several numbers each is measured. Default: one thread for each CPU of the process.",
+        ),
     ] = None,
     mode: Annotated[
         Mode,
         typer.Option(
-            help="latency: calls one after the other, each with all threads; throughput: as many callers at once as"
-            " there are threads, each with one."
+            help="latency: one call at a time, on all threads. throughput: as many concurrent calls as there are"
+            " threads, each on one thread."
         ),
     ] = Mode.latency,
     warmup: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Calls before measuring; default: 0.3 s of them.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Calls before the measurement starts; default: as many as take 0.3 s."),
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option("--iterations", "-n", min=1, metavar="N", help="Calls to measure, 5 at least.")
+        int | None,
+        typer.Option("--iterations", "-n", min=1, metavar="N", help="Calls to measure; at least 5 are made."),
     ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
-            "--seconds", "-s", min=0.01, max=86400, metavar="S", help="Seconds to measure for instead; default 3."
+            "--seconds",
+            "-s",
+            min=0.01,
+            max=86400,
+            metavar="S",
+            help="Seconds to measure for, instead of a number of calls; default: 3.",
         ),
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Image whose preparation is timed; default: a synthetic JPEG."),
+        typer.Option(metavar="FILE", help="Image whose preprocessing is timed; default: a synthetic JPEG."),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also time every step of the network, on one thread.")
+        bool, typer.Option("--profile", help="Also time each step of the network, on one thread.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the profile: where the time goes, and a roofline.")
+        Path | None,
+        typer.Option(
+            metavar="PNG",
+            help="Draw the profile into a PNG file: time by kind of layer, and a roofline. Implies --profile.",
+        ),
     ] = None,
     cold: Annotated[
-        bool, typer.Option("--cold", help="Also time compiling the kernels, in a process with an empty cache.")
+        bool,
+        typer.Option(
+            "--cold", help="Also time how long the kernels take to compile, in a process with an empty cache."
+        ),
     ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A.json B.json", help="Compare two reports in JSON; nothing is measured."),
+        typer.Option(
+            metavar="A.json B.json", help="Compare two reports written by --format json; nothing is measured."
+        ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.table,
+    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the report.")] = Format.table,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file in place of stdout.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")
     ] = None,
 ) -> None:
-    """Measure how fast a packed model is here, and compare such reports.
+    """Measure how fast a packed model runs on this machine, or compare two such reports.
 
-    Times are milliseconds of a call with float32 pixels; decoding, resizing and normalising are timed apart.
+    Times are in milliseconds per call on float32 pixels. Decoding, resizing and normalising an image are timed
+    separately. The columns of the table:
 
-    binary GMAC/s: of what bitvit computes, which is merged tokens once an image, not once a window.
+    binary GMAC/s: binary multiply-accumulates that bitvit computes per second. It computes a merged token once per
+    image, not once per window.
 
-    of limit: share of what the same threads reach in this run with xor, popcount and add alone.
+    of limit: share of the rate that the same threads reach in this run with xor, popcount and add alone.
 
-    spread: how far the medians of five parts of the run lie apart; differences below it mean nothing.
+    spread: how far apart the medians of five parts of the run lie. Differences smaller than this mean nothing.
 
-    others: how much of the machine's processors other processes used meanwhile.
+    others: share of the machine's processors that other processes used during the measurement.
 
-    json has everything, csv a row a result; what timm's benchmark.py has too is called as there.
+    The format json holds everything, csv one row per result. Fields that timm's benchmark.py has too bear the same
+    names.
     """
     if compare is not None:
         if model is not None or profile or plot is not None or cold or image is not None:
-            raise typer.BadParameter("takes two reports and measures nothing", param_hint="--compare")
+            raise typer.BadParameter(
+                "measures nothing: leave out MODEL, --image, --profile, --plot and --cold", param_hint="--compare"
+            )
         _compare(*compare, form, out)
         return
     if model is None:
-        raise typer.BadParameter("name a packed model, or two reports with --compare", param_hint="MODEL")
+        raise typer.BadParameter("name a packed model, or compare two reports with --compare", param_hint="MODEL")
     if iterations is not None and seconds is not None:
         raise typer.BadParameter("give --iterations or --seconds, not both", param_hint="--iterations")
-    if seconds is not None and math.isnan(seconds):  # no limit of an option's range refuses it
+    if seconds is not None and math.isnan(seconds):  # it passes the bounds of the option, as it compares with nothing
         raise typer.BadParameter("is nan, expected a number", param_hint="'--seconds'")
     batches = _numbers(batch_size, "--batch-size")
     counts = None if not threads else _numbers(threads, "--threads")
     if plot is not None:
-        from bitvit.bench.plot import require_matplotlib
+        from bitvit.extras import require
 
-        require_matplotlib()  # before minutes of measuring
+        require("matplotlib", "drawing")  # now, not after minutes of measuring
         check_drawing(plot)
     from bitvit.bench import measure
     from bitvit.bench.report import MODES
@@ -141,9 +167,7 @@ def bench(
                 from bitvit.bench.plot import plot as draw
 
                 draw(report, plot)
-        _write(report, form, stream)
-        if out is not None and form is Format.table:
-            _print_lines([f"warning: {warning}" for warning in report.warnings], stream)
+        _write(_report_writers(report), form, report.warnings, out, stream)
     for warning in report.warnings:
         print_warning(warning)
 
@@ -160,7 +184,7 @@ def _numbers(texts: list[str], option: str) -> list[int]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], None] | None]:
-    """Tell a person on the terminal what is being measured; the line is not animated, which would take time."""
+    """Say on a terminal what is being measured; the line is not animated, which would take processor time."""
     console = stderr_console()
     if not console.is_terminal:
         yield None
@@ -177,24 +201,7 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
-def _write(report: "BenchReport", form: Format, stream: TextIO) -> None:
-    from bitvit.bench import forms
-
-    if form is Format.json:
-        stream.write(report.to_json())
-    elif form is Format.csv:
-        forms.write_csv(report, stream)
-    elif form is Format.markdown:
-        stream.write(forms.markdown(report))
-    else:
-        _print_grid(forms.results_grid(report), stream)
-        _print_lines(forms.facts(report), stream)
-        if report.profile is not None:
-            print(file=stream)
-            _print_grid(forms.kinds_grid(report.profile), stream)
-            _print_lines(forms.profile_facts(report.profile), stream)
-            print(file=stream)
-            _print_grid(forms.layers_grid(report.profile), stream)
+Writer = Callable[[TextIO], object]
 
 
 def _compare(first: Path, second: Path, form: Format, out: Path | None) -> None:
@@ -202,27 +209,63 @@ def _compare(first: Path, second: Path, form: Format, out: Path | None) -> None:
 
     comparison = compare(BenchReport.read(first), BenchReport.read(second))
     if not comparison.pairs:
-        raise BenchError(f"{first} and {second} have no mode, threads and batch size in common; measure the same ones")
+        raise BenchError(
+            f"{first} and {second} have no result with the same mode, threads and batch size; measure both with the"
+            " same ones"
+        )
     with output(out) as stream:
-        _write_comparison(comparison, form, stream)
-        if out is not None and form is Format.table:
-            _print_lines([f"warning: {warning}" for warning in comparison.warnings], stream)
+        _write(_comparison_writers(comparison), form, comparison.warnings, out, stream)
     for warning in comparison.warnings:
         print_warning(warning)
 
 
-def _write_comparison(comparison: "Comparison", form: Format, stream: TextIO) -> None:
+def _write(writers: dict[Format, Writer], form: Format, warnings: list[str], out: Path | None, stream: TextIO) -> None:
+    """Write in one of the formats. A table in a file ends with the warnings, which a reader of the file would miss."""
+    writers[form](stream)
+    if out is not None and form is Format.table:
+        _print_lines([f"warning: {warning}" for warning in warnings], stream)
+
+
+def _report_writers(report: "BenchReport") -> dict[Format, Writer]:
     from bitvit.bench import forms
 
-    if form is Format.json:
-        stream.write(comparison.to_json())
-    elif form is Format.csv:
-        forms.write_comparison_csv(comparison, stream)
-    elif form is Format.markdown:
-        stream.write(forms.comparison_markdown(comparison))
-    else:
-        _print_grid(forms.comparison_grid(comparison), stream)
-        _print_lines([*comparison.differences, *comparison.alone], stream)
+    return {
+        Format.json: lambda stream: stream.write(report.to_json()),
+        Format.csv: lambda stream: forms.write_csv(report, stream),
+        Format.markdown: lambda stream: stream.write(forms.markdown(report)),
+        Format.table: lambda stream: _print_report(report, stream),
+    }
+
+
+def _comparison_writers(comparison: "ReportComparison") -> dict[Format, Writer]:
+    from bitvit.bench import forms
+
+    return {
+        Format.json: lambda stream: stream.write(comparison.to_json()),
+        Format.csv: lambda stream: forms.write_comparison_csv(comparison, stream),
+        Format.markdown: lambda stream: stream.write(forms.comparison_markdown(comparison)),
+        Format.table: lambda stream: _print_comparison(comparison, stream),
+    }
+
+
+def _print_report(report: "BenchReport", stream: TextIO) -> None:
+    from bitvit.bench import forms
+
+    _print_grid(forms.results_grid(report), stream)
+    _print_lines(forms.facts(report), stream)
+    if report.profile is not None:
+        print(file=stream)
+        _print_grid(forms.kinds_grid(report.profile), stream)
+        _print_lines(forms.profile_facts(report.profile), stream)
+        print(file=stream)
+        _print_grid(forms.layers_grid(report.profile), stream)
+
+
+def _print_comparison(comparison: "ReportComparison", stream: TextIO) -> None:
+    from bitvit.bench import forms
+
+    _print_grid(forms.comparison_grid(comparison), stream)
+    _print_lines([*comparison.differences, *comparison.alone], stream)
 
 
 def _print_grid(grid: "Grid", stream: TextIO) -> None:

@@ -12,39 +12,44 @@ if TYPE_CHECKING:
 
 
 def convert(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Checkpoint of the training script: .safetensors or .pth.")
-    ],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Model file to write (.safetensors).")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="SRC", help="Training checkpoint, .safetensors or .pth.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Packed model to write, .safetensors.")],
     config: Annotated[
         Path | None,
-        typer.Option(metavar="JSON", help="config.json of the training, for what the checkpoint does not tell."),
+        typer.Option(
+            metavar="JSON", help="config.json of the training, for sizes that the checkpoint does not determine."
+        ),
     ] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights ('model_ema').")] = False,
+    ema: Annotated[bool, typer.Option("--ema", help="Convert the averaged weights ('model_ema').")] = False,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Class names: text, one a line, or .json with a list or {number: name}."),
+        typer.Option(
+            metavar="FILE", help="Class names: a text file with one per line, or .json with a list or {number: name}."
+        ),
     ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(metavar="R,G,B", help="Mean of the channels, in 0..1; one number for all. Default: ImageNet's."),
+        typer.Option(
+            metavar="R,G,B",
+            help="Mean of each channel, on a scale from 0 to 1, or one number for all three. Default: ImageNet's.",
+        ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Standard deviation of the channels, likewise.")
+        str | None, typer.Option(metavar="R,G,B", help="Standard deviation of each channel, given like --mean.")
     ] = None,
     resize: Annotated[
         str,
         typer.Option(
             metavar="N|none|auto",
-            help="Shorter edge of an image before the centre crop; none: images have the right size already; "
-            "auto: as the training code, 256/224 of the image size above 32 pixels, else none.",
+            help="Resize the shorter edge of an image to N pixels before the centre crop. none: images already have "
+            "the right size. auto: as the training code does, 256/224 of the image size above 32 pixels, else none.",
         ),
     ] = "auto",
-    pad: Annotated[int, typer.Option(min=0, metavar="N", help="Black pixels to add on each side of the crop.")] = 0,
+    pad: Annotated[int, typer.Option(min=0, metavar="N", help="Black pixels to add on each side after the crop.")] = 0,
 ) -> None:
     """Convert a training checkpoint into a packed model file.
 
-    An existing OUT is replaced, once the new file is complete.
+    An existing OUT is replaced once the new file is complete.
     """
     import warnings
 
@@ -52,7 +57,7 @@ def convert(
     from bitvit.labels import read_labels
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the report has them
+        warnings.simplefilter("ignore")  # the report holds them, and _print_report shows them
         report = convert_checkpoint(
             checkpoint,
             out,
@@ -68,7 +73,7 @@ def convert(
 
 
 def _channels(text: str | None, option: str) -> list[float] | None:
-    """'0.5' or '0.4,0.5,0.6' -> numbers, one a channel."""
+    """'0.5' or '0.4,0.5,0.6' -> one number per channel."""
     if text is None:
         return None
     try:
@@ -76,7 +81,9 @@ def _channels(text: str | None, option: str) -> list[float] | None:
     except ValueError:
         values = []
     if len(values) not in (1, 3):
-        raise typer.BadParameter(f"{text!r}, expected a number or three, such as 0.485,0.456,0.406", param_hint=option)
+        raise typer.BadParameter(
+            f"{text!r}, expected one number or three, such as 0.485,0.456,0.406", param_hint=option
+        )
     return values * (3 // len(values))
 
 

@@ -26,26 +26,26 @@ _TOTALS = ("binary_weights", "float_parameters", "binary_macs", "computed_binary
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="MODEL|CHECKPOINT", help="Packed model or training checkpoint.")],
     config: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="config.json of the training, if a checkpoint needs it.")
+        Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
     ] = None,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.table,
+    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the output.")] = Format.table,
     check: Annotated[
-        bool, typer.Option("--check", help="Say whether a packed model is as it was written; show nothing else.")
+        bool, typer.Option("--check", help="Only say whether a packed model is unchanged since it was written.")
     ] = False,
 ) -> None:
-    """Show configuration and layers: parameters, multiply-accumulates (MACs) for one image, bytes.
+    """Show the configuration of a model, and parameters, multiply-accumulates (MACs) and bytes of each layer.
 
-    Counted are convolutions, linear layers and the two products of attention; element-wise work is not.
-    OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.
+    MACs are those of one image. Convolutions, linear layers and the two products of attention count, element-wise
+    operations do not. OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.
 
-    A packed model whose bytes do not give its checksum is refused. --check also fails if it carries no checksum, as
-    those of bitvit's first releases.
+    A packed model whose bytes do not match its checksum is refused. --check also fails for a model without a checksum,
+    such as those of bitvit's first releases.
     """
     from bitvit.summary import summarize
 
     summary = summarize(path, config)
     if check:
-        print(f"{printable(str(path))}: unchanged, its bytes give its checksum {_checked(summary)}")
+        print(f"{printable(str(path))}: unchanged, its bytes match its checksum {_checked(summary)}")
     elif form is Format.json:
         print(json.dumps(_as_json(summary), indent=2))
     else:
@@ -54,13 +54,13 @@ def inspect(
 
 
 def _checked(summary: "Summary") -> str:
-    """The checksum, which loading has compared."""
+    """The checksum, which `summarize` has compared with the file's bytes."""
     if not summary.packed:
         raise BitvitError(f"{summary.path}: --check: a checkpoint carries no checksum; only packed models do")
     if summary.checksum is None:
         raise BitvitError(
-            f"{summary.path}: --check: carries no checksum, so nobody can tell whether it has changed; convert the "
-            "checkpoint again to get one"
+            f"{summary.path}: --check: carries no checksum, so it cannot be told whether it has changed; convert "
+            "the checkpoint again to get one"
         )
     return summary.checksum
 

@@ -1,4 +1,4 @@
-"""bitvit verify: the packed model's answers against the plain NumPy reference on its checkpoint."""
+"""bitvit verify: a packed model against the plain NumPy reference on its checkpoint."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,25 +13,31 @@ if TYPE_CHECKING:
 
 def verify(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint it was converted from.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint that it was converted from.")],
     images: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PATH", help="Image, or folder of images, to compare on; repeat it for more."),
+        typer.Option(metavar="PATH", help="Image or folder of images to compare on; may be given several times."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
     ] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights ('model_ema').")] = False,
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="Random inputs to compare on, without --images.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the random inputs.")] = 0,
+    ema: Annotated[bool, typer.Option("--ema", help="Compare with the averaged weights ('model_ema').")] = False,
+    count: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of random inputs to compare on if there are no --images.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")] = 0,
     draw: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw where the two differ, part by part, as a PNG.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw the errors of each part, and where on its map they are, into a PNG file."
+        ),
     ] = None,
 ) -> None:
-    """Compare a packed model with its checkpoint, computed by the plain NumPy reference in float64, part by part.
+    """Compare a packed model, part by part, with its checkpoint as plain NumPy computes it in float64.
 
-    Each block, downsampling, stem and head of the reference is given the input that the engine gave it. Errors are in
-    units of the standard deviation of a part's output. The exit code is 0 if all parts agree, else 1.
+    The parts are the stem, each downsampling and block, and the head. The NumPy reference gets the same input to a
+    part as the engine. Errors are in units of the standard deviation of the part's output. The exit code is 0 if all
+    parts agree, else 1.
     """
     from bitvit.extras import require
     from bitvit.verify.verifying import verify as verify_model
@@ -81,10 +87,10 @@ def _print_report(report: "VerifyReport") -> None:
         return
     if report.apart:
         print(
-            f"note: on {report.apart} of {report.inputs} inputs the two went apart, as float32 and float64 do in a"
-            " network of signs: a value within rounding of its threshold got the other sign, and everything behind it"
-            " differs. It is no fault of the model file; what counts is that each part answers the same to the same"
-            " input."
+            f"note: on {report.apart} of {report.inputs} inputs the two networks diverged, as float32 and float64 do in"
+            " a network of signs: a value within rounding error of its threshold got the other sign, and everything"
+            " after it differs. The model file is not at fault; what counts is that each part gives the same output for"
+            " the same input."
         )
     print(f"PASSED: all {len(report.rows)} parts compute what the checkpoint says")
 
@@ -92,4 +98,8 @@ def _print_report(report: "VerifyReport") -> None:
 def _verdict(row: "VerifyRow") -> str:
     if not row.passed:
         return f"WRONG at {row.wrong:,} of {row.places:,} places" if row.wrong else "WRONG: typical error"
-    return f"a sign on the edge of float32 reaches {row.undecided:,} of {row.places:,} places" if row.undecided else ""
+    return (
+        f"signs that float32 rounding decides affect {row.undecided:,} of {row.places:,} places"
+        if row.undecided
+        else ""
+    )

@@ -11,12 +11,12 @@ from bitvit.cli.console import stderr_console
 def warmup(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[MODEL]...", help="Packed models, whose kernels alone are compiled; default all."),
+        typer.Argument(metavar="MODEL", help="Packed models to compile the kernels of; default: all kernels."),
     ] = None,
 ) -> None:
     """Compile the kernels for this CPU and keep them in the cache.
 
-    Otherwise the first run does it, for the kernels of its own model.
+    Otherwise the first run of a model compiles those that it needs.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -33,4 +33,8 @@ def warmup(
             progress.advance(task)
     folder = cache.folder()
     print(f"{len(missing)} functions compiled, {len(functions) - len(missing)} were ready")
-    print(f"cache: {folder}" if folder else "no private, writable place for a cache: they will be compiled again")
+    print(
+        f"cache: {folder}"
+        if folder
+        else "no private, writable folder for a cache: each process will compile them again"
+    )

@@ -106,7 +106,7 @@ def stem(state: State, pixels: Array, *, dtype: DTypeLike = np.float64, trace: T
     cut = pixels[:, :, : side * PATCH, : side * PATCH]  # pixels beyond the last whole patch are ignored
     patches = cut.reshape(batch, channels, side, PATCH, side, PATCH).transpose(0, 2, 4, 1, 3, 5)  # [B, y, x, c, i, j]
     weight = state[f"{path}.patch_embeddings.proj.weight"].astype(dtype)  # [C0, 3, 4, 4]
-    x: Array = patches.reshape(batch, side, side, -1) @ weight.reshape(len(weight), -1).T
+    x = patches.reshape(batch, side, side, -1) @ weight.reshape(len(weight), -1).T
     x = x + vector(state, f"{path}.patch_embeddings.proj.bias", x)
     emit(trace, f"{path}.patch_embeddings.proj", x)
     x = gelu(norm(state, f"{path}.patch_embeddings.norm", x))
@@ -155,11 +155,11 @@ def head(state: State, x: Array, *, dtype: DTypeLike = np.float64, trace: Trace 
     """Map [B, S3, S3, C3] -> logits [B, L], or the pooled features [B, C3] without a classifier (SPEC 7.2)."""
     x = norm(state, "vit.layernorm", np.asarray(x, dtype))
     emit(trace, "vit.layernorm", x)
-    pooled: Array = x.mean(axis=(1, 2))
+    pooled = x.mean(axis=(1, 2))
     emit(trace, "pooled", pooled)
     if "classifier.weight" not in state:
         return pooled
-    logits: Array = pooled @ state["classifier.weight"].astype(dtype).T + vector(state, "classifier.bias", x)
+    logits = pooled @ state["classifier.weight"].astype(dtype).T + vector(state, "classifier.bias", x)
     emit(trace, "logits", logits)
     return logits
 
@@ -265,16 +265,14 @@ def split_windows(x: Array, window_size: int) -> Array:
     batch, side, _, channels = x.shape
     n, w = side // window_size, window_size
     windows = x.reshape(batch, n, w, n, w, channels).transpose(0, 1, 3, 2, 4, 5)
-    tokens: Array = windows.reshape(batch * n * n, w * w, channels)
-    return tokens
+    return windows.reshape(batch * n * n, w * w, channels)
 
 
 def join_windows(tokens: Array, side: int, window_size: int) -> Array:
     """The inverse of `split_windows`, [B * n * n, w * w, C] -> [B, S, S, C]."""
     n, w, channels = side // window_size, window_size, tokens.shape[-1]
     windows = tokens.reshape(-1, n, n, w, w, channels)
-    x: Array = windows.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels)
-    return x
+    return windows.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels)
 
 
 def merged_tokens(x: Array, a1: Array, window_size: int) -> Array:
@@ -291,9 +289,9 @@ def merged_tokens(x: Array, a1: Array, window_size: int) -> Array:
         shifted[:, shift:, shift:] = x[:, : side - shift, : side - shift]
         return shifted.reshape(batch, n, w, n, w, channels)
 
-    average = cells(0.0).sum(axis=(2, 4)) / (w * w)  # what is out of the map counts as zeros here
-    maximum = cells(-np.inf).max(axis=(2, 4))  # but not here
-    merged: Array = a1 * maximum + (1 - a1) * average
+    average = cells(0.0).sum(axis=(2, 4)) / (w * w)  # for the average, pixels outside the map count as zeros
+    maximum = cells(-np.inf).max(axis=(2, 4))  # for the maximum, they do not count
+    merged = a1 * maximum + (1 - a1) * average
     return merged.reshape(batch, n * n, channels)
 
 
@@ -335,21 +333,18 @@ def binary_attention(
 
 def split_heads(x: Array, num_heads: int) -> Array:
     """[N, C] -> [heads, N, d]; head e owns the channels e * d ... e * d + d - 1 (SPEC 7.4.4)."""
-    heads: Array = x.reshape(len(x), num_heads, -1).transpose(1, 0, 2)
-    return heads
+    return x.reshape(len(x), num_heads, -1).transpose(1, 0, 2)
 
 
 def join_heads(x: Array) -> Array:
     """The inverse of `split_heads`, [heads, N, d] -> [N, C]."""
-    tokens: Array = x.transpose(1, 0, 2).reshape(x.shape[1], -1)
-    return tokens
+    return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
 
 
 def softmax(x: Array) -> Array:
     """Softmax over the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
-    result: Array = e / e.sum(axis=-1, keepdims=True)
-    return result
+    return e / e.sum(axis=-1, keepdims=True)
 
 
 def quantise(state: State, prefix: str, probs: Array) -> tuple[Array | None, Array]:
@@ -368,8 +363,7 @@ def quantised_levels(probs: Array, alpha: Array, zero_point: Array) -> Array:
 
     `alpha` is used as stored, whatever its sign, and `zero_point` is not subtracted again. Ties go to even.
     """
-    levels: Array = np.clip(np.rint(3 * probs / alpha + zero_point), 0, 3)
-    return levels
+    return np.clip(np.rint(3 * probs / alpha + zero_point), 0, 3)
 
 
 def gsb(probs: Array, a: Array, a2: Array, a3: Array) -> Array:
@@ -383,8 +377,7 @@ def gsb(probs: Array, a: Array, a2: Array, a3: Array) -> Array:
     t2 = (q > 0.9 * largest).astype(q.dtype)
     t1 = (q > 0.7 * largest).astype(q.dtype)
     step, m2, m3 = (np.maximum(multiplier, GSB_FLOOR) for multiplier in (a, a2, a3))
-    result: Array = ((base - t1) + (t1 - t2) * m2 + t2 * m3) * step
-    return result
+    return ((base - t1) + (t1 - t2) * m2 + t2 * m3) * step
 
 
 def fuse(mixed: Array, parm: Array, side: int, window_size: int) -> Array:
@@ -397,8 +390,7 @@ def fuse(mixed: Array, parm: Array, side: int, window_size: int) -> Array:
     fine = join_windows(mixed[:, : w * w], side, w)
     grid = mixed[:, w * w :].reshape(-1, n * n, n, n, channels).mean(axis=1)  # [B, n, n, C]
     coarse = grid.repeat(w, axis=1).repeat(w, axis=2)
-    result: Array = parm * fine + (1 - parm) * coarse
-    return result
+    return parm * fine + (1 - parm) * coarse
 
 
 def attention_output(state: State, prefix: str, x: Array, trace: Trace | None) -> Array:
@@ -443,8 +435,7 @@ def tile(x: Array, features: int) -> Array:
 
 def pool(x: Array, features: int) -> Array:
     """[..., I] -> [..., features]: the mean of each run of I / features adjacent channels (SPEC 7.5)."""
-    pooled: Array = x.reshape(*x.shape[:-1], features, -1).mean(axis=-1)
-    return pooled
+    return x.reshape(*x.shape[:-1], features, -1).mean(axis=-1)
 
 
 def shifts(state: State, prefix: str, x: Array) -> Array:
@@ -498,8 +489,7 @@ def downsample(state: State, prefix: str, x: Array, trace: Trace | None) -> Arra
         emit(trace, f"{prefix}.proj", y)
         y = norm(state, f"{prefix}.norm", y)
     positions = state[f"{prefix}.position_embeddings"].astype(x.dtype)  # [1, S * S, Cout], tokens row-major
-    result: Array = y + positions.reshape(1, *y.shape[1:])
-    return result
+    return y + positions.reshape(1, *y.shape[1:])
 
 
 def split_patches(x: Array) -> Array:
@@ -507,16 +497,14 @@ def split_patches(x: Array) -> Array:
     batch, side, _, channels = x.shape
     half = side // 2
     cut = x[:, : 2 * half, : 2 * half].reshape(batch, half, 2, half, 2, channels)
-    patches: Array = cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, half, half, 4, channels)
-    return patches
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, half, half, 4, channels)
 
 
 def convolve_patches(x: Array, weight: Array) -> Array:
     """2x2 convolution of stride 2 without bias, [B, s, s, Cin] by [Cout, Cin, 2, 2] -> [B, s // 2, s // 2, Cout]."""
     patches = split_patches(x)
     matrix = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)  # [Cout, (i, j, c)]
-    result: Array = patches.reshape(*patches.shape[:3], -1) @ matrix.T
-    return result
+    return patches.reshape(*patches.shape[:3], -1) @ matrix.T
 
 
 # ------------------------------------------------------------------------------------------------------- operators
@@ -524,7 +512,7 @@ def convolve_patches(x: Array, weight: Array) -> Array:
 
 def binarise(x: Array, offset: Array, name: str, trace: Trace | None) -> Array:
     """sgn(x + offset) as -1, 0, +1 in the dtype of x; sgn(0) = sgn(-0) = 0; traced under `name` (SPEC 8.2)."""
-    bits: Array = np.sign(x + offset)
+    bits = np.sign(x + offset)
     if trace is not None:
         trace(name, bits.astype(np.int8))
     return bits
@@ -546,8 +534,7 @@ def binary_weight(weight: Array, dtype: DTypeLike) -> tuple[Array, Array]:
 def binary_linear(state: State, prefix: str, bits: Array) -> Array:
     """Bits [..., K] by the binarised `weight` [O, K] -> [..., O]; never a bias (SPEC 1, BLIN)."""
     scale, signs = binary_weight(state[f"{prefix}.weight"], bits.dtype)
-    result: Array = scale * (bits @ signs.T)
-    return result
+    return scale * (bits @ signs.T)
 
 
 def norm(state: State, prefix: str, x: Array) -> Array:
@@ -578,8 +565,7 @@ def layer_scale(state: State, prefix: str, x: Array) -> Array:
 def gelu(x: Array) -> Array:
     """Exact GELU, x / 2 * (1 + erf(x / sqrt 2)); NumPy has no erf, the standard library's is exact (SPEC 7.1)."""
     erf = np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)).astype(x.dtype)
-    result: Array = x * 0.5 * (1 + erf)
-    return result
+    return x * 0.5 * (1 + erf)
 
 
 def vector(state: State, name: str, like: Array) -> Array:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint import names, read_network
 from bitvit.errors import CheckpointError
-from bitvit.extras import figure, require
 from bitvit.files import write_file
 from bitvit.images import open_image
+from bitvit.messages import plural
 from bitvit.model import BHViT, load
 from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
@@ -80,7 +80,11 @@ class VerifyReport:
 
         Raises BitvitError without matplotlib, or if the file cannot be written.
         """
-        drawn = _draw(self)
+        from bitvit.verify.drawing import draw
+
+        verdict = "passed" if self.passed else "failed"
+        title = f"{verdict}: engine against the float64 reference, part by part, {plural(self.inputs, 'input')}"
+        drawn = draw(self.rows, title, MAX_ERROR)
         write_file(path, lambda file: drawn.savefig(file, format="png", dpi=100))
 
 
@@ -195,7 +199,7 @@ class _Comparison:
                 yield place.name, path, _stem
             elif place.kind != "head":
                 heads, window = config.num_heads[place.stage], config.window_size
-                yield place.name, path, functools.partial(_block, path, heads, window)
+                yield place.name, path, functools.partial(block, path, heads, window)
 
     def _judge(
         self,
@@ -211,7 +215,7 @@ class _Comparison:
         error = np.abs(got - expected) / unit
         excess = error.max(axis=-1) - MAX_ERROR
         if chaotic and (excess > 0).any() and np.median(error) <= MAX_MEDIAN_ERROR:  # else it is wrong anyhow
-            excess -= 2 * _response(oracle, self.state, chaotic, x, expected) / unit  # two signs may meet at a place
+            excess -= 2 * response(oracle, self.state, chaotic, x, expected) / unit  # two signs may meet at a place
         self.tallies.setdefault(name, _Tally()).add(error, int((excess > 0).sum()))
 
     def _compare_whole(self, pixels: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
@@ -236,9 +240,7 @@ def _spread(output: NDArray[Any]) -> float:
     return max(float(output.std()), 0.1 * float(np.abs(output).max()), 1e-30)
 
 
-def _response(
-    oracle: Oracle, state: State, module: str, x: NDArray[np.float32], expected: NDArray[Any]
-) -> NDArray[Any]:
+def response(oracle: Oracle, state: State, module: str, x: NDArray[np.float32], expected: NDArray[Any]) -> NDArray[Any]:
     """How far the reference's output moves at each place when input and parameters are nudged by float32's noise."""
     rng = np.random.default_rng(0)
 
@@ -260,20 +262,17 @@ def _is_parameter(tensor: NDArray[Any]) -> bool:
 
 
 def _stem(state: State, x: NDArray[Any], trace: reference.Trace | None) -> NDArray[Any]:
-    y: NDArray[Any] = reference.stem(state, x[None], trace=trace)[0]
-    return y
+    return reference.stem(state, x[None], trace=trace)[0]
 
 
-def _block(
+def block(
     module: str, heads: int, window: int, state: State, x: NDArray[Any], trace: reference.Trace | None
 ) -> NDArray[Any]:
-    y: NDArray[Any] = reference.block(state, module, x[None], num_heads=heads, window_size=window, trace=trace)[0]
-    return y
+    return reference.block(state, module, x[None], num_heads=heads, window_size=window, trace=trace)[0]
 
 
 def _head(state: State, x: NDArray[Any], trace: reference.Trace | None) -> NDArray[Any]:
-    y: NDArray[Any] = reference.head(state, x[None], trace=trace)[0]
-    return y
+    return reference.head(state, x[None], trace=trace)[0]
 
 
 def _collected(module: str) -> tuple[dict[str, NDArray[Any]], reference.Trace]:
@@ -285,53 +284,3 @@ def _collected(module: str) -> tuple[dict[str, NDArray[Any]], reference.Trace]:
             found[name.removeprefix(f"{module}.")] = array
 
     return found, trace
-
-
-# ----------------------------------------------------------------------------------------------------------- drawing
-MAPS_A_ROW = 6  # maps beside each other
-LEAST, MOST = 1e-8, 1.0  # ends of the errors' scale: below float32's resolution, and a whole standard deviation
-
-
-def _draw(report: VerifyReport) -> Any:
-    """Above, each part's largest and typical error; below, its map."""
-    mapped = [row for row in report.rows if row.errors is not None]
-    rows = -(-len(mapped) // MAPS_A_ROW)
-    drawn = figure(2 * MAPS_A_ROW, 3.4 + 2.1 * rows)
-    upper, lower = drawn.subfigures(2, 1, height_ratios=(3.4, 2.1 * rows))
-    verdict = "passed" if report.passed else "failed"
-    inputs = f"{report.inputs} input{'s' * (report.inputs > 1)}"
-    drawn.suptitle(f"{verdict}: engine against the float64 reference, part by part, {inputs}")
-    _draw_errors(report, upper.subplots())
-    scale = require("matplotlib.colors", "drawing").LogNorm(LEAST, MOST)
-    axes = lower.subplots(rows, MAPS_A_ROW, squeeze=False).reshape(-1)
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, row in zip(axes, mapped, strict=False):
-        assert row.errors is not None
-        image = axis.imshow(np.clip(row.errors, LEAST, MOST), norm=scale, cmap="inferno", interpolation="nearest")
-        signs = f"{row.sign_disagreements:,} of {row.signs:,} signs differ" if row.signs else "no signs"
-        axis.set_title(f"{row.name}\n{signs}", fontsize=7, color="black" if row.passed else "red")
-    lower.colorbar(image, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
-    return drawn
-
-
-def _draw_errors(report: VerifyReport, axis: Any) -> None:
-    places = range(len(report.rows))
-    for label, values in (
-        ("largest error", [row.max_error for row in report.rows]),
-        ("typical error", [row.relative_error for row in report.rows]),
-    ):
-        axis.plot(places, np.maximum(values, LEAST), marker="o", markersize=4, linewidth=1, label=label)
-    for label, colour, chosen in (
-        ("a sign on the edge of float32", "tab:green", [row.undecided and not row.wrong for row in report.rows]),
-        ("wrong", "red", [not row.passed for row in report.rows]),
-    ):
-        marked = [place for place in places if chosen[place]]
-        if marked:
-            largest = [max(LEAST, report.rows[place].max_error) for place in marked]
-            axis.scatter(marked, largest, s=90, facecolors="none", edgecolors=colour, label=label)
-    axis.axhline(MAX_ERROR, color="grey", linewidth=1, linestyle="--", label="limit of the largest error")
-    axis.set_yscale("log")
-    axis.set_xticks(places, [row.name for row in report.rows], rotation=90, fontsize=7)
-    axis.set_ylabel("standard deviations")
-    axis.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))

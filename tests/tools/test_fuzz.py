@@ -1,13 +1,13 @@
-"""tools/fuzz: a short run of it, and proof that it notices what it is there for."""
+"""tools/fuzz: a short run, and proof that it notices the faults that it looks for."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.paths import ROOT
+from tools.fuzz.tensors import Seeds
+from tools.fuzz.worker import FORMATS, make_mutant
 
 INPUTS = 1000  # of each format
 
@@ -48,8 +48,8 @@ def hidden(path):
     except BaseException:
         pass
 
-worker._STEPS["safetensors"] = lambda path: None, lambda found, folder: None
 this = worker.Worker("safetensors", 1, Path(sys.argv[1]))
+this.use = lambda found, folder: None
 guard.limit_memory()
 for name, fault in FAULTS.items():
     this.path.write_bytes(b"x")
@@ -75,11 +75,15 @@ NOTICED = {
 }
 
 
-def test_a_short_run(tmp_path: Path) -> None:
-    """Twice half of it: the second half goes on where the first ended."""
+def fuzz(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tools.fuzz", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_readers_survive_a_short_run_that_is_resumed(tmp_path: Path) -> None:
+    """In two halves: the second goes on where the first ended."""
     for _ in range(2):
-        command = [sys.executable, "-m", "tools.fuzz", "--count", str(INPUTS // 2), "--out", str(tmp_path)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = fuzz("--count", INPUTS // 2, "--out", tmp_path)
         kept = [path.read_text() for path in tmp_path.glob("*.txt")]
         assert done.returncode == 0, done.stdout + done.stderr + "\n".join(kept)
     for form, messages in {"pth": 40, "safetensors": 30, "packed": 40}.items():
@@ -90,7 +94,7 @@ def test_a_short_run(tmp_path: Path) -> None:
         assert len(progress["messages"]) > messages, "hardly anything is reached"
 
 
-def test_faults_are_noticed(tmp_path: Path) -> None:
+def test_planted_faults_are_noticed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PLANTED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -101,9 +105,6 @@ def test_faults_are_noticed(tmp_path: Path) -> None:
 
 
 def test_inputs_depend_on_nothing_but_their_number(tmp_path: Path) -> None:
-    from tools.fuzz.tensors import Seeds
-    from tools.fuzz.worker import FORMATS, make_mutant
-
     seeds = Seeds(tmp_path)
     for form in FORMATS:
         first = [make_mutant(form, 1, index, seeds) for index in range(30)]
@@ -112,17 +113,14 @@ def test_inputs_depend_on_nothing_but_their_number(tmp_path: Path) -> None:
         assert first != [make_mutant(form, 2, index, seeds) for index in range(30)]
 
 
-@pytest.mark.parametrize("arguments", [["--replay", "FILE"], ["zip"]])
-def test_the_command_line(arguments: list[str], tmp_path: Path) -> None:
-    """A kept input is fed again; a format that there is not is wrong usage."""
+def test_a_kept_input_is_fed_again(tmp_path: Path) -> None:
     (tmp_path / "pth-1-7").write_bytes(b"PK\x03\x04")
-    command = [part.replace("FILE", str(tmp_path / "pth-1-7")) for part in arguments]
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.fuzz", *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if arguments[0] == "zip":
-        assert done.returncode == 2
-        assert "no such format: zip" in done.stderr
-    else:
-        assert done.returncode == 0, done.stderr
-        assert "no failure: {'CheckpointError': 1}" in done.stdout
+    done = fuzz("--replay", tmp_path / "pth-1-7")
+    assert done.returncode == 0, done.stderr
+    assert "no failure: {'CheckpointError': 1}" in done.stdout
+
+
+def test_an_unknown_format_is_wrong_usage() -> None:
+    done = fuzz("zip")
+    assert done.returncode == 2
+    assert "no such format: zip" in done.stderr

@@ -9,9 +9,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,20 +21,18 @@ from safetensors.numpy import save_file
 
 from bitvit.checkpoint.infer import infer_config
 from tests.support.golden_data import Case, case_names, load_case
-from tests.support.paths import TOOLS
-
-SCRIPT = TOOLS / "compare_peers.py"
-
-from tools.peers import bhvit, classic, contenders, eager, int8, packages, report, timing  # noqa: E402
-from tools.results import read_results  # noqa: E402
+from tests.support.paths import ROOT
+from tools import compare_peers
+from tools.peers import bhvit, classic, contenders, eager, int8, packages, report, timing
+from tools.results import read_results
 
 MICRO = [name for name in case_names() if name.startswith(("micro96", "micro160", "edge"))]
 LARGE = [name for name in case_names() if name in ("tiny_somefp", "small_somefp", "small_binary")]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the peers' packages have their own
 
-# Float32 against float64: honest float32 lies within 2.4e-6 of the logits' spread on every golden case
-# (golden/TOLERANCE.md); a wrong sign moves them by 1e-3 at least.
+# Float32 against float64: correct float32 stays within 2.4e-6 of the logits' spread on every golden case; a wrong sign
+# moves them by 1e-3 at least.
 TOLERANCE = 2e-5
 
 with_onnx = pytest.mark.skipif(
@@ -147,7 +144,7 @@ def test_agreement_is_sought_until_found() -> None:
         contenders.agreement(lambda x: bitvit(x) + 0.5, bitvit, pixels)
 
 
-def test_choice_of_contenders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contenders_without_their_packages_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(packages.PeersError, match="no contender is called vgg; there are bitvit, "):
         contenders.choose(["vgg"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else name)
@@ -175,7 +172,7 @@ def prototype(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def test_prototype_is_read(prototype: Callable[[str], Path]) -> None:
+def test_times_of_the_prototype_are_read_from_its_output(prototype: Callable[[str], Path]) -> None:
     case = load_case("micro96_somefp")
     config = infer_config(case.state, config_json=case.config)
     small = type(config)(**{**config.__dict__, "depths": (3, 4, 8, 4)})
@@ -221,12 +218,12 @@ def test_rounds_go_on_for_the_seconds_asked_for() -> None:
 
 def test_a_contender_must_leave_the_cores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = iter([2, 2, 1, 1])
-    monkeypatch.setattr(timing, "_cores", lambda: next(cores))
+    monkeypatch.setattr(timing, "core_count", lambda: next(cores))
     with pytest.raises(packages.PeersError, match="a left this process on 1 of 2 cores"):
         timing.alternate({"a": lambda: None}, rounds=3, pause=0.0, settle=0.0)
 
 
-def test_spread_of_medians() -> None:
+def test_spread_is_that_of_the_medians_of_five_parts() -> None:
     assert timing.spread([2.0] * 10) == 0
     assert timing.spread([1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0]) == 1.0
     assert timing.spread([2.0, 3.0]) == pytest.approx(1 / 2.5)
@@ -274,7 +271,7 @@ def example() -> report.Report:
     )
 
 
-def test_numbers_have_sensible_digits() -> None:
+def test_numbers_have_three_significant_digits() -> None:
     seconds = (0.0001362, 0.0041, 0.0863, 1.234, 0.00999, 0.1)
     assert [report.milliseconds(s) for s in seconds] == ["0.136", "4.10", "86.3", "1234", "9.99", "100"]
     assert [report.times(r) for r in (0.354, 0.999, 1.64, 9.94, 9.96, 28.4)] == [
@@ -287,7 +284,7 @@ def test_numbers_have_sensible_digits() -> None:
     ]
 
 
-def test_short_table(example: report.Report) -> None:
+def test_the_short_table_has_medians_and_ratios(example: report.Report) -> None:
     lines = report.table(report.record(example)).splitlines()
     assert lines[:6] == [
         "| network | engine | 1 thread, 1 image | 2 threads, 8 images |",
@@ -301,7 +298,7 @@ def test_short_table(example: report.Report) -> None:
     assert "numpy 2.0, openvino 2026.1, Python 3.12.1; commit abc1234, 2026-01-02." in lines[-1]
 
 
-def test_full_markdown(example: report.Report) -> None:
+def test_the_long_markdown_has_spread_noise_and_settings(example: report.Report) -> None:
     text = report.markdown(example)
     assert report.table(report.record(example)) in text
     assert "| BHViT-small some-fp, bitvit | 1 | 1 | 3.60 | 3.60 | 4.00 | 4.80 | 4 |" in text
@@ -328,7 +325,7 @@ def test_json_holds_everything(example: report.Report) -> None:
     assert content["method"] == timing.METHOD
 
 
-def test_table_on_the_terminal(example: report.Report) -> None:
+def test_the_table_on_the_terminal_has_medians_and_ratios(example: report.Report) -> None:
     console = Console(width=150, record=True, file=io.StringIO())
     report.print_table(example, console)
     text = console.export_text()
@@ -337,7 +334,7 @@ def test_table_on_the_terminal(example: report.Report) -> None:
 
 
 @pytest.mark.skipif(not packages.installed("matplotlib"), reason="needs matplotlib: pip install 'bitvit[bench]'")
-def test_saved_files(example: report.Report, tmp_path: Path) -> None:
+def test_all_files_of_a_report_are_saved(example: report.Report, tmp_path: Path) -> None:
     report.prepare(tmp_path / "new" / "folder")
     paths = report.save(example, tmp_path / "new" / "folder")
     assert [path.name for path in paths] == list(report.FILES)
@@ -348,29 +345,18 @@ def test_saved_files(example: report.Report, tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the script
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("compare_peers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["compare_peers"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["compare_peers"]
-
-
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.compare_peers", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_published_networks_are_called_by_name(script: ModuleType) -> None:
+def test_published_networks_are_called_by_name() -> None:
     case = load_case("micro96_binary")
     config = infer_config(case.state, config_json=case.config)
-    assert script.describe(config) == "BHViT (96 px) fully binary"
+    assert compare_peers.describe(config) == "BHViT (96 px) fully binary"
     sizes = {"image_size": 224, "hidden_sizes": (64, 128, 256, 512), "intermediate_sizes": (512, 1024, 1024, 2048)}
     heads = {"window_size": 7, "depths": (3, 4, 8, 4), "num_heads": (1, 1, 4, 8), "downsampling": "float"}
-    assert script.describe(type(config)(**{**config.__dict__, **sizes, **heads})) == "BHViT-small some-fp"
+    assert compare_peers.describe(type(config)(**{**config.__dict__, **sizes, **heads})) == "BHViT-small some-fp"
 
 
 @pytest.mark.parametrize(
@@ -407,7 +393,7 @@ def test_foreign_model_is_refused(checkpoint: tuple[Path, Path], packed: Callabl
 
 @with_onnx
 @pytest.mark.skipif(not packages.installed("matplotlib"), reason="needs matplotlib: pip install 'bitvit[bench]'")
-def test_whole_run(checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_whole_run_writes_and_stores_its_results(checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
     stored, out = tmp_path / "benchmarks.json", tmp_path / "out"
     options: list[str | Path] = [
         "--repeats",

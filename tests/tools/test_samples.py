@@ -1,15 +1,13 @@
 """The sample images: drawn by tools/draw_samples.py, and recognised by the demonstration model."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import pytest
 from PIL import Image, __version__
 
 import bitvit
 from tests.support.paths import ROOT
+from tools import draw_samples
 
 PILLOW = tuple(int(number) for number in __version__.split(".")[:2])
 SAMPLES = ROOT / "weights" / "samples"
@@ -26,18 +24,8 @@ CLASSES = {
 }
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_samples", ROOT / "tools" / "draw_samples.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_drawings_are_those_of_the_tool(tool: ModuleType, tmp_path: Path) -> None:
-    tool.main(tmp_path)
+def test_drawings_are_those_of_the_tool(tmp_path: Path) -> None:
+    draw_samples.write_samples(tmp_path)
     assert sorted(path.name for path in SAMPLES.iterdir()) == sorted(f"{name}.png" for name in CLASSES)
     for path in tmp_path.iterdir():
         with Image.open(path) as drawn, Image.open(SAMPLES / path.name) as stored:
@@ -46,7 +34,7 @@ def test_drawings_are_those_of_the_tool(tool: ModuleType, tmp_path: Path) -> Non
             assert difference == 0 or (difference == 1 and PILLOW < (11, 3)), "an older Pillow rounds otherwise"
 
 
-def test_model_recognises_them() -> None:
+def test_the_fashion_model_recognises_the_samples() -> None:
     classify = bitvit.Classifier(MODEL)
     best = {name: classify(SAMPLES / f"{name}.png", top_k=1)[0]["index"] for name in CLASSES}
     assert best == CLASSES

@@ -6,7 +6,7 @@ Without PyTorch, which only `pip install 'bitvit[train]'` brings, nothing of thi
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from bitvit.errors import ConfigError
 from bitvit.images import open_image
 from bitvit.verify import reference
 from tests.support.golden_data import case_names, load_case
+from tests.support.paths import TOOLS
 
 torch = pytest.importorskip("torch")
 
@@ -51,7 +52,7 @@ def small(**changes: Any) -> Settings:
     return Settings(**{**fields, **changes})
 
 
-def images(count: int = 40) -> data.DataSet:
+def squares(count: int = 40) -> data.DataSet:
     """Squares that are bright above or below, as two classes."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(count) % 2
@@ -240,7 +241,7 @@ def test_flips_are_counted_once_a_weight_and_forgotten_after_the_window() -> Non
     assert counter.share(2) == 0
 
 
-def test_schedule() -> None:
+def test_rate_rises_then_falls_and_the_regulariser_acts_last() -> None:
     settings = small(learning_rate=1.0, warmup=0.1, regulariser=0.3, regulariser_share=0.25)
     rates = [schedule.learning_rate(settings, step, 100) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
@@ -256,11 +257,11 @@ def test_schedule() -> None:
 
 def test_pixels_are_the_engines() -> None:
     """An image of the set, normalised here, is bit for bit what the packed model's preprocessing makes of it."""
-    images_, _, held_out = _digits()
+    images, _, held_out = _digits()
     loaded = data.load("digits", None, 96)
     first = int(np.flatnonzero(held_out)[0])
     mine = augment.normalise(loaded.test.pixels[:1], loaded.preprocessing.mean, loaded.preprocessing.std)
-    expected = loaded.preprocessing(open_image(images_[first]))
+    expected = loaded.preprocessing(open_image(images[first]))
     np.testing.assert_array_equal(mine[0].numpy(), expected)
     assert (len(loaded.train), len(loaded.test)) == (1198, 599)
 
@@ -286,9 +287,9 @@ def test_shift_reflects_and_flip_mirrors() -> None:
     pixels = torch.arange(5, dtype=torch.uint8).view(1, 1, 5, 1).expand(1, 5, 5, 3)
     index, no, yes = torch.tensor([0]), torch.tensor([False]), torch.tensor([True])
     zero, two = torch.tensor([0]), torch.tensor([2])
-    assert augment._cropped(pixels, index, zero, two, no)[0, 0, :, 0].tolist() == [2, 3, 4, 3, 2]
-    assert augment._cropped(pixels, index, zero, -two, no)[0, 0, :, 0].tolist() == [2, 1, 0, 1, 2]
-    assert augment._cropped(pixels, index, zero, zero, yes)[0, 0, :, 0].tolist() == [4, 3, 2, 1, 0]
+    assert augment.shifted(pixels, index, zero, two, no)[0, 0, :, 0].tolist() == [2, 3, 4, 3, 2]
+    assert augment.shifted(pixels, index, zero, -two, no)[0, 0, :, 0].tolist() == [2, 1, 0, 1, 2]
+    assert augment.shifted(pixels, index, zero, zero, yes)[0, 0, :, 0].tolist() == [4, 3, 2, 1, 0]
 
 
 def test_original_files_are_read(tmp_path: Path) -> None:
@@ -361,16 +362,16 @@ def states(run: loop.Run) -> dict[str, Any]:
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[str, Any]) -> None:
-    settings, squares = small(**extra), images()
+    settings, drawn = small(**extra), squares()
     torch.manual_seed(9)
     teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2)) if extra else None
     quiet: dict[str, Any] = {"teacher": teacher, "say": lambda _text: None}
-    whole = loop.Run(settings, squares, tmp_path / "whole", **quiet)
+    whole = loop.Run(settings, drawn, tmp_path / "whole", **quiet)
     whole.train()
     for stop in (3, 5, 7):  # the middle of an epoch, its end, and the second epoch
         with pytest.raises(loop.InterruptedRunError):
-            loop.Run(settings, squares, tmp_path / "parts", stop_after=stop, **quiet).train()
-    resumed = loop.Run(settings, squares, tmp_path / "parts", **quiet)
+            loop.Run(settings, drawn, tmp_path / "parts", stop_after=stop, **quiet).train()
+    resumed = loop.Run(settings, drawn, tmp_path / "parts", **quiet)
     resumed.train()
     assert resumed.step == whole.step == 10
     for name, value in states(whole).items():
@@ -382,26 +383,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[s
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(loop.InterruptedRunError):
-        loop.Run(small(), images(), tmp_path, stop_after=2, say=lambda _text: None).train()
+        loop.Run(small(), squares(), tmp_path, stop_after=2, say=lambda _text: None).train()
     with pytest.raises(TrainingError, match="other settings"):
-        loop.Run(small(seed=1), images(), tmp_path)
+        loop.Run(small(seed=1), squares(), tmp_path)
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"damaged")
     with pytest.raises(TrainingError, match=r"state\.pt: cannot be read"):
-        loop.Run(small(), images(), tmp_path)
+        loop.Run(small(), squares(), tmp_path)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     checkpoint.write_bytes(path, b"old")
 
-    def fail(temporary: Path) -> None:
-        temporary.write_bytes(b"half")
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(TrainingError, match=r"file\.bin: cannot be written: disk full"):
         checkpoint.write_whole(path, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -410,7 +411,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{}, {"downsampling": "binary"}, {"quantizer": "gsb"}, {"norm": "layer"}])
 def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, Any]) -> None:
     network = Network(**{**SMALL.__dict__, **changes})
-    run = loop.Run(small(network=network, epochs=8), images(), tmp_path, say=lambda _text: None)
+    run = loop.Run(small(network=network, epochs=8), squares(), tmp_path, say=lambda _text: None)
     run.train()
     result = export.export(run, "python -m tools.train")
     assert result.top1_pytorch >= 90
@@ -426,11 +427,11 @@ def test_train_convert_and_run_in_the_engine(tmp_path: Path, changes: dict[str, 
 
 def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
     quiet: dict[str, Any] = {"say": lambda _text: None}
-    first = loop.Run(small(), images(), tmp_path / "first", **quiet)
+    first = loop.Run(small(), squares(), tmp_path / "first", **quiet)
     first.train()
     export.export(first, "")
     path = tmp_path / "first" / "model.safetensors"
-    second = loop.Run(small(seed=5), images(), tmp_path / "second", start_from=path, **quiet)
+    second = loop.Run(small(seed=5), squares(), tmp_path / "second", start_from=path, **quiet)
     for name, value in first.model.state_dict().items():
         assert value.equal(second.model.state_dict()[name]), name
     steps = [m.alpha.clone() for m in second.model.modules() if hasattr(m, "zero_point")]
@@ -442,7 +443,7 @@ def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
         for step, m in zip(steps, (m for m in second.model.modules() if hasattr(m, "zero_point")), strict=True)
     ), "steps that were learnt are not measured afresh"
 
-    three = dataclasses.replace(images(), labels=["above", "below", "neither"])
+    three = dataclasses.replace(squares(), labels=["above", "below", "neither"])
     third = loop.Run(small(), three, tmp_path / "third", start_from=path, **quiet)
     assert third.model.classifier.weight.shape[0] == 3
     key = "vit.encoder.layerA.0.GC.cov1.weight"
@@ -450,15 +451,15 @@ def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
 
     other = small(network=dataclasses.replace(SMALL, widths=(8, 16, 16, 16)))
     with pytest.raises(TrainingError, match=r"\[2, 32\], expected \[2, 16\]; .*another network"):
-        loop.Run(other, images(), tmp_path / "fourth", start_from=path, **quiet)
-    (tmp_path / "text.pth").write_text("no checkpoint")
+        loop.Run(other, squares(), tmp_path / "fourth", start_from=path, **quiet)
+    (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(bitvit.BitvitError, match=r"text\.pth"):
-        loop.Run(small(), images(), tmp_path / "fifth", start_from=tmp_path / "text.pth", **quiet)
+        loop.Run(small(), squares(), tmp_path / "fifth", start_from=tmp_path / "text.pth", **quiet)
 
 
 def test_a_trained_teacher_is_loaded_and_its_classes_are_checked(tmp_path: Path) -> None:
     network = Network(kind="teacher", image_size=16, widths=(8, 8, 8, 16))
-    run = loop.Run(small(network=network, ema=0.5), images(), tmp_path, say=lambda _text: None)
+    run = loop.Run(small(network=network, ema=0.5), squares(), tmp_path, say=lambda _text: None)
     run.train()
     assert isinstance(run.model, ResidualNetwork)
     assert export.export(run, "").top1_bitvit is None
@@ -469,7 +470,7 @@ def test_a_trained_teacher_is_loaded_and_its_classes_are_checked(tmp_path: Path)
         load_teacher(tmp_path / "model.safetensors", 3)
 
 
-def test_other_files_are_no_teacher(tmp_path: Path) -> None:
+def test_files_that_are_not_a_teacher_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.safetensors").write_bytes(b"no")
     with pytest.raises(TrainingError, match="cannot be read"):
         load_teacher(tmp_path / "t.safetensors", 2)
@@ -481,10 +482,10 @@ def test_other_files_are_no_teacher(tmp_path: Path) -> None:
 def test_command_trains_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
-    squares = images()
+    drawn = squares()
     for split in ("train", "test"):
-        for k, (pixels, label) in enumerate(zip(squares.train.pixels, squares.train.labels, strict=True)):
-            place = tmp_path / "images" / split / squares.labels[int(label)]
+        for k, (pixels, label) in enumerate(zip(drawn.train.pixels, drawn.train.labels, strict=True)):
+            place = tmp_path / "images" / split / drawn.labels[int(label)]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.numpy()).save(place / f"{k}.png")
     (tmp_path / "config.json").write_text(json.dumps(small().to_dict()))
@@ -509,11 +510,11 @@ def test_command_trains_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epoch": 3}, "unknown settings"),
-        ({"epochs": "3"}, "epochs is '3', expected int"),
+        ({"epoch": 3}, "has unknown fields \\['epoch'\\]"),
+        ({"epochs": "3"}, "epochs is '3', expected an integer"),
         ({"epochs": 0}, "out of range: epochs"),
-        ({"network": {"depths": [1, 2]}}, "depths is"),
-        ({"network": 3}, "expected an object"),
+        ({"network": {"depths": [1, 2]}}, r"network: depths is \[1, 2\], expected a list of 4"),
+        ({"network": 3}, "network is 3, expected an object"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -528,7 +529,7 @@ def test_impossible_networks_are_refused() -> None:
         Network(image_size=32, window_size=3).config(10)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "tools/train/configs").glob("*.json")))
+@pytest.mark.parametrize("path", sorted((TOOLS / "train" / "configs").glob("*.json")))
 def test_configs_of_the_project_are_valid(path: Path) -> None:
     settings = read_settings(path)
     if settings.network.kind == "bhvit":
@@ -548,7 +549,7 @@ def test_every_row_of_the_ablation_differs_from_the_first() -> None:
     assert len({row.digest() for row in rows}) == len(ablation.VARIANTS)
 
 
-def test_ablation_table() -> None:
+def test_the_ablations_table_has_each_seed_and_their_mean() -> None:
     rows = [{"top1": 80.0, "flips": 0.25}, {"top1": 81.0, "flips": 0.75}]
     first, _, last = ablation.table({"everything": rows}, [3, 7]).splitlines()
     assert first == "| variant | seed 3 | seed 7 | mean top-1 | flips at the end |"

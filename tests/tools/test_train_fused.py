@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch
 
 Chain = Callable[..., Any]
 WIDTH = 4 * fused.LANES
-TILE_ROWS = (2, 19, 19)  # more than two pieces, the last one not full
+LEADING = (2, 19, 19)  # more than two pieces, the last one not full
 
 
 class Case:
@@ -32,7 +32,7 @@ class Case:
         return torch.randn(shape, generator=self.generator, dtype=torch.float64)
 
     def array(self, width: int, *leading: int) -> int:
-        self.inputs.append(self.random(*(leading or TILE_ROWS), width))
+        self.inputs.append(self.random(*(leading or LEADING), width))
         return len(self.inputs) - 1
 
     def bits(self, width: int, *leading: int) -> int:

@@ -13,7 +13,7 @@ from tools.train import images, sets
 
 
 def fashion(folder: Path) -> None:
-    """Four images, of the classes 0 to 3, in the place of the set."""
+    """A set of four images, of the classes 0 to 3."""
     grey = np.arange(4 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(4, 28, 28)
     np.savez(folder / "fashion_mnist.npz", train_x=grey, train_y=np.arange(4), test_x=grey[::-1], test_y=np.arange(4))
 
@@ -32,7 +32,7 @@ def test_images_are_written_without_loss(tmp_path: Path, capsys: pytest.CaptureF
             assert np.array_equal(np.asarray(stored.convert("L")), image)
 
 
-def test_the_training_split(tmp_path: Path) -> None:
+def test_the_training_split_is_written_on_request(tmp_path: Path) -> None:
     fashion(tmp_path)
     assert images.write_images("fashion", tmp_path, tmp_path / "out", "train") == 4
     source = sets.read_source("fashion", tmp_path)

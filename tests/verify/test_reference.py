@@ -185,7 +185,7 @@ def test_float32_makes_the_same_decisions(name: str) -> None:
     case = load_case(name)
     logits = reference.forward(case.state, case.input, **case.geometry, dtype=np.float32)
     assert logits.dtype == np.float32
-    assert 0 < deviation(logits, case.logits_f64) <= 2e-5  # TOLERANCE.md section 3; honest float32 gives 2.4e-6
+    assert 0 < deviation(logits, case.logits_f64) <= 2e-5  # honest float32 gives 2.4e-6 at most
 
 
 def test_without_a_classifier_the_pooled_features_come_out() -> None:
@@ -203,7 +203,7 @@ def test_a_missing_tensor_is_a_key_error() -> None:
         reference.forward(state, case.input[:1], **case.geometry)
 
 
-def test_schedule() -> None:
+def test_schedule_lists_blocks_and_downsamplings_with_their_stage() -> None:
     assert reference.schedule([1, 2, 1, 2]) == [
         ("vit.encoder.layerA.0", 0),
         ("vit.encoder.patch_embed1", 0),

@@ -5,9 +5,9 @@
     python -m tools.fuzz --replay failures/pth-1-13630
 
 A failure is any exception but a BitvitError, more than 2 s of processor time or 512 MB of growth for a file, a process
-that dies, and whatever a reader does beside reading: an import, code, another process, a connection, writing. Failures
-are kept in the folder, the input and what happened, and so is how far the run has come: the same command goes on from
-there. Exit code 1 if there is any failure.
+that dies, and anything that a reader does apart from reading: importing, running code, starting a process, connecting,
+writing. The folder keeps the input of each failure, what happened, and how far the run has come: the same command goes
+on from there. The exit code is 1 if there is any failure.
 
 Input number n of a format depends on the seed and n alone, and each of the readers runs in a process of its own.
 """
@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from bitvit.files import write_file
 
 from . import tensors
 from .worker import FORMATS, Worker, make_mutant
@@ -61,7 +63,7 @@ class Progress:
 
 
 class Run:
-    """One format's inputs, fed to one process after the other."""
+    """The inputs of one format, fed to one process after another."""
 
     def __init__(self, form: str, seed: int, out: Path) -> None:
         self.form, self.seed, self.out = form, seed, out
@@ -81,16 +83,15 @@ class Run:
         errors = folder / "stderr"
         with errors.open("wb") as stream:
             process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stream, text=True)
-        with process, _Watch(process, folder / "at", deadline) as watch:
-            assert process.stdout is not None
-            for line in process.stdout:
+        with process, _Watchdog(process, folder / "at", deadline) as watchdog:
+            for line in process.stdout or ():
                 self._take(json.loads(line))
         if process.returncode in (-signal.SIGTERM, -signal.SIGINT):
-            return  # somebody else's doing: the next process goes on from there
-        if process.returncode and not watch.ended:
-            index = watch.index()
+            return  # stopped from outside: the next process goes on from there
+        if process.returncode and not watchdog.ended:
+            index = watchdog.index()
             last = errors.read_text(errors="replace")[-3000:]
-            self._keep(index, f"the process ended with {process.returncode}, {watch.reason}\n{last}")
+            self._keep(index, f"the process ended with {process.returncode}, {watchdog.reason}\n{last}")
             self.progress.done = index + 1
         self._save()
 
@@ -110,22 +111,21 @@ class Run:
         (self.out / f"{name}.txt").write_text(what)
 
     def _save(self) -> None:
-        new = self.file.with_suffix(".new")
-        new.write_text(json.dumps(self.progress.to_dict(), indent=1))
-        new.replace(self.file)
+        content = json.dumps(self.progress.to_dict(), indent=1)
+        write_file(self.file, lambda file: file.write(content.encode()))
 
 
-class _Watch:
+class _Watchdog:
     """Kills a process at the deadline, or when one input takes longer than PATIENCE."""
 
     def __init__(self, process: "subprocess.Popen[str]", at: Path, deadline: float) -> None:
         self._process, self._at, self._deadline = process, at, deadline
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.ended = False  # by the deadline, which is no failure
-        self.reason = "nobody killed it"
+        self.ended = False  # by the deadline, which does not count as a failure
+        self.reason = "it was not killed"
 
-    def __enter__(self) -> "_Watch":
+    def __enter__(self) -> "_Watchdog":
         self._thread.start()
         return self
 
@@ -134,7 +134,7 @@ class _Watch:
         self._thread.join()
 
     def index(self) -> int:
-        """Of the input at which it is."""
+        """Number of the input that the process is at."""
         return int.from_bytes(self._at.read_bytes()[:8], "little") if self._at.exists() else 0
 
     def _watch(self) -> None:
@@ -154,7 +154,7 @@ class _Watch:
 
 
 def _memory() -> str | None:
-    """Where files are written fastest."""
+    """A folder in memory, where writing is fastest; None: the system has none."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
@@ -181,13 +181,19 @@ def lines(runs: list[Run]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("formats", nargs="*", metavar="FORMAT", help=f"of {', '.join(FORMATS)}; default all")
-    parser.add_argument("--count", type=int, default=10_000, help="inputs of each format, beside those done before")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time in all")
-    parser.add_argument("--seed", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "formats", nargs="*", metavar="FORMAT", help=f"one or more of {', '.join(FORMATS)}; default: all"
+    )
+    parser.add_argument("--count", type=int, default=10_000, help="further inputs of each format (default 10000)")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="stop after this time, over all formats; default: never"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the mutations (default 1)")
     parser.add_argument("--out", type=Path, default=Path("fuzz-failures"), help="folder for failures and progress")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="feed a kept input again, and nothing else")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="only feed this kept input again")
     options = parser.parse_args()
     if options.replay:
         replay(options.replay)

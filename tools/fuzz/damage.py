@@ -1,4 +1,4 @@
-"""What is done to any file: numbers at the edge of their types, bytes flipped, cut, doubled and put in."""
+"""Mutations of any file: numbers at the limits of their types; bytes flipped, removed, repeated and inserted."""
 
 from random import Random
 
@@ -10,13 +10,13 @@ _NUMBERS = (
 
 
 def number(rng: Random) -> int:
-    """An integer at which something may overflow; a tenth of them negative."""
+    """An integer at or near which something may overflow; one in ten is negative."""
     value = rng.choice(_NUMBERS)
     return -value if rng.random() < 0.1 else value
 
 
 def damage(rng: Random, data: bytes) -> bytes:
-    """Flip, replace, cut, double or put in a few bytes."""
+    """Flip, replace, remove, repeat or insert a few bytes."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         at = rng.randrange(len(changed) + 1)

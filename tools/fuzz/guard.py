@@ -1,4 +1,4 @@
-"""What watches a reader at work: an audit hook that stops whatever a file must not cause, limits of time and memory."""
+"""Watching a reader: an audit hook that stops what a file must not cause, and limits of time and memory."""
 
 import contextlib
 import os
@@ -32,7 +32,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Executed(BaseException):
-    """A file made its reader do something other than read; not an Exception, so that nothing takes it for damage."""
+    """A file made its reader do something other than read; not an Exception, so that no handler for damaged files
+    catches it."""
 
 
 class Hang(BaseException):
@@ -40,7 +41,7 @@ class Hang(BaseException):
 
 
 class Guard:
-    """Inside `reading` it stops imports, code, processes, connections and writing; inside `timing`, what takes long."""
+    """Inside `reading` it stops imports, code, processes, connections and writing; inside `timing`, long runs."""
 
     def __init__(self) -> None:
         self._armed = False
@@ -67,7 +68,7 @@ class Guard:
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if self._armed and self._forbids(event, args):
-            self._armed = False  # describing it must not be stopped
+            self._armed = False  # the repr below may trigger events itself
             self.seen.append(f"{event} {args!r:.300}")
             raise Executed(self.seen[-1])
 
@@ -85,7 +86,7 @@ class Guard:
 
 
 def limit_memory(megabytes: int = MEGABYTES) -> None:
-    """From now on the process may grow by so much; beyond, allocations fail."""
+    """Let allocations fail once the process has grown by so much from now on."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = used + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

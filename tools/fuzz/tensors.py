@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -16,7 +17,7 @@ from bitvit.modelfile import METADATA_KEY, seal
 from . import damage
 from .seeds import CONFIGS, State, checkpoint_state, write_packed
 
-Pairs = list[tuple[str, Any]]  # of a JSON object: a list, since keys may come twice
+Pairs = list[tuple[str, Any]]  # a JSON object's; a list, since a hostile file may repeat a key
 
 
 @dataclass
@@ -56,7 +57,7 @@ def _small_states() -> list[State]:
 
 
 class Seeds:
-    """Built once a process."""
+    """Valid files to mutate, built once per process."""
 
     def __init__(self, folder: Path) -> None:
         self.small = [save(state) for state in _small_states()]
@@ -73,30 +74,30 @@ _DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U64", "U8", "BOOL", "F8_E
 _NAMES = ("w", "", "__metadata__", "a" * 3000, "\ud800", "\x1b[2J", "../../x", "head.bias", "vit.x", "\u0000")
 
 
-def _thing(rng: Random) -> Any:
+def _any_json(rng: Random) -> Any:
     """Any JSON value."""
     return rng.choice(
         (
-            None, True, False, 1.5, -1, float("nan"), float("inf"), 1e308, "x", "", "9" * 100, [], {}, [[]], [0, 1, 2],
-            {"a": 1}, [damage.number(rng)] * rng.randint(0, 3), damage.number(rng), ["a"], [1] * 70,
+            *(None, True, False, 1.5, -1, float("nan"), float("inf"), 1e308, "x", "", "9" * 100, [], {}, [[]]),
+            *([0, 1, 2], {"a": 1}, [damage.number(rng)] * rng.randint(0, 3), damage.number(rng), ["a"], [1] * 70),
         )
-    )  # fmt: skip
+    )
 
 
 def _edit_entry(rng: Random, entry: Any, size: int) -> Any:
     """A tensor's dtype, shape and offsets, changed."""
     if not isinstance(entry, dict) or rng.random() < 0.05:
-        return _thing(rng)
+        return _any_json(rng)
     entry = {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
     match rng.randrange(8):
         case 0:
             entry["dtype"] = rng.choice(_DTYPES)
         case 1:
-            entry[rng.choice(("dtype", "shape", "data_offsets"))] = _thing(rng)
+            entry[rng.choice(("dtype", "shape", "data_offsets"))] = _any_json(rng)
         case 2:
             entry.pop(rng.choice(("dtype", "shape", "data_offsets")), None)
         case 3:
-            entry[rng.choice(("extra", "Shape", "strides"))] = _thing(rng)
+            entry[rng.choice(("extra", "Shape", "strides"))] = _any_json(rng)
         case 4 | 5:
             numbers = entry.get("data_offsets")
             if isinstance(numbers, list) and numbers:
@@ -126,7 +127,7 @@ def _edit_pairs(rng: Random, file: TensorFile) -> None:
             case 2 if pairs:
                 pairs[at] = (rng.choice((*_NAMES, rng.choice(pairs)[0])), pairs[at][1])
             case 3:
-                pairs.insert(at, ("__metadata__", rng.choice(({"format": "pt"}, {"a": 1}, _thing(rng)))))
+                pairs.insert(at, ("__metadata__", rng.choice(({"format": "pt"}, {"a": 1}, _any_json(rng)))))
             case 4 if len(pairs) > 1:
                 other = rng.randrange(len(pairs))
                 one, two = pairs[at], pairs[other]
@@ -136,9 +137,9 @@ def _edit_pairs(rng: Random, file: TensorFile) -> None:
 
 
 _TEXTS = (
-    b"[" * 3000, b'{"a":' * 3000, b"NaN", b"1e999", b"9" * 5000, b"\xff\xfe", b'"\\ud800"', b"\x00", b" " * 100,
-    b"}", b"{", b",", b'"w":', b"//", b"\\", b"-0", b'"__metadata__":{},', b"\xef\xbb\xbf",
-)  # fmt: skip
+    *(b"[" * 3000, b'{"a":' * 3000, b"NaN", b"1e999", b"9" * 5000, b"\xff\xfe", b'"\\ud800"', b"\x00", b" " * 100),
+    *(b"}", b"{", b",", b'"w":', b"//", b"\\", b"-0", b'"__metadata__":{},', b"\xef\xbb\xbf"),
+)
 
 
 def _edit_text(rng: Random, header: bytes) -> bytes:
@@ -149,7 +150,7 @@ def _edit_text(rng: Random, header: bytes) -> bytes:
 
 
 def _edit_data(rng: Random, data: bytearray) -> None:
-    """Numbers that are none, or far out of range; bits; a byte more or less."""
+    """NaN, infinities and extreme values; single bits; now and then bytes inserted."""
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data) // 4 + 1) * 4
         match rng.randrange(4):
@@ -161,13 +162,21 @@ def _edit_data(rng: Random, data: bytearray) -> None:
                 data[at:at] = bytes(rng.choice((1, 4, 8)))
 
 
-_FLOATS = (
-    0x7FC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x00000000, 0x80000000, 0x00000001, 0x00800000,
-    0x3F800000, 0xBF800000, 0x4B800000, 0x7FA00000, 0xFFFFFFFF,
-)  # fmt: skip
+_FLOATS = (  # bit patterns of float32
+    *(0x7FC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x00000000, 0x80000000, 0x00000001, 0x00800000),
+    *(0x3F800000, 0xBF800000, 0x4B800000, 0x7FA00000, 0xFFFFFFFF),
+)
 
 
-def _finished(rng: Random, file: TensorFile, header: bytes) -> bytes:
+def _edited(rng: Random, file: TensorFile, ways: Collection[str]) -> bytes:
+    """The file with its header edited as "pairs" or "text", or its "data"; now and then with a wrong header size."""
+    if "pairs" in ways:
+        _edit_pairs(rng, file)
+    if "data" in ways:
+        _edit_data(rng, file.data)
+    header = file.header()
+    if "text" in ways:
+        header = _edit_text(rng, header)
     size = None
     if rng.random() < 0.03:
         size = rng.choice((damage.number(rng), len(header) + rng.choice((-1, 1, 8)), len(header) + len(file.data)))
@@ -181,21 +190,14 @@ def mutant(rng: Random, seeds: Seeds) -> bytes:
         return damage.damage(rng, raw)
     file = TensorFile.read(raw)
     ways = rng.choice((("pairs",), ("pairs",), ("text",), ("pairs", "text"), ("data",)))
-    if "pairs" in ways:
-        _edit_pairs(rng, file)
-    if "data" in ways:
-        _edit_data(rng, file.data)
-    header = file.header()
-    if "text" in ways:
-        header = _edit_text(rng, header)
-    return _finished(rng, file, header)
+    return _edited(rng, file, ways)
 
 
 # -------------------------------------------------------------------------------------------------------- packed models
 
 
 def _edit_fields(rng: Random, fields: dict[str, Any]) -> None:
-    """The metadata: a network that the tensors are not, images that cannot be, labels that are none."""
+    """Change the metadata: a network that the tensors do not match, impossible preprocessing, invalid labels."""
     for _ in range(rng.randint(1, 2)):
         part = rng.choice(("config", "config", "preprocessing", None))
         inside = fields.get(part) if part else fields
@@ -205,9 +207,9 @@ def _edit_fields(rng: Random, fields: dict[str, Any]) -> None:
         value = inside[key]
         match rng.randrange(6):
             case 0:
-                inside[key] = _thing(rng)
+                inside[key] = _any_json(rng)
             case 1 if isinstance(value, list) and value:
-                value[rng.randrange(len(value))] = rng.choice((damage.number(rng), 4, 8, 1e-7, _thing(rng)))
+                value[rng.randrange(len(value))] = rng.choice((damage.number(rng), 4, 8, 1e-7, _any_json(rng)))
             case 1 | 2:
                 inside[key] = rng.choice((damage.number(rng), 1, 3, 33, 35, 48, 64, 65532))
             case 3:
@@ -219,7 +221,7 @@ def _edit_fields(rng: Random, fields: dict[str, Any]) -> None:
 
 
 def mutant_of_packed(rng: Random, seeds: Seeds) -> bytes:
-    """A damaged or hostile packed model, most of them with a checksum that fits."""
+    """A damaged or hostile packed model, mostly with a valid checksum."""
     raw = rng.choice(seeds.packed)
     if rng.random() < 0.15:
         return damage.damage(rng, raw)
@@ -232,15 +234,8 @@ def mutant_of_packed(rng: Random, seeds: Seeds) -> bytes:
         if rng.random() < 0.1:
             words = _edit_text(rng, words.encode()).decode("utf-8", "replace")
         file.pairs = [(k, {METADATA_KEY: words} if k == "__metadata__" else v) for k, v in file.pairs]
-    if "pairs" in ways:
-        _edit_pairs(rng, file)
-    if "data" in ways:
-        _edit_data(rng, file.data)
-    header = file.header()
-    if "text" in ways:
-        header = _edit_text(rng, header)
-    whole = _finished(rng, file, header)
+    whole = _edited(rng, file, ways)
     if rng.random() < 0.95:
-        with contextlib.suppress(ValueError):  # no place for a checksum
+        with contextlib.suppress(ValueError):  # the header has no place for a checksum
             return seal(whole)
     return whole

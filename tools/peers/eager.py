@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.peers.packages import require
+from tools.peers.packages import PeersError, require
 
 Attributes = Mapping[str, Any]
 Values = list[Any]  # per input: a tensor's fixed content as a Python list or number, None if it is computed
@@ -60,7 +60,8 @@ def _convolution(torch: Any, attributes: Attributes, _values: Values) -> Operato
 def _even(pads: Any) -> list[int]:
     """Padding that is the same on both sides of an axis, as torch wants it."""
     half = len(pads) // 2
-    assert list(pads[:half]) == list(pads[half:])
+    if list(pads[:half]) != list(pads[half:]):
+        raise PeersError(f"padding {list(pads)} differs between the sides; PyTorch's operators pad both alike")
     return list(pads[:half])
 
 
@@ -93,7 +94,8 @@ def _prelu(torch: Any, _attributes: Attributes, values: Values) -> Operator:
 
 
 def _linear(torch: Any, attributes: Attributes, _values: Values) -> Operator:
-    assert attributes["transB"] == 1
+    if attributes["transB"] != 1:
+        raise PeersError("Gemm with a matrix [K, O], expected [O, K], as PyTorch's linear layer has it")
     return torch.nn.functional.linear
 
 
@@ -107,7 +109,8 @@ def _clip(_torch: Any, _attributes: Attributes, values: Values) -> Operator:
 
 
 def _reshape(_torch: Any, _attributes: Attributes, values: Values) -> Operator:
-    assert 0 not in values[1]
+    if 0 in values[1]:
+        raise PeersError(f"Reshape to {list(values[1])}: a 0, which keeps a dimension, is not supported")
     return lambda x, _shape: x.reshape(values[1])
 
 

@@ -5,7 +5,6 @@ import platform
 from typing import Any
 
 from bitvit.bench import machine
-from tools.peers.packages import version
 
 PACKAGES = ("bitvit", "numpy", "numba", "llvmlite", "onnx", "onnxruntime", "openvino", "nncf", "torch")
 
@@ -23,7 +22,7 @@ def environment() -> dict[str, Any]:
         "affinity": affinity(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := version(name))},
+        "versions": {name: found for name in PACKAGES if (found := machine.version(name))},
         "environment_variables": own.variables,
     }
 

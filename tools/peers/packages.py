@@ -1,7 +1,6 @@
 """The peers' packages are optional: imported when first needed, and named to the user when missing."""
 
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from typing import Any
@@ -31,11 +30,3 @@ def require(name: str) -> Any:
         found = "cannot be imported" if installed(package) else "is not installed"
         remedy = REMEDY.get(package, REMEDY[""])
         raise PeersError(f"{package} {found} ({error}); {remedy}") from None
-
-
-def version(package: str) -> str | None:
-    """Version of an installed package, None if there is none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bitvit.bench.plot import STYLE
+from bitvit.extras import figure
 from tools.peers.packages import PeersError, require
 from tools.peers.timing import METHOD, quantile
 from tools.results import write_text
@@ -250,23 +252,22 @@ OWN, SAME, OTHER = "#d1495b", "#8d99ae", "#4f8a8b"
 
 def plot(report: Report, path: Path) -> None:
     """Horizontal bars on one logarithmic scale, a panel a cell, the fastest on top; whiskers from p10 to p90."""
-    require("matplotlib").use("Agg")
-    pyplot, cells = require("matplotlib.pyplot"), report.cells
+    cells = report.cells
     columns = min(2, len(cells))
     rows = math.ceil(len(cells) / columns)
     size = 6.6 * columns, (0.42 * len(report.rows) + 0.9) * rows + 1.1
-    with pyplot.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    with require("matplotlib").rc_context(STYLE):
+        drawn = figure(*size)
+        axes = drawn.subplots(rows, columns, squeeze=False)
         for axis, cell in zip(axes.flatten(), cells, strict=False):
             _panel(axis, report, cell)
         for axis in axes.flatten()[len(cells) :]:
             axis.set_visible(False)
-        figure.suptitle(f"Time of a call: {report.network} and its peers", fontsize=12, fontweight="bold")
+        drawn.suptitle(f"Time of a call: {report.network} and its peers", fontsize=12, fontweight="bold")
         caption = f"Logarithmic scale; in brackets: times bitvit's. {machine(report.environment)}"
         legend = {"loc": "outside lower center", "ncols": 3, "fontsize": 8, "title_fontsize": 8, "frameon": False}
-        figure.legend(handles=_legend(report), title=caption, **legend)
-        figure.savefig(path, dpi=150)
-        pyplot.close(figure)
+        drawn.legend(handles=_legend(report), title=caption, **legend)
+        drawn.savefig(path, dpi=150)
 
 
 def _legend(report: Report) -> list[Any]:

@@ -36,7 +36,7 @@ def alternate(
     """
     typical = {name: _warm_up(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    names, shuffle, cores, collecting = list(calls), random.Random(0), _cores(), gc.isenabled()
+    names, shuffle, cores, collecting = list(calls), random.Random(0), core_count(), gc.isenabled()
     gc.collect()
     gc.disable()
     start = time.perf_counter()
@@ -50,8 +50,8 @@ def alternate(
                 if typical[name] < LONG:
                     _settle(calls[name], settle)
                 times[name].append(_timed(calls[name]))
-                if _cores() != cores:
-                    raise PeersError(f"{name} left this process on {_cores()} of {cores} cores; time it alone")
+                if core_count() != cores:
+                    raise PeersError(f"{name} left this process on {core_count()} of {cores} cores; time it alone")
     finally:
         if collecting:
             gc.enable()
@@ -77,7 +77,8 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _cores() -> int | None:
+def core_count() -> int | None:
+    """How many cores the process may use; None where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 

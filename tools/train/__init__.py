@@ -3,14 +3,14 @@
 __main__.py     the command line
 settings.py     what a run is: network, data, schedule; read from a JSON file
 sets.py         labelled image sets as their files hold them
-images.py     the same as files of images, for `bitvit evaluate`
+images.py       writes them as image files, for `bitvit evaluate`
 data.py         a set at the size of the network's input
-augment.py      random crops, flips, turns and holes, drawn ahead for a whole epoch; mixup
+augment.py      random shifts, flips, rotations and blanked squares, drawn ahead for a whole epoch; mixup
 estimators.py   signs and levels with straight-through gradients
 network.py      BHViT in PyTorch
-operators.py    what it does between its products, by PyTorch's operators or
-fused.py        on a CPU by whole chains in a pass or two over memory, whose loops are in
-passes.py
+operators.py    what it does between its products: by PyTorch's operators, or on a CPU by fused.py
+fused.py        whole chains of them, each in one or two passes over memory
+passes.py       the loops of fused.py
 teacher.py      a small float network to distil from
 losses.py       task, distillation, oscillation regulariser
 oscillation.py  counts the weights whose signs flip

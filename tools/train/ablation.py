@@ -52,14 +52,18 @@ def table(results: dict[str, list[dict[str, float]]], seeds: list[int]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="cifar10", choices=NAMES)
-    parser.add_argument("--data-folder", type=Path)
-    parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "ablation.json")
-    parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data-folder", type=Path, help="where the images are; digits needs none")
+    parser.add_argument(
+        "--config", type=Path, default=Path(__file__).parent / "configs" / "ablation.json", help="settings, JSON"
+    )
+    parser.add_argument("--teacher", type=Path, required=True, help="a teacher's model.safetensors, or a .pt2")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="default: one or all, whichever is faster at the time")
     options = parser.parse_args()
     keep_memory()
     if options.threads:

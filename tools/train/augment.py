@@ -1,4 +1,4 @@
-"""Training images that differ a little each time: shifts, flips, turns, zoom and blanked squares.
+"""Training images that differ a little each time: shifts, flips, rotations, zoom and blanked squares.
 
 All of an epoch's random numbers are drawn at once from a seed, one row an image, so an image's variant depends on
 nothing but seed, epoch and its place in the set: neither on the order of the batches nor on where a run was resumed.
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from .settings import Augment
 
-__all__ = ["Variants", "generator", "mixup", "normalise"]
+__all__ = ["Variants", "generator", "mixup", "normalise", "shifted"]
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -43,9 +43,9 @@ class Variants:
         down, across = ((numbers[:, k] * span).long() - way.shift for k in (0, 1))
         mirrored = numbers[:, 2] < 0.5 if way.flip else torch.zeros(len(index), dtype=torch.bool)
         if way.rotate or way.zoom:
-            batch = self._turned(pixels[index], numbers, down, across, mirrored)
+            batch = self._rotated(pixels[index], numbers, down, across, mirrored)
         else:
-            batch = _cropped(pixels, index, down, across, mirrored)
+            batch = shifted(pixels, index, down, across, mirrored)
         if way.cutout:
             corner = (numbers[:, 5:7] * (side + way.cutout)).long() - way.cutout
             axis = torch.arange(side)
@@ -54,7 +54,7 @@ class Variants:
             batch = batch.masked_fill(hole[..., None], 128)
         return batch
 
-    def _turned(self, batch: Tensor, numbers: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
+    def _rotated(self, batch: Tensor, numbers: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
         """Rotation, zoom and shift in one bilinear resampling; edges are continued."""
         side = batch.shape[1]
         angle = (2 * numbers[:, 3] - 1) * math.radians(self.settings.rotate)
@@ -67,11 +67,11 @@ class Variants:
         ]
         planes = batch.permute(0, 3, 1, 2).float()
         grid = functional.affine_grid(torch.stack(rows, 1), list(planes.shape), align_corners=False)
-        turned = functional.grid_sample(planes, grid, padding_mode="border", align_corners=False)
-        return turned.permute(0, 2, 3, 1).round().to(torch.uint8)
+        rotated = functional.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+        return rotated.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
-def _cropped(pixels: Tensor, index: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
+def shifted(pixels: Tensor, index: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
     """Whole-pixel shifts and flips, by indexing; what lies beyond an edge is its mirror image."""
     side = pixels.shape[1]
     axis = torch.arange(side)

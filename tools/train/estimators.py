@@ -40,8 +40,7 @@ class _Sign(Function):
 
 def sign(x: Tensor) -> Tensor:
     """sgn(x) in {-1, 0, +1} (SPEC 8.2); gradient 2 + 2x for -1 <= x <= 0, 2 - 2x for 0 < x <= 1, else 0."""
-    result: Tensor = _Sign.apply(x)
-    return result
+    return _Sign.apply(x)
 
 
 # ---------------------------------------------------------------------------------------------------------- weights
@@ -111,8 +110,7 @@ def levels(x: Tensor, step: Tensor, zero_point: Tensor, highest: int = 3) -> Ten
     factor = len(step) / math.sqrt(x.numel() * highest)
     step = _ScaleGradient.apply(step, factor)[:, None, None]
     zero_point = _ScaleGradient.apply(zero_point, factor)[:, None, None]
-    result: Tensor = _Round.apply(x / step + zero_point).clamp(0, highest) * step
-    return result
+    return _Round.apply(x / step + zero_point).clamp(0, highest) * step
 
 
 # -------------------------------------------------------------------------------------------------- attention: gsb
@@ -145,5 +143,4 @@ def gsb(x: Tensor, a: Tensor, a2: Tensor, a3: Tensor) -> Tensor:
     With masks T0 = base - t1, T1 = t1 - t2, T2 = t2 and W = T0 + a2 T1 + a3 T2: the gradient to x is a W, to a2 it is
     a T1, to a3 a T2, and to a it is W (1 - x/a) where 0 <= x/a <= 1, else W.
     """
-    result: Tensor = _Gsb.apply(x, a, a2, a3)
-    return result
+    return _Gsb.apply(x, a, a2, a3)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 import bitvit
 
 from .augment import normalise
-from .checkpoint import write_bytes, write_whole
+from .checkpoint import write_bytes
 from .data import DataSet
 from .loop import Run, predictions
 
@@ -24,7 +24,7 @@ __all__ = ["Result", "config_json", "export", "save_checkpoint"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run came to. Accuracies in percent of the whole test split."""
+    """Results of a finished run; accuracies in percent of the whole test split."""
 
     parameters: int
     minutes: float
@@ -36,7 +36,7 @@ class Result:
 
 
 def export(run: Run, command: str) -> Result:
-    """Write everything that a finished run has to give into its folder, and tell what it came to."""
+    """Write the files of a finished run into its folder, and return its results."""
     model, folder = run.best_model, run.folder
     logits = predictions(model, run.data.test, run.data, run.device)
     correct = logits.argmax(1) == run.data.test.labels
@@ -69,7 +69,7 @@ def export(run: Run, command: str) -> Result:
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
         )
-        write_bytes(folder / "CARD.md", _card(run, result, packed.name, command).encode())
+        write_bytes(folder / "CARD.md", _card(run, result, packed, command).encode())
     write_bytes(folder / "result.json", _json(dataclasses.asdict(result)))
     return result
 
@@ -82,7 +82,7 @@ def save_checkpoint(model: nn.Module, run: Run, path: Path) -> None:
         network = run.settings.network
         told = {"image_size": network.image_size, "widths": network.widths, "num_classes": len(run.data.labels)}
         metadata = {"teacher": json.dumps(told)}
-    write_whole(path, lambda temporary: save_file(state, temporary, metadata))
+    write_bytes(path, save(state, metadata))
 
 
 def config_json(run: Run) -> dict[str, Any]:
@@ -118,10 +118,9 @@ def _json(content: object) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _card(run: Run, result: Result, name: str, command: str) -> str:
+def _card(run: Run, result: Result, packed: Path, command: str) -> str:
     settings, config = run.settings, run.settings.network.config(len(run.data.labels))
-    assert result.bytes is not None
-    return f"""# {Path(name).stem}
+    return f"""# {packed.stem}
 
 | | |
 |---|---|
@@ -134,7 +133,7 @@ depths {_row(config.depths)}, MLP {_row(config.intermediate_sizes)}, heads {_row
 PyTorch {torch.__version__} |
 | top-1 | PyTorch float32 {result.top1_pytorch:.2f} %, bitvit {result.top1_bitvit:.2f} %; \
 {result.same_predictions} of {len(run.data.test)} predictions are the same |
-| file | {result.bytes / 1e6:.2f} MB, sha256 `{result.sha256}` |
+| file | {packed.stat().st_size / 1e6:.2f} MB, sha256 `{result.sha256}` |
 
 Made by `{command}`
 """

@@ -95,10 +95,6 @@ class _Statistics:
         variance = (second - first * first).clamp(min=0)
         self.rows = rows
         self.mean, self.rstd = first.float(), (variance + norm.eps).rsqrt().float()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        assert norm.momentum is not None
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(first.float(), norm.momentum)
         norm.running_var.lerp_((variance * (rows / max(rows - 1, 1))).float(), norm.momentum)
@@ -159,8 +155,7 @@ class _NormSign(Function):
 
 def norm_sign(x: Tensor, norm: nn.Module, move: Tensor, *, wanted: bool) -> tuple[Tensor, Tensor]:
     """norm(x) and sign(norm(x) + move); the former is None if it is not wanted."""
-    result: tuple[Tensor, Tensor] = _NormSign.apply(x.contiguous(), norm.weight, norm.bias, move, norm, wanted)
-    return result
+    return _NormSign.apply(x.contiguous(), norm.weight, norm.bias, move, norm, wanted)
 
 
 class _MoveSign(Function):
@@ -183,8 +178,7 @@ class _MoveSign(Function):
 
 def move_sign(x: Tensor, move: Tensor) -> Tensor:
     """sign(x + move)."""
-    result: Tensor = _MoveSign.apply(x.contiguous(), move)
-    return result
+    return _MoveSign.apply(x.contiguous(), move)
 
 
 # ------------------------------------------------------------------------------------------------ ends of a product
@@ -240,8 +234,7 @@ def expand(
     """v = rprelu(norm(y) + tile(shortcut)) -> sign(v + move), or None without a move, and the means of every `copies`
     neighbouring channels of v; copies is 1, 2 or 4."""
     parameters = norm.weight, norm.bias, rprelu.move1, rprelu.prelu.weight, rprelu.move2, move
-    result: tuple[Tensor, Tensor] = _Expand.apply(y.contiguous(), shortcut.contiguous(), *parameters, norm, copies)
-    return result
+    return _Expand.apply(y.contiguous(), shortcut.contiguous(), *parameters, norm, copies)
 
 
 class _Contract(Function):
@@ -295,8 +288,7 @@ def contract(
     """x + scale(rprelu(norm(y) + shortcut))."""
     ends = (None, None) if scale is None else (scale.alpha, scale.move)
     parameters = norm.weight, norm.bias, rprelu.move1, rprelu.prelu.weight, rprelu.move2, *ends
-    result: Tensor = _Contract.apply(y.contiguous(), shortcut.contiguous(), x.contiguous(), *parameters, norm)
-    return result
+    return _Contract.apply(y.contiguous(), shortcut.contiguous(), x.contiguous(), *parameters, norm)
 
 
 # ------------------------------------------------------------------------------------------------------- token mixer
@@ -350,8 +342,7 @@ def mix(x: Tensor, ys: list[Tensor], biases: list[Tensor], rprelus: list[nn.Modu
     slopes = torch.stack([rprelu.prelu.weight for rprelu in rprelus])
     move2 = rprelus[0].move2 + rprelus[1].move2 + rprelus[2].move2
     arrays = x.contiguous(), *(y.contiguous() for y in ys)
-    result: Tensor = _Mix.apply(*arrays, offsets, slopes, move2, norm.weight, norm.bias, norm)
-    return result
+    return _Mix.apply(*arrays, offsets, slopes, move2, norm.weight, norm.bias, norm)
 
 
 # ----------------------------------------------------------------------------------------------------------- stencil
@@ -383,8 +374,7 @@ def stencil(x: Tensor, n: Tensor, taps: Tensor, constant: Tensor) -> Tensor:
 
     taps [9, C]: the pixel; one above, one below, two above, two below; one left, one right, two left, two right.
     """
-    result: Tensor = _Stencil.apply(x.contiguous(), n.contiguous(), taps, constant)
-    return result
+    return _Stencil.apply(x.contiguous(), n.contiguous(), taps, constant)
 
 
 # --------------------------------------------------------------------------------------------------------- attention
@@ -432,5 +422,4 @@ def attend(
 ) -> Tensor:
     """Contexts [B, windows, w² + M, C] of signs [B, S² + M, C]; square is w², coarse M (SPEC 7.4.5 to 7.4.7)."""
     arrays = query.contiguous(), key.contiguous(), value.contiguous()
-    result: Tensor = _Attend.apply(*arrays, step, zero_point, square, coarse, highest)
-    return result
+    return _Attend.apply(*arrays, step, zero_point, square, coarse, highest)

@@ -36,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", required=True, choices=[name for name in NAMES if name != "folder"])
     parser.add_argument("--data-folder", type=Path, help="where the set's files are; digits needs none")
-    parser.add_argument("--split", choices=("test", "train"), default="test")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the images into")
     options = parser.parse_args(arguments)
     try:
         count = write_images(options.data, options.data_folder, options.out, options.split)

@@ -6,6 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bitvit.errors import BitvitError
+from bitvit.extras import figure
+
 from .checkpoint import write_bytes, write_whole
 
 __all__ = ["say", "write_curves", "write_log"]
@@ -15,7 +18,7 @@ PANELS = (("task", "distillation", "oscillation"), ("top1",), ("flips",), ("lear
 
 
 def write_log(path: Path, log: Sequence[Row]) -> None:
-    """CSV with a line an epoch; a value that an epoch has not is left empty."""
+    """CSV with a line per epoch; a value that an epoch does not have is left empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in log for name in row)), lineterminator="\n")
     writer.writeheader()
@@ -26,13 +29,10 @@ def write_log(path: Path, log: Sequence[Row]) -> None:
 def write_curves(path: Path, log: Sequence[Row]) -> bool:
     """Losses, accuracy, flips and learning rate by epoch, PNG; False if matplotlib is not installed."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+        drawn = figure(10, 6)
+    except BitvitError:
         return False
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for names, axes in zip(PANELS, figure.subplots(2, 2).flat, strict=True):
+    for names, axes in zip(PANELS, drawn.subplots(2, 2).flat, strict=True):
         for name in names:
             points = [(row["epoch"], row[name]) for row in log if name in row]
             if points:
@@ -42,7 +42,7 @@ def write_curves(path: Path, log: Sequence[Row]) -> bool:
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend()
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    write_whole(path, lambda file: drawn.savefig(file, dpi=100, format="png"))
     return True
 
 

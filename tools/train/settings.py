@@ -1,19 +1,19 @@
 """Settings of a run: which network, which images, which schedule. Read from JSON, checked once, never changed.
 
 A file holds an object with the fields of Settings; `network` and `augment` are objects with the fields of the classes
-of that name. What is left out has its default.
+of that name. A field that is left out has its default.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bitvit.config import Config
 from bitvit.errors import BitvitError
+from bitvit.records import Decoder
 
 __all__ = ["Augment", "Network", "Settings", "TrainingError", "read_settings"]
 
@@ -21,7 +21,10 @@ Four = tuple[int, int, int, int]
 
 
 class TrainingError(BitvitError):
-    """Something about a training run that its user can mend."""
+    """A mistake that the user of the training tool can mend."""
+
+
+DECODER = Decoder(TrainingError, "tools/train/settings.py says what each is")
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Augment:
-    """How far a training image may differ from the one in the set; all drawn uniformly. See augment.py."""
+    """How far a variant of an image may differ from the image; all amounts are drawn uniformly. See augment.py."""
 
     shift: int = 0
     """Pixels up, down, left or right."""
     flip: bool = False
-    """Left and right exchanged in half of the images."""
+    """Mirror half of the images."""
     rotate: float = 0.0
     """Degrees either way."""
     zoom: float = 0.0
-    """Share by which an image may be larger or smaller."""
+    """Largest relative change of its size, either way."""
     cutout: int = 0
-    """Side of a square that is blanked; 0: none."""
+    """Side in pixels of the square that is blanked; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -102,20 +105,20 @@ class Settings:
     distillation: float = 0.9
     """λ in (1 - λ) task + λ distillation; without a teacher there is only the task."""
     views: int = 0
-    """Fixed variants of each image, one an epoch in turn, so that the teacher sees each only once; 0: a new one and
-    a look of the teacher in every epoch."""
+    """Number of fixed variants of each image, used one per epoch in turn, so that the teacher computes each only once;
+    0: a new variant, and a pass of the teacher, in every epoch."""
     regulariser: float = 0.1
     """β of the oscillation regulariser."""
     regulariser_share: float = 0.1
-    """It acts in this last share of the steps."""
+    """Share of the steps, at the end, in which it acts."""
     flip_window: int = 100
     """Steps over which flipped signs are counted."""
     ema: float = 0.0
-    """Decay a step of an average of the parameters, which is what is exported then; 0: none."""
+    """Decay per step of the average of the parameters, which is exported in their place; 0: no average."""
     precision: str = "float32"
     """Or "bfloat16": automatic mixed precision."""
     train_limit: int = 0
-    """Use only so many training images; 0: all."""
+    """Number of training images to use; 0: all."""
     eval_every: int = 1
     """Epochs between evaluations on the test split; the last is always evaluated."""
     seed: int = 0
@@ -154,7 +157,7 @@ class Settings:
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """Changes with every field; not with new fields that a later version of the tool may bring."""
+        """Differs for runs with different settings; fields added later, at their defaults, do not change it."""
         return hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -188,34 +191,4 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
             place[last] = json.loads(text)
         except ValueError:
             place[last] = text
-    return _build(Settings, fields, str(path))
-
-
-def _build(kind: Any, fields: object, where: str) -> Any:
-    """A dataclass from a JSON object; TrainingError for unknown names and wrong types."""
-    if not isinstance(fields, Mapping):
-        raise TrainingError(f"{where}: {fields!r}, expected an object with fields of {kind.__name__}")
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise TrainingError(f"{where}: unknown settings {unknown}, expected some of {sorted(known)}")
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        expected = known[name].type
-        if dataclasses.is_dataclass(expected):
-            values[name] = _build(expected, value, f"{where}: {name}")
-            continue
-        if expected is Four:
-            good = isinstance(value, list) and len(value) == 4 and all(type(v) is int for v in value)
-            value = tuple(value) if good else value
-        elif expected is float:
-            good = type(value) in (int, float)
-            value = float(value) if good else value
-        else:
-            good = type(value) is expected
-        if not good:
-            raise TrainingError(
-                f"{where}: {name} is {value!r}, expected {getattr(expected, '__name__', 'four integers')}"
-            )
-        values[name] = value
-    return kind(**values)
+    return DECODER.record(Settings, fields, str(path))

@@ -1,4 +1,4 @@
-"""Teachers: a small float residual network that the tool trains itself, or any exported program.
+"""Teachers: a small float residual network that this tool trains, or any program saved by torch.export.
 
 Input of either: pixels [B, 3, S, S] as the student gets them. The residual network first averages them down to its own
 image size, so a student of 64 pixels can learn from a teacher of 32.
@@ -22,7 +22,7 @@ Teacher = Callable[[Tensor], Tensor]
 
 
 class ResidualNetwork(nn.Module):
-    """Stem, then three stages of convolution with pooling and a residual pair, then the highest value of each map."""
+    """A stem, three stages of a convolution with pooling and a residual pair, then global max pooling."""
 
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _Residual(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, *, pool: bool = False) -> nn.Sequential:
-    """Pooling comes before the norm, where there is a quarter left to do."""
+    """Pooling comes before the norm, which then has a quarter of the values to process."""
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     rest = [nn.MaxPool2d(2)] if pool else []
     return nn.Sequential(convolution, *rest, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
@@ -76,7 +76,7 @@ def _load_own(path: Path, num_classes: int) -> nn.Module:
         metadata = file.metadata() or {}
     if "teacher" not in metadata:
         raise TrainingError(
-            f"--teacher {path}: no teacher of this tool; train one with a config whose network.kind is teacher"
+            f"--teacher {path}: not a teacher of this tool; train one with settings whose network.kind is teacher"
         )
     told = json.loads(metadata["teacher"])
     if told["num_classes"] != num_classes:

@@ -1,0 +1,45 @@
+"""Fixtures of the tests of the command line: a model with its checkpoint and config.json, and images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import golden_data
+from tests.support.bench_reports import quick, report
+
+__all__ = ["quick", "report"]
+
+CASE = "micro96_somefp"
+
+
+@pytest.fixture
+def model(packed: Callable[[str], Path]) -> Path:
+    return packed(CASE)
+
+
+@pytest.fixture
+def checkpoint(model: Path) -> Path:
+    return model.with_suffix(".checkpoint.safetensors")
+
+
+@pytest.fixture
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    path.write_text(json.dumps(dict(golden_data.load_case(CASE).config)))
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with three images, and one in a folder below."""
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.jpg", "c.webp", "below/d.png")):
+        pixels = np.random.default_rng(number).integers(0, 256, (120, 130, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "notes.txt").touch()
+    return folder

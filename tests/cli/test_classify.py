@@ -1,0 +1,162 @@
+"""bitvit classify: its formats, its arguments, its files."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from bitvit.classify import Classifier
+from bitvit.cli.classify import FEW
+from tests.support.command import run, words
+
+
+def test_the_table_has_the_best_classes_of_each_image(model: Path, images: Path) -> None:
+    stdout, stderr = run("classify", model, images / "a.png", images / "b.jpg", "--top-k", "2")
+    lines = stdout.splitlines()
+    assert [lines[0], lines[3]] == [str(images / "a.png"), str(images / "b.jpg")]
+    best = Classifier(model)(images / "a.png", top_k=1)[0]
+    assert lines[1] == f"  {100 * best['score']:6.2f} %  {best['label']}"
+    assert len(lines) == 6
+    assert stderr == ""
+
+
+def test_json_and_jsonl_have_the_predictions(model: Path, images: Path) -> None:
+    expected = [
+        {"path": str(images / name), "predictions": Classifier(model)(images / name, top_k=3)}
+        for name in ("a.png", "b.jpg", "c.webp")
+    ]
+    assert json.loads(run("classify", model, images, "-k", "3", "--format", "json")[0]) == expected
+    lines = run("classify", model, images, "-k", "3", "--format", "jsonl")[0].splitlines()
+    assert [json.loads(line) for line in lines] == expected
+
+
+def test_csv_has_a_row_for_each_rank(model: Path, images: Path) -> None:
+    stdout, _ = run("classify", model, images / "a.png", "--format", "csv", "-k", "2")
+    rows = list(csv.DictReader(io.StringIO(stdout)))
+    assert list(rows[0]) == ["path", "rank", "label", "index", "score"]
+    found = [(row["path"], row["rank"], row["label"], int(row["index"]), float(row["score"])) for row in rows]
+    first, second = Classifier(model)(images / "a.png", top_k=2)
+    path = str(images / "a.png")
+    assert found == [
+        (path, "1", first["label"], first["index"], first["score"]),
+        (path, "2", second["label"], second["index"], second["score"]),
+    ]
+
+
+@pytest.mark.parametrize("options", [("--batch-size", 1), ("--batch-size", 3), ("--threads", 1)])
+def test_results_do_not_depend_on_batch_size_and_threads(options: Sequence[object], model: Path, images: Path) -> None:
+    assert run("classify", model, images, "-f", "jsonl", *options) == run("classify", model, images, "-f", "jsonl")
+
+
+def test_folders_stand_for_the_images_in_them(model: Path, images: Path) -> None:
+    def names(*options: object) -> list[str]:
+        lines = run("classify", model, *options, "-f", "jsonl")[0].splitlines()
+        return [Path(json.loads(line)["path"]).name for line in lines]
+
+    assert names(images) == ["a.png", "b.jpg", "c.webp"]
+    assert names(images, "--recursive") == ["a.png", "b.jpg", "d.png", "c.webp"]
+    assert names(images / "below", images) == ["d.png", "a.png", "b.jpg", "c.webp"]
+
+
+def test_an_image_comes_from_stdin(model: Path, images: Path) -> None:
+    stdout, _ = run("classify", model, "-", "-f", "jsonl", stdin=(images / "a.png").read_bytes())
+    expected = {"path": "-", "predictions": Classifier(model)(images / "a.png")}
+    assert json.loads(stdout) == expected
+
+
+def test_stdin_is_read_only_once(model: Path) -> None:
+    _, stderr = run("classify", model, "-", "-", code=1)
+    assert stderr == "Error: -: named twice, but stdin can be read only once\n"
+
+
+def test_bad_images_are_reported_and_the_others_go_on(model: Path, images: Path) -> None:
+    (images / "bad.png").write_bytes(b"<html>")
+    stdout, stderr = run("classify", model, "no.png", images, "-f", "json", code=3)
+    records = json.loads(stdout)
+    assert [Path(record["path"]).name for record in records] == ["no.png", "a.png", "b.jpg", "bad.png", "c.webp"]
+    assert [record.get("error") for record in records[:2]] == ["no.png: no such file; check the path", None]
+    assert "not an image that can be read" in records[3]["error"]
+    assert stderr.splitlines()[0] == "Error: no.png: no such file; check the path"
+    assert stderr.splitlines()[-1] == "Error: 2 of 5 images could not be read"
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_bad_images_are_left_out_of_tables(form: str, model: Path, images: Path) -> None:
+    stdout, _ = run("classify", model, "no.png", images / "a.png", "-f", form, code=3)
+    assert "no.png" not in stdout
+    assert "a.png" in stdout
+
+
+def test_only_bad_images_give_a_list_of_errors(model: Path) -> None:
+    assert run("classify", model, "no.png", "-f", "json", code=3)[0] == (
+        '[\n{"path": "no.png", "error": "no.png: no such file; check the path"}\n]\n'
+    )
+
+
+def test_a_folder_without_images_is_named(model: Path, tmp_path: Path) -> None:
+    _, stderr = run("classify", model, tmp_path, code=1)
+    assert "no images in this folder" in stderr
+
+
+def test_a_missing_model_is_named(images: Path) -> None:
+    _, stderr = run("classify", "no.safetensors", images / "a.png", code=1)
+    assert stderr.startswith("Error: no.safetensors: does not exist; expected a packed model")
+
+
+def test_a_checkpoint_in_place_of_a_model_is_refused(checkpoint: Path, images: Path) -> None:
+    _, stderr = run("classify", checkpoint, images / "a.png", code=1)
+    assert "not a packed model" in stderr
+
+
+@pytest.mark.parametrize("options", [("--top-k", 0), ("--batch-size", 0), ("--threads", 0), ("--format", "xml")])
+def test_wrong_usage_is_explained(options: Sequence[object], model: Path, images: Path) -> None:
+    _, stderr = run("classify", model, images, *options, code=2)
+    assert f"Invalid value for '{options[0]}'" in words(stderr)
+
+
+def test_no_images_are_wrong_usage(model: Path) -> None:
+    assert "Missing argument" in words(run("classify", model, code=2)[1])
+
+
+def test_explain_draws_each_image_and_changes_no_prediction(model: Path, images: Path, tmp_path: Path) -> None:
+    (images / "a.jpg").write_bytes((images / "b.jpg").read_bytes())
+    (images / "bad.png").write_bytes(b"<html>")
+    out = tmp_path / "heat" / "maps"
+    stdin = (images / "a.png").read_bytes()
+    stdout, stderr = run("classify", model, images, "-", "-f", "jsonl", "--explain", out, code=3, stdin=stdin)
+    assert (stdout, stderr) == run("classify", model, images, "-", "-f", "jsonl", code=3, stdin=stdin)
+    assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png", "b.png", "c.png", "stdin.png"]
+    with Image.open(out / "a-2.png") as drawn, Image.open(out / "stdin.png") as same:
+        assert drawn.size == (354, 327)  # 109 pixels on the shorter edge, three times
+        assert np.array_equal(np.asarray(drawn), np.asarray(same))
+    _, stderr = run("classify", model, images, "--explain", images / "a.png", code=1)
+    assert stderr.startswith(f"Error: {images / 'a.png'}: cannot be made")
+
+
+def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:
+    strange = images / "\x1b[31mred.png"
+    (images / "a.png").rename(strange)
+    stdout, _ = run("classify", model, strange)
+    assert stdout.splitlines()[0] == f"{images}/\\x1b[31mred.png"
+    assert json.loads(run("classify", model, strange, "-f", "jsonl")[0])["path"] == str(strange)
+
+
+@pytest.mark.parametrize(
+    ("count", "terminal", "shown"), [(FEW + 1, True, True), (FEW, True, False), (FEW + 1, False, False)]
+)
+def test_a_progress_bar_is_for_many_images_on_a_terminal(
+    count: int, terminal: bool, shown: bool, model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal)
+    monkeypatch.setattr(sys.modules["bitvit.cli.classify"], "stderr_console", lambda: console)
+    run("classify", model, *[images / "a.png"] * count)
+    assert (f"{count}/{count}" in screen.getvalue()) is shown
+    assert shown or not screen.getvalue()

@@ -1,0 +1,113 @@
+"""bitvit convert: options, warnings, and one line for a mistake."""
+
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import bitvit
+from bitvit.modelfile import load_model_file
+from tests.support import golden_data
+from tests.support.command import run, words
+
+CASE = "micro96_somefp"
+
+
+def test_the_report_tells_size_and_shape(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    stdout, stderr = run("convert", checkpoint, "-o", out, "--config", config)
+    written = load_model_file(out)
+    weights = written.config.num_classes
+    assert re.search(rf"model.safetensors: {out.stat().st_size:,} bytes in \d+\.\d s", stdout)
+    assert f"96 x 96 pixels, {weights} classes" in stdout
+    assert stderr == ""
+
+
+def test_options_reach_the_model_file(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    out, labels = tmp_path / "model.safetensors", tmp_path / "labels.txt"
+    count = golden_data.load_case(CASE).options["num_labels"]
+    labels.write_text("\n".join(f"class {number}" for number in range(count)))
+    channels = ("--mean", "0.286", "--std", "0.1,0.2,0.3")
+    run("convert", checkpoint, "-o", out, "--config", config, "--labels", labels, *channels, "--pad", "2")
+    written = load_model_file(out)
+    assert written.labels == tuple(f"class {number}" for number in range(count))
+    assert written.preprocessing.mean == (0.286, 0.286, 0.286)
+    assert written.preprocessing.std == (0.1, 0.2, 0.3)
+    assert (written.preprocessing.pad, written.preprocessing.crop, written.preprocessing.resize) == (2, 92, 92)
+
+
+@pytest.mark.parametrize(("text", "resize"), [("none", None), ("auto", 109), ("100", 100)])
+def test_resize_is_a_number_none_or_auto(
+    text: str, resize: int | None, checkpoint: Path, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.safetensors"
+    run("convert", checkpoint, "-o", out, "--config", config, "--resize", text)
+    assert load_model_file(out).preprocessing.resize == resize
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--mean", "a"), "Invalid value for --mean: 'a', expected one number or three"),
+        (("--std", "1,2"), "Invalid value for --std: '1,2', expected one number or three"),
+        (("--resize", "big"), "Invalid value for --resize: 'big', expected a number of pixels, none or auto"),
+        (("--pad", "-1"), "Invalid value for '--pad'"),
+    ],
+)
+def test_wrong_usage_is_explained(options: Sequence[str], message: str, checkpoint: Path, tmp_path: Path) -> None:
+    _, stderr = run("convert", checkpoint, "-o", tmp_path / "out", *options, code=2)
+    assert message in words(stderr)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--labels", "no.txt"), "no.txt: no such file; check the path"),
+        (("--config", "no.json"), "no.json: cannot be read"),
+        (("--resize", "20"), "preprocessing: resize is 20, expected an integer from 96"),
+        (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers above 0"),
+        (("--ema",), "checkpoint.safetensors: "),
+    ],
+)
+def test_errors_leave_no_file(
+    options: Sequence[str], message: str, checkpoint: Path, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.safetensors"
+    _, stderr = run("convert", checkpoint, "-o", out, "--config", config, *options, code=1)
+    assert stderr.startswith("Error: ")
+    assert message in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    _, stderr = run("convert", "no.pth", "-o", tmp_path / "model.safetensors", code=1)
+    assert stderr == "Error: no.pth: no such file; check the path\n"
+
+
+def test_the_source_is_not_overwritten(checkpoint: Path) -> None:
+    before = checkpoint.read_bytes()
+    _, stderr = run("convert", checkpoint, "-o", checkpoint, code=1)
+    assert "is the checkpoint itself" in stderr
+    assert checkpoint.read_bytes() == before
+
+
+def test_an_older_model_is_replaced(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    out.write_text("old")
+    run("convert", checkpoint, "-o", out, "--config", config)
+    assert load_model_file(out).config.image_size == 96
+
+
+def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    def convert(*_arguments: object, **_options: object) -> bitvit.ConversionReport:
+        warnings.warn("two weights are 0", stacklevel=2)
+        shape = load_model_file(model).config
+        return bitvit.ConversionReport(Path("out"), shape, 10, 20, 30, 2, ["two weights are 0"], 0.5)
+
+    monkeypatch.setattr(sys.modules["bitvit.convert"], "convert", convert)
+    stdout, stderr = run("convert", "checkpoint.pth", "-o", "out")
+    assert stderr == "Warning: two weights are 0\n"
+    assert "20 weights of 1 bit, 30 float32" in stdout

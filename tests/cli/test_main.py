@@ -1,0 +1,120 @@
+"""The program itself: help, exit codes, signals, pipes and terminals."""
+
+import os
+import signal
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import bitvit
+from bitvit.cli import app, paragraphs
+from bitvit.errors import BitvitError
+from tests.support.command import run, shell
+from tests.support.paths import ROOT
+
+
+def test_version_is_printed() -> None:
+    assert run("--version")[0] == f"bitvit {bitvit.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"])
+def test_every_command_has_help(verb: str) -> None:
+    assert verb in run("--help")[0]
+    assert "Usage: " in run(verb, "--help")[0]
+
+
+def test_help_sets_paragraphs_to_the_width_of_the_terminal() -> None:
+    assert paragraphs("First line\n    and more.\n\n    Second\n    paragraph.\n    ") == (
+        "First line and more.\n\nSecond paragraph."
+    )
+
+
+def test_help_needs_no_engine() -> None:
+    code = "import sys, bitvit.cli; sys.exit('llvmlite' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_mistake_gives_one_line_and_no_traceback() -> None:
+    result = shell("inspect", "no.pth")
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr == b"Error: no.pth: no such file; check the path\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bitvit.summary.summarize", broken)
+    result = CliRunner().invoke(app, ["inspect", "model"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_the_same_error_text_as_the_library(tmp_path: Path) -> None:
+    with pytest.raises(BitvitError) as error:
+        bitvit.convert("no.pth", tmp_path / "out")
+    assert run("convert", "no.pth", "-o", tmp_path / "out", code=1)[1] == f"Error: {error.value}\n"
+
+
+def test_tool_is_the_same_command() -> None:
+    tool = [sys.executable, "-m", "tools.convert", "no.pth", "-o", "out"]
+    result = subprocess.run(tool, capture_output=True, cwd=ROOT, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (1, b"Error: no.pth: no such file; check the path\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_ends_with_130(model: Path, images: Path) -> None:
+    arguments = [str(model), str(images / "a.png"), "-", "--batch-size", "1", "-f", "jsonl"]
+    command = [sys.executable, "-m", "bitvit", "classify", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b'{"path"')  # from now on it waits for stdin
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read() == b""
+
+
+def test_a_reader_that_goes_away_ends_with_141(model: Path, images: Path) -> None:
+    command = [sys.executable, "-m", "bitvit", "classify", str(model), *[str(images)] * 20, "-f", "jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
+        assert process.stderr.read() == b""
+
+
+def test_pillows_warnings_are_not_shown(model: Path, images: Path) -> None:
+    """One error an image, and nothing of Pillow's."""
+    header = (images / "a.png").read_bytes()
+    large = images / "large.png"
+    large.write_bytes(header[:16] + (9460).to_bytes(4, "big") * 2 + header[24:])
+    data = large.read_bytes()
+    large.write_bytes(data[:29] + zlib.crc32(data[12:29]).to_bytes(4, "big") + data[33:])
+    result = shell("classify", model, large)
+    assert result.returncode == 3
+    assert b"more than 89478485 pixels; scale the image down" in result.stderr
+    assert b"Warning" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_error(model: Path, images: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "bitvit", "classify", str(model), str(images)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=60, check=False)
+    assert result.returncode == 1
+    assert result.stderr == b"Error: the output cannot be written: No space left on device\n"
+
+
+def test_what_the_terminal_cannot_encode_is_escaped(model: Path, images: Path) -> None:
+    strange = images / "k\u00f6pek.png"
+    (images / "a.png").rename(strange)
+    result = shell("classify", model, strange, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[0].endswith(b"k\\xf6pek.png")

@@ -1,0 +1,70 @@
+"""bitvit verify: its table and verdict."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bitvit.verify import verifying
+from bitvit.verify.verifying import VerifyReport, VerifyRow
+from tests.support.command import run
+
+Packed = Callable[[str], Path]  # the fixture: name of a golden case -> its packed model
+
+
+def test_a_converted_model_passes(model: Path, checkpoint: Path, config: Path) -> None:
+    stdout, _ = run("verify", model, checkpoint, "--config", config)
+    assert re.search(r"stages\.0\.blocks\.0 +\d\.\d\de-\d\d", stdout)
+    assert "whole network: top-1 is the reference's on 1 of 1 inputs\n" in stdout
+    assert stdout.endswith("PASSED: all 10 parts compute what the checkpoint says\n")
+
+
+def test_images_and_folders_are_compared_on(model: Path, checkpoint: Path, config: Path, images: Path) -> None:
+    options = ("--images", images, "--images", images / "below" / "d.png")
+    assert "on 4 of 4 inputs" in run("verify", model, checkpoint, "--config", config, *options)[0]
+
+
+def test_errors_are_drawn_as_a_png(
+    model: Path, checkpoint: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'bitvit[evaluate]'")
+    run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "verify.png")
+    with Image.open(tmp_path / "verify.png") as drawn:
+        assert drawn.format == "PNG"
+    for name, message in (("verify.jpg", "drawings are PNG files"), ("no/verify.png", "in an existing folder")):
+        assert message in run("verify", "no", "no", "--draw", tmp_path / name, code=1)[1]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _, stderr = run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "other.png", code=1)
+    assert stderr == "Error: drawing needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'\n"
+
+
+def test_another_checkpoint_is_refused(packed: Packed, checkpoint: Path, config: Path) -> None:
+    _, stderr = run("verify", packed("micro96_binary"), checkpoint, "--config", config, code=1)
+    assert stderr.startswith("Error: ")
+
+
+def test_a_model_that_fails_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = VerifyRow("stem", 0.5, 0.25, sign_disagreements=3, signs=1000, undecided=1, wrong=2, places=9)
+    report = VerifyReport(rows=[row], inputs=2, apart=1, top1_agreement=0.5, max_relative_logit_error=1.5)
+    monkeypatch.setattr(verifying, "verify", lambda *_, **__: report)
+    stdout, _ = run("verify", "model", "checkpoint", code=1)
+    assert re.search(r"stem +5\.00e-01 +2\.50e-01 +3 of 1,000 +WRONG at 2 of 9 places", stdout)
+    assert "whole network: top-1 is the reference's on 1 of 2 inputs" in stdout
+    assert "largest logit error 1.50e+00" in stdout
+    assert "note:" not in stdout  # that the networks diverged needs no explanation here
+    assert stdout.endswith("FAILED: stem differs from the checkpoint\n")
+
+
+def test_networks_that_diverge_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = VerifyRow("stages.0.blocks.0", 0.5, 1e-7, sign_disagreements=1, signs=1000, undecided=9, wrong=0, places=36)
+    report = VerifyReport(rows=[row], inputs=1, apart=1, top1_agreement=0.0, max_relative_logit_error=0.4)
+    monkeypatch.setattr(verifying, "verify", lambda *_, **__: report)
+    stdout, _ = run("verify", "model", "checkpoint")
+    assert "1 of 1,000   signs that float32 rounding decides affect 9 of 36 places" in stdout
+    assert "whole network: top-1 is the reference's on 0 of 1 inputs" in stdout
+    assert "note: on 1 of 1 inputs the two networks diverged, as float32 and float64 do" in stdout
+    assert "The model file is not at fault" in stdout
+    assert stdout.endswith("PASSED: all 1 parts compute what the checkpoint says\n")
