@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args, get_type_hints
 from bitvit.errors import ConfigError
 from bitvit.messages import shown
 
-__all__ = ["Config", "Four", "Kind", "Place", "check_field", "map_sides", "valid_windows"]
+__all__ = ["Config", "Four", "Place", "PlaceKind", "check_field", "map_sides", "valid_windows"]
 
 Norm = Literal["batch", "layer"]
 Downsampling = Literal["float", "binary"]
 Quantizer = Literal["levels", "gsb"]
-Kind = Literal["stem", "downsample", "conv_block", "attention_block", "head"]
+PlaceKind = Literal["stem", "downsample", "conv_block", "attention_block", "head"]
 Four = tuple[int, int, int, int]
 
 # No network comes near these; a config out of a damaged file must not cost time and memory.
@@ -29,7 +29,7 @@ class Place:
     A conv_block is the paper's GC block: token mixer and MLP. An attention_block is its ViT block: attention and MLP.
     """
 
-    kind: Kind
+    kind: PlaceKind
     stage: int
     """0 … 3; the stage that a downsampling leads to."""
     index: int = 0

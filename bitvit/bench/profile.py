@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +10,13 @@ from numpy.typing import NDArray
 from bitvit.bench.limits import Limits, measure_limits
 from bitvit.bench.report import Part, Profile
 from bitvit.errors import BenchError
-from bitvit.kernels.catalog import CLASSIFY_COLUMNS, GROUPS, LANE_BITS
+from bitvit.kernels.catalog import Kind
 from bitvit.model import BHViT
 from bitvit.program import Step
 from bitvit.runtime import Workspace
 from bitvit.summary import Row
 
-KINDS = ("embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 LEAST_RUNS = 10
 ROUND_CALLS, ROUND_SECONDS = 5, 0.02  # profiled and ordinary calls alternate in rounds of at least this length
 # Rows of the summary below an attention layer -> the kernel that does their work and holds their weights.
@@ -33,10 +34,10 @@ def profile(model: BHViT, rows: Iterable[Row], *, seconds: float = 2.0, limits: 
     work = _work(steps, rows)
     parts = []
     for step, spent, (binary, real, weights) in zip(steps, typical(times), work, strict=True):
-        moved = 4 * activations(step)
+        moved = 4 * step.moved
         least, bound = limits.seconds(binary, real, weights + moved)
         name = step.kernel.name
-        parts.append(Part(step.layer, name, kind_of(step), float(spent), binary, real, weights, moved, least, bound))
+        parts.append(Part(step.layer, name, step.kind, float(spent), binary, real, weights, moved, least, bound))
     kinds = [_sum([part for part in parts if part.kind == kind]) for kind in KINDS]
     return Profile(
         parts=parts,
@@ -113,14 +114,6 @@ def _sum(parts: list[Part]) -> Part:
 
 
 # ------------------------------------------------------------------------------------------------ work of a step
-def kind_of(step: Step) -> str:
-    """One of KINDS. The norm in front of an attention belongs to its projections."""
-    part = step.layer.rpartition(".")[2]
-    if part == "attention":
-        return "attention" if step.kernel.name.startswith(("attend", "coarsen")) else "projections"
-    return {"stem": "embedding", "mlp": "MLP", "downsample": "downsampling"}.get(part, part)
-
-
 def _work(steps: list[Step], rows: Iterable[Row]) -> list[tuple[int, int, int]]:
     """Binary MACs that the engine computes, float MACs and bytes of weights of each step."""
     work = [[0, 0, 0] for _ in steps]
@@ -140,35 +133,5 @@ def _step_of(row: str, steps: list[Step]) -> int | None:
     layers = [i for i, step in enumerate(steps) if row == step.layer or row.startswith(f"{step.layer}.")]
     if layers and steps[layers[0]].layer.endswith(".attention"):
         kernel = _ATTENTION.get(row[len(steps[layers[0]].layer) + 1 :], "attend")
-        layers = [i for i in layers if steps[i].kernel.name.startswith(kernel)]
+        layers = [i for i in layers if steps[i].kernel.base.startswith(kernel)]
     return layers[-1] if layers else None
-
-
-def activations(step: Step) -> int:
-    """4-byte units of the state that a step reads and writes: maps of floats, planes of signs, pixels."""
-    a = {name: int(step.arguments[name]) for name in step.kernel.arguments.names or ()}
-    name = step.kernel.name.removesuffix("_ln")
-    if name == "stem":
-        return 3 * a["image_side"] ** 2 + a["rows"] * a["channels"]
-    if name in ("float_down", "binary_down"):
-        return int(a["side"] ** 2 * a["in_width"] + a["rows"] * a["channels"])
-    if name in ("mixer_signs", "mixer"):
-        signs = GROUPS * -(-a["group"] // LANE_BITS)
-        return int(a["side"] ** 2 * (signs + GROUPS * a["group"] * (1 if name == "mixer_signs" else 2)))
-    if name == "project":  # signs of three, the norm's values as the shortcut
-        return int((a["side"] ** 2 + a["rows"]) * a["channels"] + 3 * a["words"] * a["rows"])
-    if name.startswith("attend"):
-        tokens, channels = a["windows"] * a["window_tokens"], a["heads"] * a["head_dim"]
-        signs = 3 * a["row_words"] * (tokens + a["merged"])
-        return signs + (tokens + a["windows"] * a["merged"]) * channels
-    if name == "coarsen":  # each merged token of every window's context and of the shortcut
-        return (a["windows"] + 2) * a["merged"] * a["channels"]
-    if name == "output":  # stream, context, shortcut, stream
-        return 4 * a["rows"] * a["channels"]
-    if name == "mlp":  # a layer norm's values and the residual are two maps
-        return (3 if step.kernel.name == "mlp_ln" else 2) * a["rows"] * a["channels"]
-    if name == "layer_norm":
-        return 2 * a["rows"] * a["channels"]
-    if name == "pool":
-        return (a["rows"] + 1) * a["width"]
-    return a["depth"] + step.pieces * CLASSIFY_COLUMNS  # classify

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bitvit.checkpoint.check import refuse_foreign
 from bitvit.checkpoint.names import BLOCKS, STEM, downsample, in_module
 from bitvit.checkpoint.shapes import Shape
-from bitvit.config import Config, Four, Kind, check_field, valid_windows
+from bitvit.config import Config, Four, PlaceKind, check_field, valid_windows
 from bitvit.errors import CheckpointError, ConfigError
 from bitvit.messages import listing
 
@@ -146,7 +146,7 @@ def _refuse_bits(state: State, options: Claims) -> None:
 # -------------------------------------------------------------------------------------------------- what tensors tell
 
 
-def _in_block(kind: Kind, index: int, name: str) -> str:
+def _in_block(kind: PlaceKind, index: int, name: str) -> str:
     """The authors' name of a tensor that is ours by `name` in a block."""
     return in_module(kind, f"{BLOCKS[kind]}.{index}", name)
 
@@ -199,7 +199,7 @@ def _traits(state: State) -> dict[str, Any]:
     }
 
 
-def _blocks(state: State, kind: Kind) -> list[_Block]:
+def _blocks(state: State, kind: PlaceKind) -> list[_Block]:
     """The blocks of a kind in order; at least two, since each kind has two stages."""
     prefix = f"{BLOCKS[kind]}."
     indices = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
@@ -211,7 +211,7 @@ def _blocks(state: State, kind: Kind) -> list[_Block]:
     return [_block(state, kind, index) for index in range(len(indices))]
 
 
-def _block(state: State, kind: Kind, index: int) -> _Block:
+def _block(state: State, kind: PlaceKind, index: int) -> _Block:
     hidden, _ = _shape(state, _in_block(kind, index, "mlp.fc1.weight"), 2)
     if kind == "conv_block":
         return _Block(_shape(state, _in_block(kind, index, "mixer.move"), 4)[1], hidden, 0)
@@ -223,7 +223,7 @@ def _block(state: State, kind: Kind, index: int) -> _Block:
 # -------------------------------------------------------------------------------------- what needs a second source
 
 
-def _split(blocks: list[_Block], kind: Kind, told: Claims) -> tuple[int, int]:
+def _split(blocks: list[_Block], kind: PlaceKind, told: Claims) -> tuple[int, int]:
     """Depths of the two stages that share the list of blocks: the first block that differs begins the second stage."""
     runs = [len(list(run)) for _, run in groupby(blocks)]
     if len(runs) > 2:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
-from bitvit.config import Config, Kind, Place
+from bitvit.config import Config, Place, PlaceKind
 
 __all__ = ["BLOCKS", "PAIRS", "STEM", "authors_name", "downsample", "in_module", "module", "rename"]
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 Pairs = Iterator[tuple[str, str]]
 
 STEM = "vit.embeddings"
-BLOCKS: Mapping[Kind, str] = {"conv_block": "vit.encoder.layerA", "attention_block": "vit.encoder.layerB"}
+BLOCKS: Mapping[PlaceKind, str] = {"conv_block": "vit.encoder.layerA", "attention_block": "vit.encoder.layerB"}
 
 
 def downsample(stage: int) -> str:
@@ -84,7 +84,7 @@ _MLP = (
     *((f"mlp.shifts.{way}{reach}", f"layerscale_{way}{reach}") for reach in (3, 5) for way in ("h", "w", "ch")),
 )
 
-PAIRS: Mapping[Kind, Mapping[str, str]] = {
+PAIRS: Mapping[PlaceKind, Mapping[str, str]] = {
     "stem": {
         "weight": "patch_embeddings.proj.weight",
         "bias": "patch_embeddings.proj.bias",
@@ -131,7 +131,7 @@ PAIRS: Mapping[Kind, Mapping[str, str]] = {
 }
 """For each kind of part: tensors and groups of tensors, our name -> the authors', both inside the part."""
 
-_OURS: Mapping[Kind, Mapping[str, str]] = {
+_OURS: Mapping[PlaceKind, Mapping[str, str]] = {
     kind: {theirs: ours for ours, theirs in pairs.items()} for kind, pairs in PAIRS.items()
 }
 
@@ -139,7 +139,7 @@ _OURS: Mapping[Kind, Mapping[str, str]] = {
 # --------------------------------------------------------------------------------------------------- from one to other
 
 
-def in_module(kind: Kind, module: str, name: str) -> str:
+def in_module(kind: PlaceKind, module: str, name: str) -> str:
     """The authors' name of a tensor that is ours by `name` in a part: its module is `module`."""
     theirs = _exchanged(name, PAIRS[kind])
     return f"{module}.{theirs}" if module else theirs

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from bitvit.checkpoint.names import authors_name
-from bitvit.config import Config, Kind
+from bitvit.config import Config, PlaceKind
 
 __all__ = ["Shape", "expected_shapes", "is_optional", "parameter_shapes"]
 
@@ -142,7 +142,7 @@ def _head(config: Config, stage: int) -> Shapes:
         yield "bias", (config.num_classes,)
 
 
-_PARTS: Mapping[Kind, Callable[[Config, int], Shapes]] = {
+_PARTS: Mapping[PlaceKind, Callable[[Config, int], Shapes]] = {
     "stem": _stem,
     "downsample": _downsample,
     "conv_block": _conv_block,
