@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint import read_network
 from bitvit.checkpoint.shapes import is_optional
-from bitvit.config import Config, Kind, Place
+from bitvit.config import Config, Place, PlaceKind
 from bitvit.modelfile import METADATA_KEY, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.tensorfile import FormatError, read_header
@@ -232,7 +232,7 @@ def _head(config: Config, place: Place) -> Iterator[Layer]:
     yield Layer(place.name, "linear" if shape else "norm", shape, math.prod(shape) if shape else 0, False)
 
 
-_LAYERS: Mapping[Kind, Callable[[Config, Place], Iterator[Layer]]] = {
+_LAYERS: Mapping[PlaceKind, Callable[[Config, Place], Iterator[Layer]]] = {
     "stem": _stem,
     "downsample": _downsampling,
     "conv_block": _conv_block,

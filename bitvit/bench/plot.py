@@ -13,7 +13,9 @@ from bitvit.errors import BenchError
 from bitvit.extras import figure, require
 from bitvit.files import write_file
 
-COLORS = dict(zip(KINDS, ("#6c757d", "#2a9d8f", "#e9a23b", "#d1495b", "#30638e", "#8f5aa8", "#a98467"), strict=True))
+COLORS: dict[str, str] = dict(
+    zip(KINDS, ("#6c757d", "#2a9d8f", "#e9a23b", "#d1495b", "#30638e", "#8f5aa8", "#a98467"), strict=True)
+)
 PAPER = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}  # behind text
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
