@@ -6,8 +6,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bitvit.checkpoint.names import BLOCKS, authors_name
-from bitvit.checkpoint.shapes import is_optional, parameter_shapes
+from bitvit.checkpoint.names import BLOCKS
+from bitvit.checkpoint.shapes import expected_tensors, is_optional
 from bitvit.config import Config
 from bitvit.errors import CheckpointError
 from bitvit.messages import MOST_LISTED, listing, plural, shown
@@ -43,18 +43,18 @@ def refuse_foreign(state: State) -> None:
 def check_state(state: State, config: Config) -> None:
     """CheckpointError unless the state dict has exactly the names, shapes and kinds of number that SPEC section 3 gives
     for the config; tensors without influence may be absent and are not looked at."""
-    shapes = parameter_shapes(config)
-    theirs = {name: authors_name(config, name) for name in shapes}
-    needed = {theirs[name]: shape for name, shape in shapes.items() if not is_optional(name)}
-    expected = theirs.values()
-    unexpected = state.keys() - expected
-    missing = [name for name in needed if name not in state]
-    wrong = [
-        f"{shown(name)} is {state[name].dtype}{list(state[name].shape)}, expected float{list(shape)}"
-        for name, shape in needed.items()
-        if name in state and (state[name].shape != shape or state[name].dtype.kind != "f")
-    ]
-    faults = list(_describe_unexpected([name for name in state if name in unexpected], expected))
+    expected, missing, wrong = set(), [], []
+    for tensor in expected_tensors(config):
+        name, found = tensor.authors_name, state.get(tensor.authors_name)
+        expected.add(name)
+        if is_optional(tensor.name):
+            continue
+        if found is None:
+            missing.append(name)
+        elif found.shape != tensor.shape or found.dtype.kind != "f":
+            shape = list(found.shape)
+            wrong.append(f"{shown(name)} is {found.dtype}{shape}, expected float{list(tensor.shape)}")
+    faults = list(_describe_unexpected([name for name in state if name not in expected], expected))
     if missing:
         faults.append(f"{plural(len(missing), 'tensor')} missing: {listing(missing)}")
     if wrong:

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bitvit.checkpoint.check import refuse_foreign
-from bitvit.checkpoint.names import BLOCKS, STEM, downsample, in_module
+from bitvit.checkpoint.names import BLOCKS, STEM, downsample, in_part
 from bitvit.checkpoint.shapes import Shape
 from bitvit.config import Config, Four, PlaceKind, check_field, valid_windows
 from bitvit.errors import CheckpointError, ConfigError
@@ -148,13 +148,13 @@ def _refuse_bits(state: State, options: Claims) -> None:
 
 def _in_block(kind: PlaceKind, index: int, name: str) -> str:
     """The authors' name of a tensor that is ours by `name` in a block."""
-    return in_module(kind, f"{BLOCKS[kind]}.{index}", name)
+    return f"{BLOCKS[kind]}.{index}.{in_part(kind, name)}"
 
 
 # The quantizer of the first block with attention is every block's.
 _CLIP = _in_block("attention_block", 0, "attention.clip.0")
 _ALPHA = _in_block("attention_block", 0, "attention.quantizer.alpha")
-_POSITION = in_module("stem", STEM, "position")
+_POSITION = f"{STEM}.{in_part('stem', 'position')}"
 
 
 @dataclass(frozen=True)
@@ -180,18 +180,18 @@ def _widths(state: State) -> Four:
     """C_0 .. C_3."""
     first = _shape(state, _POSITION, 4)[1]
     second, third, fourth = (
-        _shape(state, in_module("downsample", downsample(stage), "position"), 3)[2] for stage in (1, 2, 3)
+        _shape(state, f"{downsample(stage)}.{in_part('downsample', 'position')}", 3)[2] for stage in (1, 2, 3)
     )
     return (first, second, third, fourth)
 
 
 def _traits(state: State) -> dict[str, Any]:
     """The fields of a Config that the presence of a tensor tells, and the number of classes."""
-    weight, bias = (in_module("head", "", name) for name in ("weight", "bias"))
+    weight, bias = (in_part("head", name) for name in ("weight", "bias"))
     return {
         "num_classes": 0 if weight not in state and bias not in state else _shape(state, weight, 2)[0],
-        "norm": "batch" if in_module("head", "", "norm.running_mean") in state else "layer",
-        "downsampling": "binary" if in_module("downsample", downsample(1), "rprelu.move1") in state else "float",
+        "norm": "batch" if in_part("head", "norm.running_mean") in state else "layer",
+        "downsampling": "binary" if f"{downsample(1)}.{in_part('downsample', 'rprelu.move1')}" in state else "float",
         "quantizer": "gsb" if _CLIP in state else "levels",
         "layer_scale": _in_block("conv_block", 0, "mlp.fc2.layer_scale.alpha") in state,
         "shift3": _in_block("conv_block", 0, "mlp.shifts.h3.alpha") in state,

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from bitvit.config import Config, Place, PlaceKind
 
-__all__ = ["BLOCKS", "PAIRS", "STEM", "authors_name", "downsample", "in_module", "module", "rename"]
+__all__ = ["BLOCKS", "PAIRS", "STEM", "authors_name", "downsample", "in_part", "module", "rename"]
 
 T = TypeVar("T")
 Pairs = Iterator[tuple[str, str]]
@@ -139,17 +139,17 @@ _OURS: Mapping[PlaceKind, Mapping[str, str]] = {
 # --------------------------------------------------------------------------------------------------- from one to other
 
 
-def in_module(kind: PlaceKind, module: str, name: str) -> str:
-    """The authors' name of a tensor that is ours by `name` in a part: its module is `module`."""
-    theirs = _exchanged(name, PAIRS[kind])
-    return f"{module}.{theirs}" if module else theirs
+def in_part(kind: PlaceKind, name: str) -> str:
+    """The authors' name, inside a part, of a tensor that is ours by `name` in there. KeyError for an unknown one."""
+    return _exchanged(name, PAIRS[kind])
 
 
 def authors_name(config: Config, name: str) -> str:
     """The authors' name of one of the network's tensors. KeyError if it has no such tensor."""
     places = _by_name(config)
     place, inner = _split(name, places)
-    return in_module(places[place].kind, module(config, places[place]), inner)
+    theirs = in_part(places[place].kind, inner)
+    return f"{path}.{theirs}" if (path := module(config, places[place])) else theirs
 
 
 def rename(config: Config, state: Mapping[str, T]) -> dict[str, T]:

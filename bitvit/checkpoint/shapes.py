@@ -1,28 +1,46 @@
 """The tensors of a network in training, by our names (SPEC section 3)."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
-from bitvit.checkpoint.names import authors_name
+from bitvit.checkpoint.names import in_part, module
 from bitvit.config import Config, PlaceKind
 
-__all__ = ["Shape", "expected_shapes", "is_optional", "parameter_shapes"]
+__all__ = ["Expected", "Shape", "expected_shapes", "expected_tensors", "is_optional", "parameter_shapes"]
 
 Shape = tuple[int, ...]
 Shapes = Iterator[tuple[str, Shape]]
 
 
+class Expected(NamedTuple):
+    """A tensor that a network must have; `is_optional` says of which this is not quite true."""
+
+    name: str
+    authors_name: str
+    shape: Shape
+
+
+def expected_tensors(config: Config) -> Iterator[Expected]:
+    """Every tensor, in the network's order."""
+    # A part is like any other of its kind and stage. Anybody may claim 4,096 blocks: their names are only put together.
+    inside: dict[tuple[PlaceKind, int], list[Expected]] = {}
+    for place in config.places():
+        key = (place.kind, place.stage)
+        if key not in inside:
+            shapes = _PARTS[place.kind](config, place.stage)
+            inside[key] = [Expected(name, in_part(place.kind, name), shape) for name, shape in shapes]
+        ours, theirs = f"{place.name}.", f"{path}." if (path := module(config, place)) else ""
+        yield from (Expected(ours + name, theirs + authors, shape) for name, authors, shape in inside[key])
+
+
 def parameter_shapes(config: Config) -> dict[str, Shape]:
-    """Our name -> shape of every tensor, in the network's order; those that `is_optional` names are included."""
-    return {
-        f"{place.name}.{name}": shape
-        for place in config.places()
-        for name, shape in _PARTS[place.kind](config, place.stage)
-    }
+    """Our name -> shape of every tensor."""
+    return {tensor.name: tensor.shape for tensor in expected_tensors(config)}
 
 
 def expected_shapes(config: Config) -> dict[str, Shape]:
     """The same under the authors' names: what a state dict must hold."""
-    return {authors_name(config, name): shape for name, shape in parameter_shapes(config).items()}
+    return {tensor.authors_name: tensor.shape for tensor in expected_tensors(config)}
 
 
 def is_optional(name: str) -> bool:

@@ -1,5 +1,6 @@
 """State dicts of other networks, of forks, and in parts."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -98,3 +99,11 @@ def test_optional_tensors_may_be_absent() -> None:
         name: array for name, array in zeros(MICRO).items() if not name.endswith(("num_batches_tracked", "init_state"))
     }
     check_state(state, infer_config(state))
+
+
+def test_claims_of_many_blocks_cost_little() -> None:
+    """A small file can claim 4,096 blocks, which would have 346,163 tensors; slow machines get five times the 2 s."""
+    begin = time.process_time()
+    with pytest.raises(CheckpointError, match="315435 tensors missing"):
+        check_state({}, replace(MICRO, depths=(1024, 1024, 1024, 1024)))
+    assert time.process_time() - begin < 10
