@@ -162,14 +162,14 @@ def test_machine_code_needs_nothing_of_numba(function: catalog.Function) -> None
 
 def test_python_cannot_call_a_helper_function() -> None:
     """They have no code of their own to run."""
-    from bitvit.kernels.rows import _next
+    from bitvit.kernels.tiles import vectors
 
     with pytest.raises(TypeError, match="bad argument"):
-        _next(0, 8)
+        vectors(8)
 
 
 # --------------------------------------------------------------------------------------------------- new processes
-LOAD = "from bitvit import loader; from bitvit.kernels.catalog import *; loader.addresses([pool, classify])"
+LOAD = "from bitvit.jit import loader; from bitvit.kernels.catalog import *; loader.addresses([pool, classify])"
 
 
 def start(script: str, place: Path, *arguments: str, path: Path = ROOT, cwd: Path = ROOT) -> "subprocess.Popen[str]":
