@@ -660,19 +660,6 @@ def _alternate(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, first: int) -> i
     return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, lanes), list(range(first, 2 * lanes, 2))))
 
 
-def _every_other(name: str, doc: str, first: int) -> Any:
-    def fn(typingctx, x, y):
-        return x(x, y), lambda context, builder, sig, args: _alternate(builder, args[0], args[1], first)
-
-    fn.__name__ = fn.__qualname__ = name
-    fn.__doc__ = doc
-    return intrinsic(fn)
-
-
-even = _every_other("even", "The even lanes of x followed by y.", 0)
-odd = _every_other("odd", "The odd lanes of x followed by y.", 1)
-
-
 def _unzip(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> Sequence[ir.Value]:
     """`unzip_rows`: the even numbers of a row of values, dealt out, in turn with the odd ones, dealt out."""
     if len(rows) == 1:

@@ -325,11 +325,17 @@ def test_lane_min_finds_every_lane() -> None:
         assert out[0] == x[lane]
 
 
-def test_even_and_odd_lanes_of_two_vectors() -> None:
-    x, y = any_values(np.float32, LANES), any_values(np.float32, LANES) + 100
-    both = np.concatenate([x, y])
-    np.testing.assert_array_equal(binary(simd.even)(x, y), both[::2])
-    np.testing.assert_array_equal(binary(simd.odd)(x, y), both[1::2])
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_add_rows_adds_neighbours_first(rows: int) -> None:
+    @compiled
+    def add(x: Array, out: Array) -> None:
+        simd.store(out, 0, simd.add_rows(simd.load_rows(x, 0, LANES, rows)))
+
+    x, out = np.random.default_rng(rows).standard_normal((rows, LANES), np.float32), np.zeros(LANES, np.float32)
+    add(x.reshape(-1), out)
+    while len(x) > 1:
+        x = x[::2] + x[1::2]
+    np.testing.assert_array_equal(out, x[0])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
