@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from bitvit.classify import Classifier
-from bitvit.cli.classify import FEW
+from bitvit.cli.classify import QUICKLY_DONE
 from tests.support.command import run, words
 
 
@@ -149,7 +149,8 @@ def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "terminal", "shown"), [(FEW + 1, True, True), (FEW, True, False), (FEW + 1, False, False)]
+    ("count", "terminal", "shown"),
+    [(QUICKLY_DONE + 1, True, True), (QUICKLY_DONE, True, False), (QUICKLY_DONE + 1, False, False)],
 )
 def test_a_progress_bar_is_for_many_images_on_a_terminal(
     count: int, terminal: bool, shown: bool, model: Path, images: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bitvit.classify import Classifier, Prediction
+from bitvit.classify import Classifier
 from bitvit.cli import console
+from bitvit.predictions import Prediction
 from tests.support.command import run
 
 
