@@ -66,7 +66,7 @@ def test_wrong_usage_is_explained(options: Sequence[str], message: str, checkpoi
     ("options", "message"),
     [
         (("--labels", "no.txt"), "no.txt: no such file; check the path"),
-        (("--config", "no.json"), "no.json: cannot be read"),
+        (("--config", "no.json"), "no.json: no such file; check the path"),
         (("--resize", "20"), "preprocessing: resize is 20, expected an integer from 96"),
         (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers above 0"),
         (("--ema",), "checkpoint.safetensors: "),
