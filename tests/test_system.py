@@ -1,10 +1,10 @@
-"""How many cores a process may use."""
+"""How many cores a process may use, and how much memory it has used."""
 
 from pathlib import Path
 
 import pytest
 
-from bitvit.system import available_threads, cgroup_quota
+from bitvit.system import available_threads, cgroup_quota, peak_rss
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "BITVIT_NUM_THREADS"])
@@ -33,3 +33,12 @@ def test_the_quota_of_a_control_group_of_version_1(quota_us: str, quota: float |
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota_us)
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
     assert cgroup_quota(tmp_path) == quota
+
+
+def test_the_peak_of_memory_is_that_of_this_process() -> None:
+    before = peak_rss()
+    if before is None:
+        pytest.skip("this system does not tell")
+    assert 1 << 24 < before < 1 << 40  # an interpreter with NumPy has 30 MB
+    held = bytearray(before)
+    assert (peak_rss() or 0) >= before + len(held) // 2

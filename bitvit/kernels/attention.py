@@ -314,6 +314,17 @@ def attend_head(piece, a, state, scratch):
     return window, head
 
 
+@inline
+def softmax_buffers(a, const, scratch):
+    """What a quantizer reads and writes: (its table, key table, scores, numerators, planes, counts).
+
+    Numerators take the place of the scores that they are made of.
+    """
+    quantizer, keys = floats_at(const, a.quantizer), floats_at(const, a.keys_table)
+    scores, numerators = words_at(scratch, a.scores), floats_at(scratch, a.scores)
+    return quantizer, keys, scores, numerators, words_at(scratch, a.plane_words), words_at(scratch, a.counts)
+
+
 def attend_levels(piece, arguments, const, state, scratch):
     """One window and head with the multi-level quantizer.
 
@@ -322,9 +333,7 @@ def attend_levels(piece, arguments, const, state, scratch):
     """
     a = carray(arguments, 1, ATTEND)[0]
     window, head = attend_head(piece, a, state, scratch)
-    quantizer, keys = floats_at(const, a.quantizer), floats_at(const, a.keys_table)
-    scores, numerators = words_at(scratch, a.scores), floats_at(scratch, a.scores)
-    planes, counts = words_at(scratch, a.plane_words), words_at(scratch, a.counts)
+    quantizer, keys, scores, numerators, planes, counts = softmax_buffers(a, const, scratch)
     n, words, rows = a.keys_padded, a.token_words, a.rows_padded
     alpha, zero = quantizer[2 + 2 * head], quantizer[3 + 2 * head]
     for q in range(a.window_tokens + a.merged):
@@ -353,9 +362,7 @@ def attend_gsb(piece, arguments, const, state, scratch):
     """
     a = carray(arguments, 1, ATTEND)[0]
     window, head = attend_head(piece, a, state, scratch)
-    quantizer, keys = floats_at(const, a.quantizer), floats_at(const, a.keys_table)
-    scores, numerators = words_at(scratch, a.scores), floats_at(scratch, a.scores)
-    planes, counts = words_at(scratch, a.plane_words), words_at(scratch, a.counts)
+    quantizer, keys, scores, numerators, planes, counts = softmax_buffers(a, const, scratch)
     n, words, rows = a.keys_padded, a.token_words, a.rows_padded
     for q in range(a.window_tokens + a.merged):
         total = softmax_row(q, n, quantizer, scores, numerators, keys, words_at(const, a.keys_table))
