@@ -13,7 +13,7 @@ from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
 from tests.support.golden_data import case_names, load_case, trace, trace_names
 
-# Honest float32 gives at most 2.4e-6; a single flipped sign 5e-5 and more (golden tolerances, section 3).
+# Of the spread: honest float32 gives at most 2.4e-6, a single flipped sign 5e-5 and more.
 TOLERANCE = 2e-5
 
 CASES = [name for name in case_names() if name != "edge_zeros"]  # refused by name, see test_convert.py

@@ -138,7 +138,7 @@ def test_macs_are_what_the_reference_multiplies(name: str, packed: Packed, monke
 @pytest.mark.parametrize(
     ("depths", "downsampling", "weights", "binary", "floats"),
     [
-        ((3, 4, 8, 4), "float", 20_644_864, 3_979_837_440, 87_216_128),  # DESIGN.md: 3.98 G and 87 M
+        ((3, 4, 8, 4), "float", 20_644_864, 3_979_837_440, 87_216_128),
         ((3, 4, 8, 4), "binary", 21_332_992, 4_056_907_776, 10_145_792),
         ((2, 2, 6, 2), "float", 11_941_888, 2_462_109_696, 87_216_128),
         ((2, 2, 6, 2), "binary", 12_630_016, 2_539_180_032, 10_145_792),

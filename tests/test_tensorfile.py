@@ -114,7 +114,7 @@ def test_broken_rules_are_named(data: bytes, problem: str) -> None:
 
 
 def test_text_of_two_halves_is_a_letter() -> None:
-    """What half a letter is not: JSON's spelling of one beyond 16 bits."""
+    """Both halves of a surrogate pair are a character, as JSON spells those beyond 16 bits."""
     assert parse_json('{"a": "\\ud83e\\udd86"}') == {"a": "🦆"}
 
 

@@ -28,7 +28,7 @@ from tests.support.golden_data import make_checkpoint
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
-TOLERANCE = 2e-5  # of an output's spread: golden tolerances, section 3; honest float32 gives 2.5e-6 a block
+TOLERANCE = 2e-5  # of an output's spread; honest float32 gives 2.5e-6 a block
 NOISE = 4e-6  # of an input's spread: above what float32 rounding does inside a block (2.5e-6 at most)
 SAMPLES = 8  # nudged inputs: each flips an undecided sign with a chance of a half
 UNDECIDED = 1e-3  # of an output's spread: a nudge that moves a token more has flipped a sign (1e-2 and more)

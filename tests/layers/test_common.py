@@ -1,0 +1,90 @@
+"""What layers share: the algebra of half dots, pieces, and the step that normalises a map."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitvit.bits import pack
+from bitvit.kernels import catalog
+from bitvit.kernels.target import LANES, TILE_ROWS
+from bitvit.layers.common import (
+    counter_start,
+    half_affine,
+    kernel_affine,
+    normalized,
+    pieces,
+    prescale,
+    rows_a_piece,
+    valid_lanes,
+)
+from bitvit.panels import natural
+from bitvit.program import Builder
+from bitvit.schema import Activation, Affine, BinaryLinear
+
+
+def linear(features: int, row_scale: float | None = None) -> BinaryLinear:
+    """One output; its scale 3, bias 5, slope 0.25."""
+    scale, bias, slope = (np.array([value], np.float32) for value in (3, 5, 0.25))
+    rows = None if row_scale is None else np.array([row_scale], np.float32)
+    planes = pack(np.ones((1, features), bool))
+    return BinaryLinear(np.zeros(features, np.float32), planes, Activation(scale, bias, slope, rows))
+
+
+@pytest.mark.parametrize("features", [1, 2, 7, 8, 31, 32, 33])
+def test_half_dots_give_every_dot_its_value(features: int) -> None:
+    """A dot of K signs takes K + 1 values: all of them."""
+    scale, bias = half_affine(linear(features))
+    for differing in range(features + 1):
+        dot, half = features - 2 * differing, differing + counter_start(features)
+        assert scale * half + bias == 3 * dot + 5
+        rescale, offset = prescale(linear(features, 2.0), natural(1)).reshape(2, LANES)[:, 0]
+        assert rescale * half + offset == 2 * dot
+
+
+def test_without_layer_norm_nothing_is_scaled_before_it() -> None:
+    assert prescale(linear(8), natural(1)).size == 0
+
+
+def test_kernels_get_the_slope_less_one_and_zeros_for_padding() -> None:
+    scale, bias, slope = kernel_affine(linear(8), natural(1), more=np.array([2.0]))
+    assert (scale[0], bias[0], slope[0]) == (-6, 7, -0.75)
+    for vector in (scale, bias, slope):
+        assert vector.shape == (LANES,)
+        assert not vector[1:].any()
+
+
+@given(st.integers(1, 5000), st.sampled_from([28, 56]))
+def test_pieces_are_whole_tiles_and_cover_the_rows(rows: int, most: int) -> None:
+    height = rows_a_piece(rows, most)
+    count = pieces(rows, height)
+    assert height % TILE_ROWS == 0
+    assert height <= most
+    assert (count - 1) * height < rows <= count * height
+
+
+def test_only_layer_norm_takes_a_step_and_a_buffer_of_its_own() -> None:
+    b = Builder()
+    x = b.map(4, 20)
+    norm = Affine(np.full(20, 2, np.float32), np.full(20, 3, np.float32))
+    source = normalized(b, x, norm, "stages.0.blocks.0.mlp", "MLP", layer_norm=False)
+    assert (source.region, source.norm) == (x.region, norm)
+    source = normalized(b, x, norm, "stages.0.blocks.0.mlp", "MLP", layer_norm=True)
+    assert source.region is not x.region
+    assert np.array_equal(source.norm.scale, np.ones(20))
+    assert np.array_equal(source.norm.bias, np.zeros(20))
+    (step,) = b.build(x.region, 1).steps
+    assert (step.kernel, step.kind, step.layer) == (catalog.layer_norm, "MLP", "stages.0.blocks.0.mlp")
+    assert step.moved == 2 * 16 * 20
+
+
+def test_a_step_must_belong_somewhere() -> None:
+    b = Builder()
+    with pytest.raises(ValueError, match="a step of layer_norm needs a kind"):
+        b.step(catalog.layer_norm, "stem", 1, moved=0)
+
+
+def test_lanes_that_hold_a_feature_are_told_once() -> None:
+    b = Builder()
+    assert valid_lanes(b, 20) == valid_lanes(b, 20)
+    assert valid_lanes(b, 21) != valid_lanes(b, 20)
