@@ -282,10 +282,10 @@ def test_a_config_of_another_network(target: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (None, "cannot be read .*expected the config.json of the model"),
+        (None, "no such file; check the path"),
         (b"", "is not JSON"),
         (b"{", "is not JSON .*expected the config.json of the model"),
-        (b"\xff\xfe", "is not JSON"),
+        (b"\xff\xfe", "is not UTF-8 text; expected the config.json of the model"),
         (b"[" * 200_000, "is not JSON"),
         (b"9" * 5000, "JSON"),
         (b"[1, 2]", "holds a JSON list, expected an object with fields such as depths"),
@@ -303,7 +303,9 @@ def test_config_files_that_hold_no_config(content: bytes | None, match: str, tmp
 
 
 def test_a_config_that_is_a_folder(tmp_path: Path, target: Path) -> None:
-    refused(ConfigError, "cannot be read", find("pth/bare.pth"), target, config=tmp_path)
+    refused(
+        ConfigError, "is a folder, expected a file with the config.json", find("pth/bare.pth"), target, config=tmp_path
+    )
 
 
 def test_a_label_that_no_file_can_hold(target: Path) -> None:

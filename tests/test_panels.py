@@ -65,7 +65,7 @@ def test_panels_follow_any_order(data: st.DataObject) -> None:
     rows = rng.permutation(np.append(np.arange(outputs), np.full(padded(outputs) - outputs, -1)))
     columns = rng.permutation(natural(features, LANE_BITS))
     panels = binary_panels(positive, rows, columns)
-    words = panels.transpose(0, 2, 1).reshape(len(rows), -1)
+    words = np.ascontiguousarray(panels.transpose(0, 2, 1)).reshape(len(rows), -1)
     bits: np.ndarray[Any, Any] = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").astype(bool)
     for i, n in enumerate(rows):
         expected = [bool(n >= 0 and k >= 0 and positive[n, k]) for k in columns]

@@ -19,7 +19,7 @@ import numpy as np
 
 import bitvit
 from bitvit.bench import BenchReport, measure
-from bitvit.bench.forms import Grid, digits, grid_markdown, machine_facts
+from bitvit.bench.formats import Grid, digits, grid_markdown, machine_facts
 from bitvit.bench.measuring import Amount, timed
 from tools.results import check_record, store
 

@@ -18,7 +18,7 @@ plot        a profile as an image
 """
 
 from bitvit.bench.comparison import ReportComparison, compare
-from bitvit.bench.forms import comparison_markdown, markdown, write_csv
+from bitvit.bench.formats import comparison_markdown, markdown, write_csv
 from bitvit.bench.machine import Environment
 from bitvit.bench.measuring import measure
 from bitvit.bench.report import BenchReport, ModelFacts, Part, PreprocessingTimes, Profile, Result, Startup

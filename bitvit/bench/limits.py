@@ -1,4 +1,4 @@
-"""The best that this machine can do, measured with the loops of kernels/limits.py: the roofs of a roofline."""
+"""The best that this machine can do, measured with the loops of kernels/roofline.py: the roofs of a roofline."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.program import aligned_zeros
 from bitvit.runtime.calls import Call, c_function
 
-PRODUCTS = 2 * TILE_ROWS * LANES  # of two words, in each step of the loops of kernels/limits.py
+PRODUCTS = 2 * TILE_ROWS * LANES  # of two words, in each step of the loops of kernels/roofline.py
 FEATURES = 32  # signs in a word
 STEPS = 20_000  # about 2 ms
 REPEATS = 15

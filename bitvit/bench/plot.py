@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bitvit.bench.forms import digits, machine_facts
+from bitvit.bench.formats import digits, machine_facts
 from bitvit.bench.profile import KINDS
 from bitvit.bench.report import BenchReport, Part, Profile
 from bitvit.errors import BenchError

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from bitvit.bench.limits import Limits
 from bitvit.bench.machine import Environment
+from bitvit.decoding import Decoder
 from bitvit.errors import BenchError
-from bitvit.records import Decoder
 
 SCHEMA = "bitvit-bench/1"
 BUSY = 0.05  # share of the machine's processors used by other processes above which times are not to be trusted

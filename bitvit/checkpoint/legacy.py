@@ -5,11 +5,11 @@ import struct
 from collections.abc import Mapping
 
 from bitvit.checkpoint.file import Extent, read_bytes, size
+from bitvit.checkpoint.inert import Storage, described
 from bitvit.checkpoint.pickles import MAX_PICKLE, InertPickle
 from bitvit.checkpoint.remedies import FETCH_AGAIN, RESAVE
 from bitvit.checkpoint.sniff import LEGACY_MAGIC
-from bitvit.checkpoint.state import Content, Source, select
-from bitvit.checkpoint.values import Storage, described
+from bitvit.checkpoint.state_dict import Content, Source, select
 from bitvit.errors import CheckpointError
 
 __all__ = ["read_legacy"]

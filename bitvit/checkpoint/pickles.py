@@ -1,7 +1,7 @@
 """The inert pickle machine.
 
 A .pth file is a pickle, and a pickle is a program. None is ever given to `pickle`: `InertPickle` walks the opcodes with
-`pickletools.genops`, a parser that calls nothing, and builds inert values (values.py). A global that is not in the two
+`pickletools.genops`, a parser that calls nothing, and builds inert values (inert.py). A global that is not in the two
 tables there ends the reading, and so does an opcode that is not below.
 """
 
@@ -12,9 +12,8 @@ import pickletools
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from bitvit.checkpoint.elements import STORAGE_CODES
-from bitvit.checkpoint.remedies import FETCH_AGAIN, RESAVE
-from bitvit.checkpoint.values import (
+from bitvit.checkpoint.dtypes import STORAGE_CODES
+from bitvit.checkpoint.inert import (
     CALLS,
     NAMES,
     Global,
@@ -26,6 +25,7 @@ from bitvit.checkpoint.values import (
     make_set,
     weight,
 )
+from bitvit.checkpoint.remedies import FETCH_AGAIN, RESAVE
 from bitvit.errors import CheckpointError
 
 __all__ = ["CONSTANTS", "EMPTIES", "LITERALS", "MAX_PICKLE", "MAX_WORK", "InertPickle"]

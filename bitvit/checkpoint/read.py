@@ -17,7 +17,7 @@ from bitvit.checkpoint.file import open_checkpoint, sha256
 from bitvit.checkpoint.legacy import read_legacy
 from bitvit.checkpoint.safetensors import read_safetensors
 from bitvit.checkpoint.sniff import sniff
-from bitvit.checkpoint.state import Content, check_finite
+from bitvit.checkpoint.state_dict import Content, check_finite
 from bitvit.checkpoint.torchzip import read_zip
 from bitvit.errors import CheckpointError, located
 

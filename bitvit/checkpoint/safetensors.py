@@ -5,10 +5,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bitvit.checkpoint.elements import SAFETENSORS_CODES, native, stored_dtype
+from bitvit.checkpoint.dtypes import SAFETENSORS_CODES, native, stored_dtype
 from bitvit.checkpoint.file import read_bytes, size
 from bitvit.checkpoint.remedies import FETCH_AGAIN, GIVE_CHECKPOINT
-from bitvit.checkpoint.state import Content, no_ema, strip_prefixes
+from bitvit.checkpoint.state_dict import Content, no_ema, strip_prefixes
 from bitvit.errors import CheckpointError
 from bitvit.messages import shown
 from bitvit.tensorfile import Entry, FormatError, read_header

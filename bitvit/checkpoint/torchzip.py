@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bitvit.checkpoint.file import Extent, read_bytes, read_extent
+from bitvit.checkpoint.inert import Storage
 from bitvit.checkpoint.pickles import MAX_PICKLE, InertPickle
 from bitvit.checkpoint.remedies import FETCH_AGAIN, GIVE_CHECKPOINT, RESAVE, UNPACK
-from bitvit.checkpoint.state import Content, Source, select
-from bitvit.checkpoint.values import Storage
+from bitvit.checkpoint.state_dict import Content, Source, select
 from bitvit.errors import CheckpointError, located
 from bitvit.messages import listing, shown
 

@@ -14,7 +14,7 @@ from bitvit.errors import BenchError
 
 if TYPE_CHECKING:
     from bitvit.bench import BenchReport, ReportComparison
-    from bitvit.bench.forms import Grid
+    from bitvit.bench.formats import Grid
 
 
 PROGRESS_WIDTH = 60  # columns
@@ -227,44 +227,44 @@ def _write(writers: dict[Format, Writer], form: Format, warnings: list[str], out
 
 
 def _report_writers(report: "BenchReport") -> dict[Format, Writer]:
-    from bitvit.bench import forms
+    from bitvit.bench import formats
 
     return {
         Format.json: lambda stream: stream.write(report.to_json()),
-        Format.csv: lambda stream: forms.write_csv(report, stream),
-        Format.markdown: lambda stream: stream.write(forms.markdown(report)),
+        Format.csv: lambda stream: formats.write_csv(report, stream),
+        Format.markdown: lambda stream: stream.write(formats.markdown(report)),
         Format.table: lambda stream: _print_report(report, stream),
     }
 
 
 def _comparison_writers(comparison: "ReportComparison") -> dict[Format, Writer]:
-    from bitvit.bench import forms
+    from bitvit.bench import formats
 
     return {
         Format.json: lambda stream: stream.write(comparison.to_json()),
-        Format.csv: lambda stream: forms.write_comparison_csv(comparison, stream),
-        Format.markdown: lambda stream: stream.write(forms.comparison_markdown(comparison)),
+        Format.csv: lambda stream: formats.write_comparison_csv(comparison, stream),
+        Format.markdown: lambda stream: stream.write(formats.comparison_markdown(comparison)),
         Format.table: lambda stream: _print_comparison(comparison, stream),
     }
 
 
 def _print_report(report: "BenchReport", stream: TextIO) -> None:
-    from bitvit.bench import forms
+    from bitvit.bench import formats
 
-    _print_grid(forms.results_grid(report), stream)
-    _print_lines(forms.facts(report), stream)
+    _print_grid(formats.results_grid(report), stream)
+    _print_lines(formats.facts(report), stream)
     if report.profile is not None:
         print(file=stream)
-        _print_grid(forms.kinds_grid(report.profile), stream)
-        _print_lines(forms.profile_facts(report.profile), stream)
+        _print_grid(formats.kinds_grid(report.profile), stream)
+        _print_lines(formats.profile_facts(report.profile), stream)
         print(file=stream)
-        _print_grid(forms.layers_grid(report.profile), stream)
+        _print_grid(formats.layers_grid(report.profile), stream)
 
 
 def _print_comparison(comparison: "ReportComparison", stream: TextIO) -> None:
-    from bitvit.bench import forms
+    from bitvit.bench import formats
 
-    _print_grid(forms.comparison_grid(comparison), stream)
+    _print_grid(formats.comparison_grid(comparison), stream)
     _print_lines([*comparison.differences, *comparison.alone], stream)
 
 

@@ -281,8 +281,8 @@ OUTPUT = fields(
 
 project = Kernel("attention", "project", PROJECT, "batch", "projections")
 project_ln = Kernel("attention", "project_ln", PROJECT, "layer", "projections")
-attend_levels = Kernel("attention", "attend_levels", ATTEND, None, "attention")
-attend_gsb = Kernel("attention", "attend_gsb", ATTEND, None, "attention")
+attend_levels = Kernel("quantizers", "attend_levels", ATTEND, None, "attention")
+attend_gsb = Kernel("quantizers", "attend_gsb", ATTEND, None, "attention")
 coarsen = Kernel("attention", "coarsen", COARSEN, "batch", "attention")
 coarsen_ln = Kernel("attention", "coarsen_ln", COARSEN, "layer", "attention")
 output = Kernel("attention", "output", OUTPUT, "batch", "projections")
@@ -389,9 +389,9 @@ SCHEDULING = (run_steps, open_image, lead_image, help_image, lead_batch, help_ba
 LIMIT_TABLE = 32  # steps until a limit's loop meets the same words again: they stay in the first-level cache
 
 time_steps = Scheduling("time_steps", 6)
-popcount_limit = Scheduling("popcount_limit", 2, module="limits")
-fma_limit = Scheduling("fma_limit", 2, module="limits")
-read_limit = Scheduling("read_limit", 2, module="limits")
+popcount_limit = Scheduling("popcount_limit", 2, module="roofline")
+fma_limit = Scheduling("fma_limit", 2, module="roofline")
+read_limit = Scheduling("read_limit", 2, module="roofline")
 
 MEASURING = (time_steps, popcount_limit, fma_limit, read_limit)  # needed by bitvit.bench alone
 FUNCTIONS: tuple[Function, ...] = (*KERNELS, *SCHEDULING, *MEASURING)

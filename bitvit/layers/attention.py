@@ -1,6 +1,5 @@
 """Windowed binary attention with merged tokens (SPEC 7.4), in the four steps of kernels/attention.py."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from bitvit import schema
 from bitvit.kernels import catalog
-from bitvit.kernels.catalog import LANE_BITS, Kernel
+from bitvit.kernels.catalog import LANE_BITS
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.layers.common import (
     NEVER,
@@ -16,7 +15,6 @@ from bitvit.layers.common import (
     counter_start,
     interleaved,
     kernel_affine,
-    normalized,
     pieces,
     prescale,
     rows_a_piece,
@@ -24,6 +22,8 @@ from bitvit.layers.common import (
     valid_lanes,
     weight_panels,
 )
+from bitvit.layers.norm import normalized
+from bitvit.layers.quantizers import quantizer_of
 from bitvit.panels import interleave, lane_words, natural, padded, take
 from bitvit.program import Builder, Map, Region
 
@@ -164,13 +164,14 @@ class Attention(schema.Attention):
 
     def _emit_attend(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
         x = windows.map
-        kernel, planes, table = _quantizer(self.quantizer)
         head_dim = x.channels // self.num_heads
+        quantizer = quantizer_of(self.quantizer, head_dim)
+        planes = quantizer.planes
         key_words, dim_padded = lane_words(head_dim), padded(head_dim)
         keys_padded = padded(windows.keys, LANE_BITS)
         token_words = keys_padded // LANE_BITS
         b.step(
-            kernel,
+            quantizer.kernel,
             self.name,
             windows.count * self.num_heads,
             moved=3 * windows.words * windows.tokens + windows.count * windows.keys * x.channels,
@@ -191,7 +192,7 @@ class Attention(schema.Attention):
             rows_padded=windows.rows_padded,
             signs=buffers.signs,
             context=buffers.context,
-            quantizer=b.const(np.concatenate([_softmax_steps(head_dim), table])),
+            quantizer=b.const(quantizer.table),
             keys_table=b.shared(("keys", windows.keys), lambda: _keys_table(windows.keys)),
             head_bits=b.scratch("head_bits", 3 * key_words * keys_padded + LANES),
             transposed=b.scratch("transposed", token_words * dim_padded),
@@ -269,24 +270,6 @@ class Attention(schema.Attention):
         return out
 
 
-# ---------------------------------------------------------------------------------------------------------- quantizers
-def _quantizer(steps: NDArray[np.float32]) -> tuple[Kernel, int, Vector]:
-    """The kernel of a quantizer of attention probabilities, its number of bit planes, and what it reads."""
-    if steps.ndim == 1:
-        return catalog.attend_gsb, 3, _gsb_table(steps)
-    return catalog.attend_levels, 2, steps.T.reshape(-1)  # [head][step, zero point]
-
-
-def _gsb_table(clip: NDArray[np.float32]) -> Vector:
-    """Three weighted masks with shared steps a, a2, a3 (SPEC 7.4.6), as kernels/attention.py takes them."""
-    a, a2, a3 = (float(step) for step in clip)
-    floor = float(np.float32(1e-5))
-    fa, fa2, fa3 = max(a, floor), max(a2, floor), max(a3, floor)
-    high, low = (0.9, 0.7) if a > 0 else (2.0, 2.0)
-    # A = fa·(base + (fa2 - 1)·t1 + (fa3 - fa2)·t2)
-    return np.array([a, high, low, fa, fa * (fa2 - 1), fa * (fa3 - fa2)], np.float32)
-
-
 # -------------------------------------------------------------------------------------------------------------- tables
 def _shared_pixels(b: Builder, windows: Windows) -> int:
     x = windows.map
@@ -306,17 +289,9 @@ def _window_pixels(side: int, window: int, stride: int) -> NDArray[np.int32]:
 
 
 def _keys_table(keys: int) -> NDArray[np.uint32]:
-    """[penalty (int32)][present][floor], see kernels/attention.py."""
+    """[penalty (int32)][present][floor], see kernels/quantizers.py."""
     real = np.arange(padded(keys, LANE_BITS)) < keys
     penalty = np.where(real, 0, 1 << 20).astype(np.uint32)
     present = real.astype(np.float32).view(np.uint32)
     floor = np.where(real, 0, -1e30).astype(np.float32).view(np.uint32)
     return np.concatenate([penalty, present, floor])
-
-
-def _softmax_steps(head_dim: int) -> NDArray[np.float32]:
-    """-2·log2(e)/√d as a 12-bit high part and the rest: j·high is exact in float32 for j < 2^12."""
-    step = -2 * math.log2(math.e) / math.sqrt(head_dim)
-    mantissa, exponent = math.frexp(step)
-    high = math.ldexp(round(mantissa * 4096), exponent - 12)
-    return np.array([high, step - high], np.float32)

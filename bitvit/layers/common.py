@@ -1,17 +1,14 @@
-"""What the layers share: binary products and norms in kernel order, pieces, the step that normalises a map."""
+"""What the layers share: binary products in kernel order, tables, pieces."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitvit import bits
-from bitvit.kernels import catalog
-from bitvit.kernels.catalog import Kind
 from bitvit.kernels.target import TILE_ROWS
 from bitvit.panels import binary_panels, interleave, natural, padded, take
-from bitvit.program import Builder, Map, Region
+from bitvit.program import Builder
 from bitvit.schema import Affine, BinaryLinear
 
 NEVER = np.inf  # a threshold that no value exceeds: the bit stays 0
@@ -83,45 +80,3 @@ def rows_a_piece(rows: int, most: int) -> int:
 def pieces(rows: int, piece_rows: int) -> int:
     """How many pieces the rows make."""
     return -(-rows // piece_rows)
-
-
-# --------------------------------------------------------------------------------------------------------------- norms
-@dataclass(frozen=True)
-class Source:
-    """Where kernels read N(x) from, and the affine map that they still have to apply."""
-
-    region: Region
-    norm: Affine
-
-
-def normalized(b: Builder, x: Map, norm: Affine, layer: str, kind: Kind | None, *, layer_norm: bool) -> Source:
-    """N(x): under batch norm x itself; under layer norm a copy, which a step of its own normalises.
-
-    layer, kind: whom the step serves.
-    """
-    if not layer_norm:
-        return Source(x.region, norm)
-    identity = Affine(np.ones_like(norm.scale), np.zeros_like(norm.bias))
-    return Source(_layer_norm(b, x, norm, layer, kind), identity)
-
-
-def _layer_norm(b: Builder, x: Map, affine: Affine, layer: str, kind: Kind | None) -> Region:
-    """A step that normalises every token of x into a buffer of its own."""
-    out = b.state("normalized", (padded(x.rows, TILE_ROWS) + TILE_ROWS) * x.stride)
-    b.step(
-        catalog.layer_norm,
-        layer,
-        pieces(x.rows, 56),
-        kind=kind,
-        moved=2 * x.rows * x.channels,
-        rows=x.rows,
-        piece_rows=56,
-        channels=x.channels,
-        width=x.width,
-        stride=x.stride,
-        source=x.region,
-        out=out,
-        affine=b.const(interleaved(affine, natural(x.channels))),
-        valid=valid_lanes(b, x.channels),
-    )
-    return out

@@ -14,13 +14,13 @@ from bitvit.layers.common import (
     counter_start,
     interleaved,
     kernel_affine,
-    normalized,
     pieces,
     prescale,
     rows_a_piece,
     valid_lanes,
     weight_panels,
 )
+from bitvit.layers.norm import normalized
 from bitvit.panels import float_panels, interleave, natural, padded_rows, take
 from bitvit.program import Builder, Map
 from bitvit.schema import Affine

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from bitvit import schema
 from bitvit.kernels import catalog
 from bitvit.kernels.target import LANES
-from bitvit.layers.common import interleaved, normalized, pieces
+from bitvit.layers.common import interleaved, pieces
+from bitvit.layers.norm import normalized
 from bitvit.panels import float_panels, natural, padded, take
 from bitvit.program import Builder, Map, Region
 

@@ -9,7 +9,8 @@ from bitvit import bits, schema
 from bitvit.kernels import catalog
 from bitvit.kernels.catalog import LANE_BITS
 from bitvit.kernels.target import LANES, TILE_ROWS
-from bitvit.layers.common import counter_start, interleaved, normalized, pieces, slope_less_one, valid_lanes
+from bitvit.layers.common import counter_start, interleaved, pieces, slope_less_one, valid_lanes
+from bitvit.layers.norm import normalized
 from bitvit.panels import binary_panels, interleave, lane_words, natural, padded, take
 from bitvit.program import Builder, Map
 from bitvit.schema import Affine, Convolution

@@ -15,13 +15,13 @@ from bitvit.layers.common import (
     counter_start,
     half_affine,
     kernel_affine,
-    normalized,
     pieces,
     prescale,
     rows_a_piece,
     valid_lanes,
     weight_panels,
 )
+from bitvit.layers.norm import normalized
 from bitvit.panels import interleave, lane_words, natural, padded, take
 from bitvit.program import Builder, Map
 

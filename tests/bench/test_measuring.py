@@ -11,7 +11,7 @@ import pytest
 
 import bitvit
 from bitvit import bench
-from bitvit.bench import forms, measuring
+from bitvit.bench import formats, measuring
 from bitvit.bench.machine import Load
 from bitvit.errors import BenchError, ImageError, ModelFileError
 from bitvit.summary import summarize
@@ -93,7 +93,7 @@ def test_results_count_what_is_computed() -> None:
     assert found.model.computed_binary_macs == summary.computed_binary_macs
     assert r.binary_gmacs_per_sec == pytest.approx(r.infer_samples_per_sec * summary.computed_binary_macs / 1e9)
     assert r.share_of_limit == pytest.approx(r.binary_gmacs_per_sec / r.limit_gmacs_per_sec)
-    assert f"(of which {forms.digits(summary.computed_binary_macs / 1e6)} computed)" in bench.markdown(found)
+    assert f"(of which {formats.digits(summary.computed_binary_macs / 1e6)} computed)" in bench.markdown(found)
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,10 @@ def test_config_may_be_a_path_or_a_dict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda _: None, "cannot be read (No such file or directory); expected the config.json"),
-        (lambda path: path.mkdir(), "cannot be read (Is a directory); expected the config.json"),
+        (lambda _: None, "no such file; check the path"),
+        (lambda path: path.mkdir(), "is a folder, expected a file with the config.json of the model"),
         (lambda path: path.write_text("{"), "is not JSON ("),
-        (lambda path: path.write_bytes(b"\xff"), "is not JSON ("),
+        (lambda path: path.write_bytes(b"\xff"), "byte 0 is not UTF-8 text; expected the config.json"),
         (lambda path: path.write_text("[" * 100_000), "is not JSON ("),
         (lambda path: path.write_text("[1]"), "holds a JSON list, expected an object with fields such as depths"),
     ],

@@ -31,7 +31,7 @@ def test_the_program_of_the_quick_start_runs(
     (program,) = re.findall(r"```python\n(.*?)```", README.split("## Quick start")[1].split("\n## ")[0], re.DOTALL)
     monkeypatch.chdir(ROOT)
     exec(program, {})
-    assert capsys.readouterr().out.startswith("[{'label': 'Bag', ")
+    assert capsys.readouterr().out.startswith("Bag 0.9")
 
 
 def test_it_is_short_and_begins_with_the_comparison() -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from bitvit import images, model, modelfile, tensorfile
-from bitvit.checkpoint import pickles, state, torchzip
+from bitvit.checkpoint import pickles, state_dict, torchzip
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -18,7 +18,7 @@ MB, GB = 1 << 20, 1 << 30
         ("pickle of a `.pth` | {} MB", pickles.MAX_PICKLE / MB),
         ("and {:,} opcodes and copied elements", pickles.MAX_WORK),
         ("directory of a `.pth` | {} MB", torchzip.MAX_DIRECTORY / MB),
-        ("inside their storages; {} times the file's size", state.MAX_GROWTH),
+        ("inside their storages; {} times the file's size", state_dict.MAX_GROWTH),
         ("header of a `.safetensors` | {} MB", tensorfile.MAX_HEADER / MB),
         ("packed model | {} GB", modelfile.MAX_FILE / GB),
         ("numbers finite and below {:.0e}", modelfile.MAX_VALUE),

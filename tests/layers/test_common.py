@@ -1,4 +1,4 @@
-"""What layers share: the algebra of half dots, pieces, and the step that normalises a map."""
+"""What layers share: the algebra of half dots, tables, pieces."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitvit.bits import pack
-from bitvit.kernels import catalog
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.layers.common import (
     counter_start,
     half_affine,
     kernel_affine,
-    normalized,
     pieces,
     prescale,
     rows_a_piece,
@@ -20,7 +18,7 @@ from bitvit.layers.common import (
 )
 from bitvit.panels import natural
 from bitvit.program import Builder
-from bitvit.schema import Activation, Affine, BinaryLinear
+from bitvit.schema import Activation, BinaryLinear
 
 
 def linear(features: int, row_scale: float | None = None) -> BinaryLinear:
@@ -61,27 +59,6 @@ def test_pieces_are_whole_tiles_and_cover_the_rows(rows: int, most: int) -> None
     assert height % TILE_ROWS == 0
     assert height <= most
     assert (count - 1) * height < rows <= count * height
-
-
-def test_only_layer_norm_takes_a_step_and_a_buffer_of_its_own() -> None:
-    b = Builder()
-    x = b.map(4, 20)
-    norm = Affine(np.full(20, 2, np.float32), np.full(20, 3, np.float32))
-    source = normalized(b, x, norm, "stages.0.blocks.0.mlp", "MLP", layer_norm=False)
-    assert (source.region, source.norm) == (x.region, norm)
-    source = normalized(b, x, norm, "stages.0.blocks.0.mlp", "MLP", layer_norm=True)
-    assert source.region is not x.region
-    assert np.array_equal(source.norm.scale, np.ones(20))
-    assert np.array_equal(source.norm.bias, np.zeros(20))
-    (step,) = b.build(x.region, 1).steps
-    assert (step.kernel, step.kind, step.layer) == (catalog.layer_norm, "MLP", "stages.0.blocks.0.mlp")
-    assert step.moved == 2 * 16 * 20
-
-
-def test_a_step_must_belong_somewhere() -> None:
-    b = Builder()
-    with pytest.raises(ValueError, match="a step of layer_norm needs a kind"):
-        b.step(catalog.layer_norm, "stem", 1, moved=0)
 
 
 def test_lanes_that_hold_a_feature_are_told_once() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from bitvit.checkpoint.values import CALLS, NAMES
+from bitvit.checkpoint.inert import CALLS, NAMES
 
 from . import damage
 from .pickles import MAGIC, Raw, attacks, build, call, emit, glob, namespace, pickled, storage, tensor, text

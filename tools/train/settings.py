@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bitvit.config import Config
+from bitvit.decoding import Decoder
 from bitvit.errors import BitvitError
-from bitvit.records import Decoder
 
 __all__ = ["Augment", "Network", "Settings", "TrainingError", "read_settings"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from bitvit.checkpoint.elements import STORAGE_CODES, TORCH_CODES, stored_dtype
+from bitvit.checkpoint.dtypes import STORAGE_CODES, TORCH_CODES, stored_dtype
 from bitvit.messages import shown
 
 __all__ = [

@@ -1,12 +1,12 @@
-"""bitvit.records: dataclasses out of JSON, and errors that name the place."""
+"""bitvit.decoding: dataclasses out of JSON, and errors that name the place."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
 
+from bitvit.decoding import Decoder
 from bitvit.errors import BitvitError, ConfigError
-from bitvit.records import Decoder
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.checkpoint.elements import native, stored_dtype
+from bitvit.checkpoint.dtypes import native, stored_dtype
 from bitvit.checkpoint.file import Extent, read_extent, size
+from bitvit.checkpoint.inert import Global, Namespace, Storage, Tensor, described, kind_of
 from bitvit.checkpoint.remedies import RESAVE
-from bitvit.checkpoint.values import Global, Namespace, Storage, Tensor, described, kind_of
 from bitvit.errors import CheckpointError
 from bitvit.messages import listing, shown
 

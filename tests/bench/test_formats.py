@@ -1,4 +1,4 @@
-"""bench.forms: a report as CSV and Markdown."""
+"""bench.formats: a report as CSV and Markdown."""
 
 import csv
 import dataclasses
@@ -7,7 +7,7 @@ import io
 import pytest
 
 from bitvit import bench
-from bitvit.bench import BenchReport, forms
+from bitvit.bench import BenchReport, formats
 
 
 def test_csv_has_every_field_of_the_results(report: BenchReport) -> None:
@@ -27,8 +27,8 @@ def test_csv_has_every_field_of_the_results(report: BenchReport) -> None:
 def test_markdown_has_every_number_of_the_tables(report: BenchReport) -> None:
     text = bench.markdown(report)
     assert report.profile is not None
-    for grid in (forms.results_grid(report), forms.kinds_grid(report.profile), forms.layers_grid(report.profile)):
-        lines = forms.grid_markdown(grid).splitlines()
+    for grid in (formats.results_grid(report), formats.kinds_grid(report.profile), formats.layers_grid(report.profile)):
+        lines = formats.grid_markdown(grid).splitlines()
         assert "\n".join(lines) in text
         cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
         assert cells[0] == grid.columns
@@ -39,4 +39,4 @@ def test_markdown_has_every_number_of_the_tables(report: BenchReport) -> None:
 
 def test_numbers_have_three_significant_digits() -> None:
     values = (0.0, 0.1362, 0.9996, 4.1, 9.994, 9.996, 86.3, 1234.0)
-    assert [forms.digits(v) for v in values] == ["0.00", "0.136", "1.00", "4.10", "9.99", "10.0", "86.3", "1234"]
+    assert [formats.digits(v) for v in values] == ["0.00", "0.136", "1.00", "4.10", "9.99", "10.0", "86.3", "1234"]

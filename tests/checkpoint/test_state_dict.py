@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from bitvit.checkpoint import read_checkpoint, state
+from bitvit.checkpoint import read_checkpoint, state_dict
 from bitvit.checkpoint.file import Extent, read_extent
 from tests.support.checkpoints import FIVE, assert_same, read_zip, refuse, write_legacy, write_zip
 from tools.fuzz.pickles import Raw, call, storage, tensor
@@ -129,7 +129,7 @@ def test_shared_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         reads.append(extent.nbytes)
         return read_extent(file, extent)
 
-    monkeypatch.setattr(state, "read_extent", counted)
+    monkeypatch.setattr(state_dict, "read_extent", counted)
     grid = data.reshape(3, 4)
     found = read_checkpoint(path).state
     assert_same(found, {"whole": grid, "transposed": grid.T.copy(), "row": grid[1], "tied": grid})
