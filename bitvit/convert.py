@@ -13,19 +13,21 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitvit import bits, schema
-from bitvit.checkpoint import TrainedNetwork, read_network
 from bitvit.config import Config, Place
 from bitvit.errors import CheckpointError, ConfigError, located
 from bitvit.fold import Floats, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
 from bitvit.modelfile import MAX_VALUE, save_model_file
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from bitvit.schema import Activation, Affine
+
+if TYPE_CHECKING:
+    from bitvit.checkpoint import TrainedNetwork
 
 MAX_ZERO_SHARE = 1e-5  # of the binary weights; trained ones have about 1e-10 (SPEC 8.2)
 
@@ -68,6 +70,8 @@ def convert(
 
     Raises CheckpointError, ConfigError or ModelFileError; nothing is written then.
     """
+    from bitvit.checkpoint import read_network  # which only a conversion needs: every program imports this module
+
     start = time.perf_counter()
     source, target = Path(checkpoint), Path(out)
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to
@@ -170,7 +174,7 @@ class Packed:
         return [f"{what}; they became -1, so the answers differ a little from PyTorch's"]
 
 
-def pack(network: TrainedNetwork) -> Packed:
+def pack(network: "TrainedNetwork") -> Packed:
     """Fold and pack a trained network. Raises CheckpointError for parameters that one bit or float32 cannot hold."""
     folding = _Folding(network)
     tensors: dict[str, NDArray[Any]] = {}
@@ -195,7 +199,7 @@ def _narrow(name: str, folded: Floats) -> NDArray[np.float32]:
 class _Folding:
     """Makes the layers of a model file, in float64, from a network's parameters; each method takes a layer's name."""
 
-    network: TrainedNetwork
+    network: "TrainedNetwork"
     zeros: dict[str, int] = field(default_factory=dict)
     binary_weights: int = 0
 

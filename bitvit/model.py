@@ -30,7 +30,7 @@ MAX_WORKING_BYTES = 1 << 30  # for one image on one thread; BHViT-small takes 3 
 
 
 # -------------------------------------------------------------------------------------------------- the paper's figure
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConvBlock:
     """A GC block: tokens are mixed by binary convolutions."""
 
@@ -42,7 +42,7 @@ class ConvBlock:
         return self.mlp.emit(b, x)  # Y = X' + MLP(NORM(X')) + SHIFT(NORM(X'))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionBlock:
     """A ViT block: tokens are mixed by binary attention."""
 
@@ -57,7 +57,7 @@ class AttentionBlock:
 Middle: TypeAlias = ConvBlock | AttentionBlock | FloatDownsample | BinaryDownsample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Network:
     """All layers of a BHViT, in order."""
 

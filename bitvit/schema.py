@@ -7,6 +7,8 @@ leads to it, behind the layer's place in the network: `stages.2.blocks.0.attenti
     the converter       its fields hold float64 and planes: `named_tensors` flattens it for the file
     the engine          its fields hold the file's float32 and planes: `read_layer`; layers/ adds how it is computed
 
+Records of arrays have no use for equality, and each generated method costs time at every start: eq and repr are off.
+
 A field that a variant does not have is None. Vectors are per channel of the layer's output unless their name says
 otherwise. C is the width of a stage, I its intermediate size, S the side of its map.
 """
@@ -59,7 +61,7 @@ class Rows:
         return np.stack([row for row in vars(self).values() if row is not None])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Affine(Rows):
     """v -> scale·v + bias per channel: a folded batch norm, or what follows a layer norm's normalisation."""
 
@@ -74,7 +76,7 @@ class Affine(Rows):
         return Affine(self.scale, self.bias + offset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activation(Rows):
     """v -> RPReLU(scale·v + bias), less its outer offset; slope is that of negative values.
 
@@ -88,7 +90,7 @@ class Activation(Rows):
 
 
 # -------------------------------------------------------------------------------------------------------------- layers
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class BinaryLinear:
     """Signs (input > threshold) against planes of signs, then an activation."""
 
@@ -101,14 +103,14 @@ class BinaryLinear:
         return len(self.threshold)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Projection(BinaryLinear):
     """One of query, key, value: its output is needed as signs, output > out_threshold."""
 
     out_threshold: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Convolution:
     """One 3x3 binary convolution in four groups. A row's bits are (tap row, tap column, channel of the group)."""
 
@@ -116,7 +118,7 @@ class Convolution:
     affine: Activation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stem:
     """4x4 patches of the image to tokens (SPEC 7.1)."""
 
@@ -126,7 +128,7 @@ class Stem:
     position: Array  # [S², C]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenMixer:
     """X + NORM(Σ RPReLU(conv(sgn(N1 + move)))) over three dilations (SPEC 7.3)."""
 
@@ -136,7 +138,7 @@ class TokenMixer:
     out: Affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attention:
     """X + OUT(ATT(N1)): windowed binary attention with merged tokens (SPEC 7.4)."""
 
@@ -153,7 +155,7 @@ class Attention:
     out: Affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class MLP:
     """X + MLP(N2) + SHIFT(N2) (SPEC 7.5, 7.6)."""
 
@@ -164,7 +166,7 @@ class MLP:
     taps: Array | None  # [5 or 9, C]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConvBlock:
     """A GC block."""
 
@@ -172,7 +174,7 @@ class ConvBlock:
     mlp: MLP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionBlock:
     """A ViT block."""
 
@@ -180,7 +182,7 @@ class AttentionBlock:
     mlp: MLP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FloatDownsample:
     """2x2 patches through real weights; the outer batch norm and the positions are folded (SPEC 7.7, some-fp)."""
 
@@ -190,7 +192,7 @@ class FloatDownsample:
     position: Array  # [S², C]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class BinaryDownsample(BinaryLinear):
     """2x2 patches through binary weights, with a pooled shortcut (SPEC 7.7). The threshold is one pixel's."""
 
@@ -202,7 +204,7 @@ class BinaryDownsample(BinaryLinear):
         return 4 * len(self.threshold)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Head:
     """Norm, mean over the tokens, classifier; without a classifier the pooled features are the output (SPEC 7.2)."""
 

@@ -28,7 +28,7 @@ from bitvit.panels import interleave, lane_words, natural, padded, take
 from bitvit.program import Builder, Map, Region
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Windows:
     """How attention sees a map: the tokens of each window, then the merged tokens, one for each window."""
 
@@ -72,7 +72,7 @@ class Windows:
         return lane_words(self.map.width)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Buffers:
     """What the four steps hand on: state regions."""
 
@@ -92,8 +92,10 @@ class Buffers:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attention(schema.Attention):
+    """Emits project, attend, coarsen and output."""
+
     name: str
     num_heads: int
     window: int

@@ -26,8 +26,10 @@ from bitvit.program import Builder, Map
 from bitvit.schema import Affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FloatDownsample(schema.FloatDownsample):
+    """Emits one step: a float product of normalised patches."""
+
     name: str
 
     def emit(self, b: Builder, x: Map) -> Map:
@@ -73,8 +75,10 @@ class FloatDownsample(schema.FloatDownsample):
         return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class BinaryDownsample(schema.BinaryDownsample):
+    """Emits one step: a binary product, with the patches' mean as shortcut."""
+
     name: str
 
     def emit(self, b: Builder, x: Map) -> Map:

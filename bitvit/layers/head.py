@@ -11,8 +11,10 @@ from bitvit.panels import float_panels, natural, padded, take
 from bitvit.program import Builder, Map, Region
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Head(schema.Head):
+    """Emits the mean over the tokens and, if there is one, the classifier."""
+
     name: str
     layer_norm: bool
 

@@ -16,8 +16,10 @@ from bitvit.program import Builder, Map
 from bitvit.schema import Affine, Convolution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenMixer(schema.TokenMixer):
+    """Emits two steps: signs in planes, then the convolutions of all three dilations."""
+
     name: str
 
     def emit(self, b: Builder, x: Map) -> Map:

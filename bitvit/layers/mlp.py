@@ -26,8 +26,10 @@ from bitvit.panels import interleave, lane_words, natural, padded, take
 from bitvit.program import Builder, Map
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class MLP(schema.MLP):
+    """Emits one step: both layers, the pooled shortcut and the shifts."""
+
     name: str
 
     def emit(self, b: Builder, x: Map) -> Map:

@@ -13,7 +13,7 @@ from bitvit.program import Builder, Map, Region
 from bitvit.schema import Affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Where kernels read N(x) from, and the affine map that they still have to apply."""
 

@@ -11,7 +11,7 @@ from bitvit.kernels.catalog import Kernel
 from bitvit.layers.common import Vector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantizer:
     """How kernels/quantizers.py makes bit planes of scores."""
 

@@ -13,8 +13,10 @@ from bitvit.program import ADDRESS_CELL, Builder, Map
 from bitvit.schema import Affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stem(schema.Stem):
+    """Emits one step, which reads the image; image_size: pixels of its side."""
+
     name: str
     image_size: int
 
