@@ -1,7 +1,7 @@
 """Installing: from the folder that holds a clone, an editable install is the package; what a wheel and an sdist hold.
 
 A clone is itself a folder named bitvit, without an __init__.py. setuptools' editable install loses against it,
-hatchling's does not: findings/editable-install-beside-clone.sh.
+hatchling's does not (setuptools #3592).
 """
 
 import importlib.util

@@ -5,7 +5,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ TARGETS = {
     "nehalem": "+sse4.2,+popcnt",
 }
 AVX512 = ",+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx512vpopcntdq"
+ARM_KERNELS = ("mlp", "mixer", "project", "attend_levels", "float_down")
 CASES = ("micro96_somefp", "micro160_odd", "micro96_gsb")
 
 ANSWER = """
@@ -89,19 +91,34 @@ def run(script: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+Output = Mapping[str, "Future[str]"]
+
+
+@pytest.fixture(scope="module")
+def output(packed: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Output]:
+    """What every process of this file prints; two run at a time, for together they take minutes."""
+    place, arguments = tmp_path_factory.mktemp("targets"), []
+    for name in CASES:
+        np.save(place / f"{name}.npy", load_case(name).input)
+        arguments += [str(packed(name)), str(place / f"{name}.npy")]
+    nehalem = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": TARGETS["nehalem"]}
+    znver4 = {"NUMBA_CPU_NAME": "znver4", "NUMBA_CPU_FEATURES": TARGETS["haswell"] + AVX512}
+    with ThreadPoolExecutor(2) as pool:
+        started = {
+            "nehalem objects": pool.submit(run, OBJECTS, "arm", **nehalem),
+            "znver4 objects": pool.submit(run, OBJECTS, **znver4),
+            "arm assembly": pool.submit(run, ASSEMBLE, *ARM_KERNELS, **nehalem),
+        }
+        for cpu, features in TARGETS.items():
+            target = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(place / cpu)}
+            started[f"{cpu} answers"] = pool.submit(run, ANSWER, *arguments, **target)
+        yield started
+
+
 @on_x86
 @pytest.mark.parametrize("cpu", TARGETS)
-def test_older_processors_give_the_same_answers(cpu: str, packed: Callable[[str], Path], tmp_path: Path) -> None:
-    arguments = []
-    for name in CASES:
-        np.save(tmp_path / f"{name}.npy", load_case(name).input)
-        arguments += [str(packed(name)), str(tmp_path / f"{name}.npy")]
-    environment = {
-        "NUMBA_CPU_NAME": cpu,
-        "NUMBA_CPU_FEATURES": TARGETS[cpu],
-        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
-    }
-    answer = json.loads(run(ANSWER, *arguments, **environment))
+def test_older_processors_give_the_same_answers(cpu: str, packed: Callable[[str], Path], output: Output) -> None:
+    answer = json.loads(output[f"{cpu} answers"].result())
     assert answer["lanes"] == 8
     for name in CASES:
         expected = load_case(name).logits_f64
@@ -110,23 +127,19 @@ def test_older_processors_give_the_same_answers(cpu: str, packed: Callable[[str]
 
 
 @on_x86
-def test_kernels_assemble_for_arm() -> None:
+def test_kernels_assemble_for_arm(output: Output) -> None:
     """With vector popcounts (cnt on bytes) in every binary kernel, and vector multiply-adds."""
-    kernels = ("mlp", "mixer", "project", "attend_levels", "float_down")
-    environment = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": TARGETS["nehalem"]}
-    lines = [line.split() for line in run(ASSEMBLE, *kernels, **environment).splitlines()]
+    lines = [line.split() for line in output["arm assembly"].result().splitlines()]
     counts = {name: (int(popcounts), int(multiply_adds)) for name, popcounts, multiply_adds in lines}
-    assert counts.keys() == set(kernels)
-    assert all(counts[name][0] >= 14 for name in kernels if name != "float_down")  # two registers a row of the tile
+    assert counts.keys() == set(ARM_KERNELS)
+    assert all(counts[name][0] >= 14 for name in ARM_KERNELS if name != "float_down")  # two registers a row of the tile
     assert counts["float_down"][1] >= 14
 
 
 @on_linux
 @on_x86
-@pytest.mark.parametrize("cpu", ["znver4", "nehalem"])
-def test_every_function_compiles(cpu: str) -> None:
-    """To machine code, which LLVM may refuse where it writes assembly: for 16 lanes and for 8, which go to ARM too."""
-    features = TARGETS["haswell"] + AVX512 if cpu == "znver4" else TARGETS[cpu]
-    targets = ["arm"] if cpu == "nehalem" else []
-    lines = run(OBJECTS, *targets, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features).splitlines()
-    assert [line.split() for line in lines] == [[f.name, X86, *(ARM for _ in targets)] for f in FUNCTIONS]
+@pytest.mark.parametrize(("cpu", "machines"), [("nehalem", [X86, ARM]), ("znver4", [X86])])
+def test_every_function_compiles(cpu: str, machines: list[str], output: Output) -> None:
+    """To machine code, which LLVM may refuse where it writes assembly: for 8 lanes, which go to ARM too, and for 16."""
+    lines = output[f"{cpu} objects"].result().splitlines()
+    assert [line.split() for line in lines] == [[function.name, *machines] for function in FUNCTIONS]
