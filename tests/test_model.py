@@ -1,5 +1,7 @@
 """The whole engine against the golden logits and traces of the PyTorch model."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,3 +135,20 @@ def test_a_model_without_classifier_gives_pooled_features(tmp_path: Path) -> Non
     expected = reference.forward(state, case.input, **case.geometry)
     assert features.shape == (2, case.config["hidden_size"][3])
     assert np.abs(features - expected).max() <= TOLERANCE * expected.std()
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_a_loaded_model_is_not_taken_to_another_process(
+    copied: Callable[[object], object], called: bool, tiny: Path
+) -> None:
+    """It would take addresses along. Nor does it matter whether it has been used."""
+    classifier = bitvit.Classifier(tiny, threads=2)
+    model = bitvit.load(tiny, threads=2)
+    if called:
+        size = model.config.image_size
+        model(np.zeros((1, 3, size, size), np.float32))
+        classifier(np.zeros((size, size, 3), np.uint8))
+    for loaded in (model, classifier, model.runner):
+        with pytest.raises(TypeError, match="cannot be pickled or deep-copied; load it from its file where it is"):
+            copied(loaded)

@@ -10,7 +10,7 @@ that it is closed.
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,10 @@ class Runner:
         self._clean = True  # no call was ended by an exception
         self._pixels: NDArray[np.float32] | None = None  # what helpers read while the gate is open
         self._solos: list[_Solo] = []  # of callers who worked alone, for the next
+
+    def __reduce__(self) -> NoReturn:
+        """It holds addresses of this process, which mean nothing to another; used or not, it is refused alike."""
+        raise TypeError("a loaded model cannot be pickled or deep-copied; load it from its file where it is needed")
 
     @property
     def threads(self) -> int:
