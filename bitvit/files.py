@@ -1,7 +1,6 @@
 """Opening ordinary files, and writing them so that they are there as a whole or not at all."""
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -78,6 +77,8 @@ def read_csv(
     delimiters: that which the first line has most of is taken. expected: what the file should hold, for messages.
     Raises `error`.
     """
+    import csv  # every program imports this module, and few read tables
+
     text = read_text(path, error, expected)
     first = io.StringIO(text, newline="").readline()
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(delimiters, key=first.count))

@@ -1,30 +1,21 @@
 """A model whose answers can be worked out: for tests of what is done with answers."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.config import Config
 from bitvit.preprocess import Preprocessing
+from tests.support.configs import MICRO
 
 
 class Colours:
     """A model of three classes whose logits are the mean red, green and blue, times 10; it notes its batch sizes."""
 
     def __init__(self, labels: tuple[str, ...] | None = ("red", "green", "blue"), classes: int = 3) -> None:
-        self.config = Config(
-            image_size=32,
-            window_size=1,
-            depths=(1, 1, 1, 1),
-            hidden_sizes=(4, 4, 4, 4),
-            intermediate_sizes=(4, 4, 4, 4),
-            num_heads=(1, 1, 1, 1),
-            num_classes=classes,
-            norm="batch",
-            downsampling="float",
-            quantizer="levels",
-            layer_scale=True,
-            shift3=True,
-            shift5=True,
+        ones, fours = (1, 1, 1, 1), (4, 4, 4, 4)
+        self.config = replace(
+            MICRO, depths=ones, hidden_sizes=fours, intermediate_sizes=fours, num_heads=ones, num_classes=classes
         )
         self.preprocessing = Preprocessing.for_image_size(32, mean=(0, 0, 0), std=(1, 1, 1))
         self.labels = labels
