@@ -9,11 +9,14 @@ from typing import Any, Literal, get_args, get_type_hints
 from bitvit.errors import ConfigError
 from bitvit.messages import shown
 
-__all__ = ["Config", "Four", "Place", "PlaceKind", "check_field", "map_sides", "valid_windows"]
+__all__ = ["Config", "Four", "MergePadding", "Place", "PlaceKind", "check_field", "map_sides", "valid_windows"]
 
 Norm = Literal["batch", "layer"]
 Downsampling = Literal["float", "binary"]
 Quantizer = Literal["levels", "gsb"]
+Positions = Literal["learned", "sinusoidal"]
+Pooling = Literal["mean", "attention", "top"]
+MergePadding = Literal["half", "three"]
 PlaceKind = Literal["stem", "downsample", "conv_block", "attention_block", "head"]
 Four = tuple[int, int, int, int]
 
@@ -61,11 +64,26 @@ class Config:
     shift3: bool
     shift5: bool
 
+    # What forks have added (SPEC 7.9). A file without these fields is of a network without the additions.
+    merge_padding: MergePadding = "half"
+    """By how much the grid of merged tokens is shifted against the windows: half a window, or three pixels."""
+    image_norm: bool = False
+    """Whether each channel of each image is normalised before the stem."""
+    coordinates: bool = False
+    """Whether the stem also sees where a pixel is."""
+    positions: Positions = "learned"
+    """Where the stem's positions come from; sinusoidal ones are computed when a checkpoint is converted."""
+    pooling: Pooling = "mean"
+    """How the head makes one vector of all tokens."""
+    top_tokens: int = 0
+    """How many tokens of the largest norm the head takes the mean of; 0 unless pooling is "top"."""
+
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             check_field(name, kind, getattr(self, name))
         _check_image(self.image_size)
-        _check_window(self.window_size, self.image_size)
+        _check_window(self.window_size, self.merge_padding, self.image_size)
+        self._check_pooling()
         for stage in range(4):
             self._check_stage(stage)
 
@@ -92,6 +110,18 @@ class Config:
                 "binary downsampling repeats the channels"
             )
 
+    def _check_pooling(self) -> None:
+        least, most = (1, self.map_sides[3] ** 2) if self.pooling == "top" else (0, 0)
+        if not least <= self.top_tokens <= most:
+            raise ConfigError(
+                f"top_tokens is {self.top_tokens}, expected {least} to {most} for pooling {self.pooling!r}"
+            )
+
+    @property
+    def padding(self) -> int:
+        """Pixels that the grid of merged tokens is shifted by."""
+        return _padding(self.window_size, self.merge_padding)
+
     @property
     def map_sides(self) -> Four:
         """S_0 .. S_3, the side of each stage's feature map."""
@@ -108,9 +138,11 @@ class Config:
         yield Place("head", 3)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as JSON can hold them: lists in place of tuples."""
+        """The fields, as JSON can hold them: lists in place of tuples; without additions that the network has not."""
         return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _OPTIONAL or value != _OPTIONAL[name]
         }
 
     @classmethod
@@ -118,11 +150,11 @@ class Config:
         """The inverse of to_dict; ConfigError for missing or unknown fields and for wrong types."""
         if not isinstance(fields, Mapping):
             raise ConfigError(f"config is {shown(fields)}, expected an object with the fields {list(_KINDS)}")
-        missing, unknown = _KINDS.keys() - fields.keys(), fields.keys() - _KINDS.keys()
+        missing, unknown = _KINDS.keys() - _OPTIONAL.keys() - fields.keys(), fields.keys() - _KINDS.keys()
         if missing or unknown:
             raise ConfigError(
                 f"config with missing fields {sorted(missing)} and unknown fields {sorted(map(str, unknown))}, "
-                f"expected exactly {list(_KINDS)}"
+                f"expected exactly {[name for name in _KINDS if name not in _OPTIONAL]}, and perhaps {list(_OPTIONAL)}"
             )
         values: dict[str, Any] = {
             name: tuple(item) if isinstance(item, list) else item for name, item in fields.items()
@@ -133,6 +165,9 @@ class Config:
 # ------------------------------------------------------------------------------------------------- rules of section 10
 
 _KINDS: Mapping[str, Any] = get_type_hints(Config)
+_OPTIONAL = {
+    field.name: field.default for field in dataclasses.fields(Config) if field.default is not dataclasses.MISSING
+}
 
 
 def check_field(name: str, kind: Any, value: object) -> None:
@@ -140,7 +175,7 @@ def check_field(name: str, kind: Any, value: object) -> None:
 
     kind: bool, int, Four or a Literal.
     """
-    least = 0 if name in ("num_classes", "nb_classes") else 1
+    least = 0 if name in ("num_classes", "nb_classes", "top_tokens") else 1
     most = _MAX_DEPTH if name == "depths" else _LIMIT
     if kind is bool:
         valid, expected = isinstance(value, bool), "true or false"
@@ -165,13 +200,25 @@ def map_sides(image_size: int) -> Four:
     return (side, side // 2, side // 4, side // 8)
 
 
-def valid_windows(image_size: int) -> tuple[int, ...]:
-    """The attention windows an image size allows: odd divisors of S_2 and S_3; none for an invalid image size."""
+def valid_windows(image_size: int, merge_padding: MergePadding = "half") -> tuple[int, ...]:
+    """The attention windows an image size allows; none for an invalid image size.
+
+    They are divisors of S_2 and S_3 of more than twice the padding: else the windows and merged tokens of a map are not
+    of the same number.
+    """
     side = image_size // 4
     if image_size > _LIMIT or (side != 12 and (side < 8 or side % 8)):
         return ()
     _, _, third, fourth = map_sides(image_size)
-    return tuple(window for window in range(1, fourth + 1, 2) if third % window == 0 and fourth % window == 0)
+    return tuple(
+        window
+        for window in range(1, fourth + 1)
+        if third % window == 0 and fourth % window == 0 and 2 * _padding(window, merge_padding) < window
+    )
+
+
+def _padding(window: int, merge_padding: MergePadding) -> int:
+    return window // 2 if merge_padding == "half" else 3
 
 
 def _check_image(image_size: int) -> None:
@@ -182,16 +229,19 @@ def _check_image(image_size: int) -> None:
         )
 
 
-def _check_window(window: int, image_size: int) -> None:
-    valid = valid_windows(image_size)
+def _check_window(window: int, merge_padding: MergePadding, image_size: int) -> None:
+    valid = valid_windows(image_size, merge_padding)
     if window not in valid:
+        kind = "an odd divisor" if merge_padding == "half" else "a divisor above 6"
         raise ConfigError(
-            f"window_size is {window}, expected an odd divisor of the map sides {map_sides(image_size)[2:]} "
-            f"of image size {image_size}: {_only(valid)}"
+            f"window_size is {window}, expected {kind} of the map sides {map_sides(image_size)[2:]} of image size "
+            f"{image_size}: {_only(valid)}"
         )
 
 
 def _only(values: Sequence[int]) -> str:
+    if not values:
+        return "there is none"
     return f"only {values[0]} is possible" if len(values) == 1 else f"one of {list(values)}"
 
 

@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from bitvit import bits, schema
 from bitvit.config import Config, Place
 from bitvit.errors import CheckpointError, ConfigError, located
-from bitvit.fold import Floats, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
+from bitvit.fold import (
+    Floats,
+    ShiftGroup,
+    batch_norm,
+    binarize,
+    coordinate_map,
+    pool_adjacent,
+    shift_taps,
+    sinusoidal_positions,
+)
 from bitvit.modelfile import MAX_VALUE, save_model_file
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from bitvit.schema import Activation, Affine
@@ -268,12 +277,23 @@ class _Folding:
     # ------------------------------------------------------------------------------------------------- layers
     def stem(self, name: str) -> schema.Stem:
         weight, bias = self.raw(f"{name}.weight").astype(np.float64), self.get(f"{name}.bias")
-        weight = weight.reshape(len(weight), -1)
+        if self.config.coordinates:
+            bias = bias + coordinate_map(weight[:, 3:], self.config.image_size)
+        weight = weight[:, :3].reshape(len(weight), -1)
         norm: Affine | None = self.norm(f"{name}.norm")
         if self.config.norm == "batch" and norm is not None:
             weight, bias, norm = weight * norm.scale[:, None], bias * norm.scale + norm.bias, None
+        return schema.Stem(weight, bias, norm, self.positions(name), self.image_norm(f"{name}.image_norm"))
+
+    def positions(self, name: str) -> Floats:
+        """The stem's positions [S², C]."""
+        if self.config.positions == "sinusoidal":
+            return sinusoidal_positions(self.config.hidden_sizes[0], self.config.map_sides[0])
         position = self.raw(f"{name}.position").astype(np.float64)[0]
-        return schema.Stem(weight, bias, norm, position.reshape(len(position), -1).T)
+        return position.reshape(len(position), -1).T
+
+    def image_norm(self, name: str) -> Affine | None:
+        return Affine(self.get(f"{name}.weight"), self.get(f"{name}.bias")) if self.config.image_norm else None
 
     def mixer(self, name: str) -> schema.TokenMixer:
         norm = self.norm(f"{name}.norm").plus(self.get(f"{name}.move"))
@@ -386,10 +406,18 @@ class _Folding:
         return schema.FloatDownsample(norm, out_norm.scale[:, None] * weight, None, position + out_norm.bias)
 
     def head(self, name: str) -> schema.Head:
-        norm = self.norm(f"{name}.norm")
+        norm, pooling = self.norm(f"{name}.norm"), self.pooling(f"{name}.pooling")
         if not self.config.num_classes:
-            return schema.Head(norm, None, None)
-        return schema.Head(norm, self.raw(f"{name}.weight").astype(np.float64), self.get(f"{name}.bias"))
+            return schema.Head(norm, pooling, None, None)
+        return schema.Head(norm, pooling, self.raw(f"{name}.weight").astype(np.float64), self.get(f"{name}.bias"))
+
+    def pooling(self, name: str) -> Floats | None:
+        """Attention pooling's weight. A softmax does not see what is added to all scores: biases drop out."""
+        if self.config.pooling != "attention":
+            return None
+        weight = self.get(f"{name}.weight").reshape(-1)
+        scale: Floats = self.norm("head.norm").scale
+        return weight * scale if self.config.norm == "batch" else weight
 
     # -------------------------------------------------------------------------------------------------- zeros
     def refuse_structural_zeros(self, slope: str, offset: Floats) -> None:

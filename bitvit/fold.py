@@ -5,6 +5,7 @@ comparison with a threshold, sgn(v + move) > 0 <=> v > -move.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,3 +75,37 @@ def shift_taps(groups: list[ShiftGroup], width: int) -> Floats:
             k = TAPS.index((dy * group.reach, dx * group.reach))
             taps[k] += np.where(quarter == q, group.quarters, 0)
     return taps if any(group.reach == 2 for group in groups) else taps[:5]
+
+
+def linspace(count: int) -> Floats:
+    """`count` >= 2 numbers from -1 to 1 as PyTorch's float32 linspace has them (SPEC 7.9.2).
+
+    The step is rounded to float32; each number is counted from the nearer end and rounded once: float64 holds the
+    product of a float32 and a small integer, and the sum, exactly.
+    """
+    steps, step = np.arange(count), float(np.float32(2) / np.float32(count - 1))
+    exact = np.where(steps < count // 2, steps * step - 1, 1 - steps[::-1] * step)
+    return exact.astype(np.float32).astype(np.float64)
+
+
+def coordinate_map(weight: Floats, image_size: int) -> Floats:
+    """What the channels y and x, the same in every image, add to the stem's 4x4 convolution: [S_0², C] (SPEC 7.9.2).
+
+    weight: [C, (y, x), 4, 4]. A channel is constant along the other axis, over which its weights may be summed.
+    """
+    side = image_size // 4
+    along = linspace(image_size)[: 4 * side].reshape(side, 4)
+    y, x = along @ weight[:, 0].sum(axis=2).T, along @ weight[:, 1].sum(axis=1).T
+    total: Floats = (y[:, None] + x[None]).reshape(side * side, -1)
+    return total
+
+
+def sinusoidal_positions(channels: int, side: int) -> Floats:
+    """Positions of the stem that are not learned, [S_0², C]; float32's values, as they are trained (SPEC 7.9.3)."""
+    angles: NDArray[Any] = linspace(side).astype(np.float32)[:, None] * np.arange(
+        1, channels // 4 + 1, dtype=np.float32
+    )
+    angles = angles.astype(np.float64)  # sines to float64, then rounded: the same on any machine
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32).astype(np.float64)  # [S_0, C/2]
+    y, x = np.repeat(waves, side, axis=0), np.tile(waves, (side, 1))
+    return np.concatenate([y, x], axis=1)

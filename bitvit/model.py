@@ -91,7 +91,7 @@ def _read(config: Config, place: Place, tensors: schema.Tensors) -> Any:
             return ConvBlock(TokenMixer(**vars(mixer), name=f"{name}.mixer"), MLP(**vars(mlp), name=f"{name}.mlp"))
         case schema.AttentionBlock(attention, mlp):
             heads = config.num_heads[place.stage]
-            geometry: dict[str, Any] = {"num_heads": heads, "window": config.window_size}
+            geometry: dict[str, Any] = {"num_heads": heads, "window": config.window_size, "padding": config.padding}
             return AttentionBlock(
                 Attention(**vars(attention), **geometry, name=f"{name}.attention"), MLP(**vars(mlp), name=f"{name}.mlp")
             )
@@ -100,7 +100,7 @@ def _read(config: Config, place: Place, tensors: schema.Tensors) -> Any:
         case schema.BinaryDownsample() as layer:
             return BinaryDownsample(**vars(layer), name=name)
         case schema.Head() as layer:
-            return Head(**vars(layer), name=name, layer_norm=config.norm == "layer")
+            return Head(**vars(layer), name=name, layer_norm=config.norm == "layer", top_tokens=config.top_tokens)
 
 
 # ---------------------------------------------------------------------------------------------------------- the engine

@@ -123,9 +123,10 @@ class Stem:
     """4x4 patches of the image to tokens (SPEC 7.1)."""
 
     weight: Array  # [C, 48], patch as (channel, y, x)
-    bias: Array
+    bias: Array  # [C]; with coordinates [S², C], what their channels add included
     norm: Affine | None  # layer norm
     position: Array  # [S², C]
+    image_norm: Affine | None  # [3]: what follows the normalisation of the image's channels
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -209,6 +210,7 @@ class Head:
     """Norm, mean over the tokens, classifier; without a classifier the pooled features are the output (SPEC 7.2)."""
 
     norm: Affine
+    pooling: Array | None  # [C]: a token's score is its product with it, before a batch norm or behind a layer norm
     weight: Array | None  # [classes, C]
     bias: Array | None
 
@@ -231,7 +233,10 @@ def layer_specs(config: Config, place: Place) -> Layer:
     layer = config.norm == "layer"
     match place.kind:
         case "stem":
-            return Stem(_floats(width, 48), _floats(width), _affine(width) if layer else None, _floats(tokens, width))
+            bias = _floats(tokens, width) if config.coordinates else _floats(width)
+            image_norm = _affine(3) if config.image_norm else None
+            norm = _affine(width) if layer else None
+            return Stem(_floats(width, 48), bias, norm, _floats(tokens, width), image_norm)
         case "downsample":
             before, position = config.hidden_sizes[stage - 1], _floats(tokens, width)
             if config.downsampling == "binary":
@@ -246,7 +251,7 @@ def layer_specs(config: Config, place: Place) -> Layer:
         case "head":
             classes = config.num_classes
             weight, bias = (_floats(classes, width), _floats(classes)) if classes else (None, None)
-            return Head(_affine(width), weight, bias)
+            return Head(_affine(width), _floats(width) if config.pooling == "attention" else None, weight, bias)
 
 
 # They return Any, since the fields of a layer are declared as the arrays that they become.

@@ -181,7 +181,7 @@ def layers(config: Config) -> Iterator[Layer]:
 
 
 def _stem(config: Config, place: Place) -> Iterator[Layer]:
-    shape = (config.hidden_sizes[0], 3, 4, 4)
+    shape = (config.hidden_sizes[0], 3, 4, 4)  # coordinates are folded into a map of biases
     yield Layer(place.name, "conv 4x4", shape, config.map_sides[0] ** 2 * math.prod(shape), False)
 
 

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bitvit.fold import EPS, ShiftGroup, batch_norm, binarize, pool_adjacent, shift_taps
+from bitvit.fold import (
+    EPS,
+    ShiftGroup,
+    batch_norm,
+    binarize,
+    coordinate_map,
+    pool_adjacent,
+    shift_taps,
+    sinusoidal_positions,
+)
 from bitvit.schema import TAPS, Affine
 from bitvit.verify import reference
 
@@ -180,3 +189,24 @@ def test_vertical_and_horizontal_means() -> None:
         for k, (dy, dx) in enumerate(TAPS[: len(vertical)]):
             np.testing.assert_allclose(vertical[k], share if dx == 0 and abs(dy) <= reach else 0)
             np.testing.assert_allclose(horizontal[k], share if dy == 0 and abs(dx) <= reach else 0)
+
+
+@pytest.mark.parametrize("size", [32, 35, 67])
+def test_the_coordinates_part_of_the_stem_is_a_map(size: int) -> None:
+    """What two constant channels add to a convolution of stride 4, the same for every image."""
+    weight = np.random.default_rng(0).standard_normal((6, 2, 4, 4))
+    side = size // 4
+    y, x = reference.coordinates(size).astype(np.float64)
+    expected = np.zeros((side, side, 6))
+    for i, j in np.ndindex(side, side):
+        patch = np.stack([plane[4 * i : 4 * i + 4, 4 * j : 4 * j + 4] for plane in (y, x)])
+        expected[i, j] = (weight * patch).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(coordinate_map(weight, size), expected.reshape(-1, 6), atol=1e-12)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(4, 8), (12, 8), (64, 56), (20, 12)])
+def test_sinusoidal_positions_are_tokens_by_channels(channels: int, side: int) -> None:
+    expected = reference.sinusoidal_positions(channels, side).transpose(1, 2, 0).reshape(side * side, channels)
+    got = sinusoidal_positions(channels, side)
+    assert got.dtype == np.float64
+    np.testing.assert_array_equal(got, expected)

@@ -30,6 +30,8 @@ def refuse_foreign(state: State) -> None:
     if any(name.startswith(_BLOCK) for name in state):
         return
     first = f"the first names are {listing(state)}"
+    if any(name.startswith("vit.encoder.layer.") and ".rprelu" in name for name in state):
+        raise CheckpointError(f"this is a BinaryViT, expected a BHViT; {first}")
     for name in state:
         prefix, found, _ = name.partition(_BLOCK)
         if found:

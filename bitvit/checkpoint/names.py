@@ -90,6 +90,7 @@ PAIRS: Mapping[PlaceKind, Mapping[str, str]] = {
         "bias": "patch_embeddings.proj.bias",
         "norm": "patch_embeddings.norm",
         "position": "position_embeddings",
+        "image_norm": "stain_norm.inorm",
     },
     "downsample": {
         "norm": "norm0",
@@ -125,6 +126,7 @@ PAIRS: Mapping[PlaceKind, Mapping[str, str]] = {
     },
     "head": {
         "norm": "vit.layernorm",
+        "pooling": "pool.att",
         "weight": "classifier.weight",
         "bias": "classifier.bias",
     },

@@ -1,7 +1,8 @@
 """A trained network: a checkpoint that is known to be a binary BHViT, its Config, and its tensors under our names."""
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint import names
 from bitvit.checkpoint.check import check_state
-from bitvit.checkpoint.infer import infer_config
+from bitvit.checkpoint.infer import assumptions, infer_config
 from bitvit.config import Config
 from bitvit.errors import ConfigError, located
 from bitvit.files import read_json
@@ -34,6 +35,9 @@ class TrainedNetwork:
     """Our name -> array of every tensor of the checkpoint, in its order; shapes as `shapes.parameter_shapes` has them,
     any float type; those that `shapes.is_optional` names may be missing."""
 
+    assumed: tuple[str, ...] = ()
+    """What neither the tensors nor config.json nor the options said, in words."""
+
     def authors_name(self, name: str) -> str:
         """What a tensor of ours is called in the checkpoint."""
         return names.authors_name(self.config, name)
@@ -48,23 +52,45 @@ class TrainedNetwork:
         return _checked(Checkpoint(Path(name), dict(state), None, "", False, "memory"), config)
 
 
-def read_network(path: str | os.PathLike[str], *, config: ConfigSource = None, ema: bool = False) -> TrainedNetwork:
+def read_network(
+    path: str | os.PathLike[str], *, config: ConfigSource = None, ema: bool = False, ignore: Collection[str] = ()
+) -> TrainedNetwork:
     """Read a training checkpoint and find out which network it is of.
 
     config: config.json of the training run, as a path or its fields; needed only for what shapes do not tell.
-    ema: take the averaged weights. Raises CheckpointError or ConfigError.
+    ema: take the averaged weights. ignore: fields of config.json and options of the training that change nothing,
+    though they are not known. Raises CheckpointError or ConfigError.
     """
     from bitvit.checkpoint.read import read_checkpoint  # with zipfile and pickletools, which few programs need
 
-    return trained_network(read_checkpoint(path, ema=ema), config)
+    return trained_network(read_checkpoint(path, ema=ema), config, ignore)
 
 
-def trained_network(checkpoint: "Checkpoint", config: ConfigSource = None) -> TrainedNetwork:
+def trained_network(
+    checkpoint: "Checkpoint", config: ConfigSource = None, ignore: Collection[str] = ()
+) -> TrainedNetwork:
     """The network of a checkpoint that has been read. Arguments and errors as for `read_network`."""
     fields = _read_config(config)
+    sequence = []
+    if (state := _plain_classifier(checkpoint.state)) is not checkpoint.state:
+        checkpoint = dataclasses.replace(checkpoint, state=state)
+        sequence = ["what stands before the classifier in its Sequential is dropout"]
+    sources: dict[str, Any] = {"args": checkpoint.args, "config_json": fields, "ignore": ignore}
     with located(checkpoint.path):
-        inferred = infer_config(checkpoint.state, args=checkpoint.args, config_json=fields)
-    return _checked(checkpoint, inferred)
+        inferred = infer_config(checkpoint.state, **sources)
+        assumed = assumptions(inferred, **sources)
+    return dataclasses.replace(_checked(checkpoint, inferred), assumed=(*assumed, *sequence))
+
+
+def _plain_classifier(state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The state dict with `classifier.weight` for the only layer with weights of a Sequential, `classifier.1.weight`."""
+    layers = {name.rpartition(".")[0] for name in state if name.startswith("classifier.")}
+    if len(layers) != 1 or not (layer := layers.pop()).removeprefix("classifier.").isdecimal():
+        return state
+    return {
+        f"classifier{name.removeprefix(layer)}" if name.startswith(f"{layer}.") else name: tensor
+        for name, tensor in state.items()
+    }
 
 
 def _checked(checkpoint: "Checkpoint", config: Config) -> TrainedNetwork:

@@ -69,8 +69,12 @@ def _scale(name: str, width: int) -> Shapes:
 
 def _stem(config: Config, _stage: int) -> Shapes:
     width, side = config.hidden_sizes[0], config.map_sides[0]
-    yield "position", (1, width, side, side)
-    yield "weight", (width, 3, 4, 4)
+    if config.image_norm:
+        yield "image_norm.weight", (3,)
+        yield "image_norm.bias", (3,)
+    if config.positions == "learned":
+        yield "position", (1, width, side, side)
+    yield "weight", (width, 5 if config.coordinates else 3, 4, 4)
     yield "bias", (width,)
     yield from _norm("norm", width, config)
 
@@ -155,6 +159,9 @@ def _mlp(config: Config, stage: int) -> Shapes:
 def _head(config: Config, stage: int) -> Shapes:
     width = config.hidden_sizes[stage]
     yield from _norm("norm", width, config)
+    if config.pooling == "attention":
+        yield "pooling.weight", (1, width)
+        yield "pooling.bias", (1,)
     if config.num_classes:
         yield "weight", (config.num_classes, width)
         yield "bias", (config.num_classes,)

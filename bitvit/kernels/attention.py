@@ -65,12 +65,12 @@ def fetch_token(r, a, source, pixels, norm, tokens, to):
 def merge_token(m, a, source, norm, tokens, to):
     """Merged token m: share of the maximum and of the average over its cell (SPEC 7.4.2).
 
-    The cell is shifted by -(w // 2) against the windows; pixels outside the map count as zeros in the average, which
+    The cell is shifted by -padding against the windows; pixels outside the map count as zeros in the average, which
     always divides by w², and not at all in the maximum.
     """
     cells = a.side // a.window
-    top = m // cells * a.window - a.window // 2
-    left = m % cells * a.window - a.window // 2
+    top = m // cells * a.window - a.padding
+    left = m % cells * a.window - a.padding
     for c in range(0, a.width, LANES):
         scale, bias = load(norm, 4 * c), load(norm, 4 * c + LANES)
         largest, total = splat(np.float32(-3.4e38)), splat(np.float32(0))

@@ -94,9 +94,11 @@ STEM = fields(
     # state
     " pixels"  # two words: the address of the image [3][image_side][image_side]
     " out"  # [rows][stride]
+    " image_norm"  # [3][mean, scale, bias], see `image_norm`; -1 if the image is taken as it is
     # const
     " panels"  # [width/LANES][DEPTH][LANES]
-    " bias"  # [width]
+    " bias"  # [rows][width] with bias_stride = width, or [width] with 0
+    " bias_stride"
     " norm"  # [width/LANES][scale, bias][LANES]
     " position"  # [rows][width]
     " valid"  # [width]
@@ -104,6 +106,18 @@ STEM = fields(
     " patches"  # [piece_rows][DEPTH]
 )
 
+IMAGE_NORM = fields(
+    "image_side"
+    # state
+    " pixels"  # as above
+    " out"  # [3][mean, scale, bias]
+    " affine"  # const: [2][3], weights and biases
+    " sums"  # scratch: [SUM_LANES]
+)
+
+SUM_LANES = 16  # of a sum over lanes that comes out the same for vectors of 8 and of 16
+
+image_norm = Kernel("stem", "image_norm", IMAGE_NORM, None, "embedding")
 stem = Kernel("stem", "stem", STEM, "batch", "embedding")
 stem_ln = Kernel("stem", "stem_ln", STEM, "layer", "embedding")
 
@@ -203,7 +217,7 @@ mixer_ln = Kernel("mixer", "mixer_ln", MIXER, "layer", "mixer")
 # ------------------------------------------------------------------------------------------------------------ attention
 PROJECT = fields(
     "rows piece_rows"  # of the token list: the map's in the order of windows, then the merged ones
-    " side window channels width stride words start"
+    " side window padding channels width stride words start"
     " plane"  # tokens of a word plane of signs: rows to TILE_ROWS
     # state
     " source"  # [side²][stride]
@@ -346,6 +360,31 @@ POOL = fields(
     " out"  # state: [width]
 )
 
+TOKEN_WEIGHTS = fields(
+    "rows"
+    " top"  # how many tokens count
+    " width stride"
+    # state
+    " source"  # [rows][stride]
+    " weights"  # [rows to LANES], their sum is 1
+    # const
+    " affine"  # [width/LANES][scale, bias][LANES]; for `weigh_attention` [width], what scores are products with
+    # scratch
+    " scores"  # [rows]
+    " sums"  # [SUM_LANES]
+)
+
+WEIGHTED_POOL = fields(
+    "rows"
+    " piece_width"  # channels of one piece
+    " width stride"
+    # state
+    " source"  # [rows][stride]
+    " weights"  # [rows]
+    " affine"  # const: [width/LANES][scale, bias][LANES]
+    " out"  # state: [width]
+)
+
 CLASSIFY = fields(
     "depth"  # channels
     " source"  # state: [depth]
@@ -355,6 +394,9 @@ CLASSIFY = fields(
 )
 
 pool = Kernel("head", "pool", POOL, None, "head")
+weigh_attention = Kernel("head", "weigh_attention", TOKEN_WEIGHTS, None, "head")
+weigh_top = Kernel("head", "weigh_top", TOKEN_WEIGHTS, None, "head")
+weighted_pool = Kernel("head", "weighted_pool", WEIGHTED_POOL, None, "head")
 classify = Kernel("head", "classify", CLASSIFY, None, "head")
 
 KERNELS = tuple(value for value in list(globals().values()) if isinstance(value, Kernel))

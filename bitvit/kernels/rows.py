@@ -2,11 +2,21 @@
 
 import numpy as np
 
+from bitvit.kernels.catalog import SUM_LANES
 from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import fma, join_rows, lane_sum, load, splat, store, store_rows, unzip_rows
 from bitvit.kernels.target import LANES
 
 EPS = np.float32(1e-5)  # SPEC section 7.0: always, whatever the config says
+
+
+@inline
+def sum_lanes(sums):
+    """The sum of SUM_LANES floats, in order."""
+    total = sums[0]
+    for i in range(1, SUM_LANES):
+        total += sums[i]
+    return total
 
 
 @inline

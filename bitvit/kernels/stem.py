@@ -1,14 +1,71 @@
-"""Stem: 4x4 patches -> float product -> norm -> GELU -> + positions (SPEC 7.1)."""
+"""Stem: image norm -> 4x4 patches -> float product -> norm -> GELU -> + positions (SPEC 7.1, 7.9.1)."""
 
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.catalog import DEPTH, PATCH, STEM
+from bitvit.kernels.catalog import DEPTH, IMAGE_NORM, PATCH, STEM, SUM_LANES
 from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import float_matmul
-from bitvit.kernels.rows import normalize_row
+from bitvit.kernels.rows import EPS, normalize_row, sum_lanes
 from bitvit.kernels.simd import erf, floats_at, floats_at_address, fma, load, splat, store, store_fours, words_at
 from bitvit.kernels.target import LANES
+
+CHUNK = 16 * SUM_LANES  # values of an image that are added in float32
+
+
+@inline
+def image_at(state, pixels):
+    """The image whose address is in the state."""
+    cell = words_at(state, pixels)
+    return floats_at_address(np.int64(cell[0]) | (np.int64(cell[1]) << 32))
+
+
+def image_norm(piece, arguments, const, state, scratch):
+    """(mean, scale, bias) of channel `piece`: its values become (value - mean)·scale + bias.
+
+    Sums of CHUNK values in float32, of chunks in float64; the variance is summed around the mean.
+    """
+    a = carray(arguments, 1, IMAGE_NORM)[0]
+    image, sums = image_at(state, a.pixels), floats_at(scratch, a.sums)
+    affine, out = floats_at(const, a.affine), floats_at(state, a.out)
+    count = a.image_side * a.image_side
+    first = piece * count
+    mean = sum_image(image, first, count, np.float32(0), False, sums) / np.float64(count)
+    nearest = np.float32(mean)  # what the rounding leaves is added to the bias
+    variance = sum_image(image, first, count, nearest, True, sums) / np.float64(count)
+    scale = np.float64(affine[piece]) / np.sqrt(variance + np.float64(EPS))
+    out[3 * piece] = nearest
+    out[3 * piece + 1] = np.float32(scale)
+    out[3 * piece + 2] = np.float32(np.float64(affine[3 + piece]) - (mean - np.float64(nearest)) * scale)
+
+
+@inline
+def sum_image(image, first, count, mean, square, sums):
+    """Σ (x - mean) or its squares over image[first : first + count], float64."""
+    total = np.float64(0)
+    whole = count // SUM_LANES * SUM_LANES
+    for at in range(0, whole, CHUNK):
+        for lane in range(0, SUM_LANES, LANES):
+            part = splat(np.float32(0))
+            for p in range(at + lane, min(at + CHUNK, whole), SUM_LANES):
+                x = load(image, first + p) - splat(mean)
+                part = fma(x, x, part) if square else part + x
+            store(sums, lane, part)
+        total += np.float64(sum_lanes(sums))
+    for p in range(whole, count):
+        x = np.float64(image[first + p] - mean)
+        total += x * x if square else x
+    return total
+
+
+@inline
+def normalize_patches(rows, norm, patches):
+    """patches <- (patches - mean)·scale + bias of their channels."""
+    for at in range(0, rows * DEPTH, DEPTH):
+        for c in range(3):
+            mean, scale, bias = splat(norm[3 * c]), splat(norm[3 * c + 1]), splat(norm[3 * c + 2])
+            for p in range(at + c * PATCH * PATCH, at + (c + 1) * PATCH * PATCH, LANES):
+                store(patches, p, fma(load(patches, p) - mean, scale, bias))
 
 
 @inline
@@ -40,12 +97,12 @@ def gelu(x):
 @inline
 def stem_rows(first, rows, a, state, const, scratch):
     """The patches' product, before norm; written to its place in `out`."""
-    cell = words_at(state, a.pixels)
-    image = floats_at_address(np.int64(cell[0]) | (np.int64(cell[1]) << 32))
     patches = floats_at(scratch, a.patches)
-    gather_patches(first, rows, a.side, a.image_side, image, patches)
-    out = floats_at(state, a.out + first * a.stride)
-    float_matmul(patches, rows, DEPTH, floats_at(const, a.panels), a.width, floats_at(const, a.bias), 0, out, a.stride)
+    gather_patches(first, rows, a.side, a.image_side, image_at(state, a.pixels), patches)
+    if a.image_norm >= 0:
+        normalize_patches(rows, floats_at(state, a.image_norm), patches)
+    out, bias = floats_at(state, a.out + first * a.stride), floats_at(const, a.bias + first * a.bias_stride)
+    float_matmul(patches, rows, DEPTH, floats_at(const, a.panels), a.width, bias, a.bias_stride, out, a.stride)
 
 
 def stem(piece, arguments, const, state, scratch):

@@ -99,6 +99,7 @@ class Attention(schema.Attention):
     name: str
     num_heads: int
     window: int
+    padding: int
 
     def emit(self, b: Builder, x: Map) -> Map:
         windows = Windows(x, self.window)
@@ -133,6 +134,7 @@ class Attention(schema.Attention):
             piece_rows=piece_rows,
             side=x.side,
             window=self.window,
+            padding=self.padding,
             channels=x.channels,
             width=x.width,
             stride=x.stride,

@@ -21,8 +21,9 @@ Arguments that recur
             floats in `dtype`, bits and levels int8, scores int16. The arrays are the oracle's own: not to be written.
 
 What the state dict tells by the presence of a key is read from there, where it is used: batch or layer norm, float or
-binary downsampling, the probability quantizer, layer scales, shifts, the classifier (SPEC section 4). A missing tensor
-is a `KeyError`; shapes are the caller's to check.
+binary downsampling, the probability quantizer, layer scales, shifts, the classifier (SPEC section 4); and of what forks have
+added (SPEC 7.9) the image norm, the coordinates, sinusoidal positions and attention pooling. A missing tensor is a
+`KeyError`; shapes are the caller's to check.
 """
 
 import math
@@ -55,6 +56,8 @@ def forward(
     depths: Sequence[int],
     num_heads: Sequence[int],
     window_size: int,
+    padding: int | None = None,
+    top_tokens: int = 0,
     dtype: DTypeLike = np.float64,
     trace: Trace | None = None,
 ) -> Array:
@@ -65,7 +68,9 @@ def forward(
         pixels: [B, 3, S, S], any float dtype, already normalised (SPEC 6).
         depths: 4 block counts.
         num_heads: 4 head counts; the first two are unused, those stages have no attention.
-        window_size: side of the attention windows, odd, a divisor of the sides of the last two stages.
+        window_size: side of the attention windows, a divisor of the sides of the last two stages.
+        padding: of the merged tokens' cells; default half the window (SPEC 7.9.6).
+        top_tokens: if not 0, the head takes the mean of so many tokens (SPEC 7.9.5).
         dtype: float type of all arithmetic.
         trace: see the module's docstring.
 
@@ -75,8 +80,8 @@ def forward(
     x = stem(state, pixels, dtype=dtype, trace=trace)
     for prefix, stage in schedule(depths):
         heads = num_heads[stage]
-        x = block(state, prefix, x, num_heads=heads, window_size=window_size, dtype=dtype, trace=trace)
-    return head(state, x, dtype=dtype, trace=trace)
+        x = block(state, prefix, x, num_heads=heads, window_size=window_size, padding=padding, dtype=dtype, trace=trace)
+    return head(state, x, top_tokens=top_tokens, dtype=dtype, trace=trace)
 
 
 def schedule(depths: Sequence[int]) -> list[tuple[str, int]]:
@@ -101,19 +106,60 @@ def stem(state: State, pixels: Array, *, dtype: DTypeLike = np.float64, trace: T
     """Pixels [B, 3, S, S] -> map [B, S0, S0, C0], S0 = S // 4: convolution, norm, GELU, positions (SPEC 7.1)."""
     path = "vit.embeddings"
     pixels = np.asarray(pixels, dtype)
-    batch, channels, size, _ = pixels.shape
+    size = pixels.shape[-1]
     side = size // PATCH
+    weight = state[f"{path}.patch_embeddings.proj.weight"].astype(dtype)  # [C0, 3 or 5, 4, 4]
+    if f"{path}.stain_norm.inorm.weight" in state:
+        pixels = image_norm(state, f"{path}.stain_norm.inorm", pixels)
+    if weight.shape[1] == 5:
+        pixels = np.concatenate([pixels, np.broadcast_to(coordinates(size), (len(pixels), 2, size, size))], axis=1)
+    batch, channels = pixels.shape[:2]
     cut = pixels[:, :, : side * PATCH, : side * PATCH]  # pixels beyond the last whole patch are ignored
     patches = cut.reshape(batch, channels, side, PATCH, side, PATCH).transpose(0, 2, 4, 1, 3, 5)  # [B, y, x, c, i, j]
-    weight = state[f"{path}.patch_embeddings.proj.weight"].astype(dtype)  # [C0, 3, 4, 4]
     x = patches.reshape(batch, side, side, -1) @ weight.reshape(len(weight), -1).T
     x = x + vector(state, f"{path}.patch_embeddings.proj.bias", x)
     emit(trace, f"{path}.patch_embeddings.proj", x)
     x = gelu(norm(state, f"{path}.patch_embeddings.norm", x))
-    positions = state[f"{path}.position_embeddings"].astype(dtype)  # [1, C0, S0, S0], the only one channels first
-    x = x + positions.transpose(0, 2, 3, 1)
+    if f"{path}.position_embeddings" in state:
+        positions = state[f"{path}.position_embeddings"]  # [1, C0, S0, S0], the only one channels first
+    else:
+        positions = sinusoidal_positions(x.shape[-1], side)[None]
+    x = x + positions.astype(dtype).transpose(0, 2, 3, 1)
     emit(trace, path, x)
     return x
+
+
+def image_norm(state: State, prefix: str, pixels: Array) -> Array:
+    """Instance norm: each channel of each image by its own mean and variance, [B, 3, S, S] (SPEC 7.9.1)."""
+    centred = pixels - pixels.mean(axis=(2, 3), keepdims=True)
+    normed = centred / np.sqrt(np.square(centred).mean(axis=(2, 3), keepdims=True) + EPS)
+    weight, bias = vector(state, f"{prefix}.weight", pixels), vector(state, f"{prefix}.bias", pixels)
+    return normed * weight[:, None, None] + bias[:, None, None]
+
+
+def coordinates(size: int) -> Array:
+    """Channels y and x of an image, from -1 to 1, float32 [2, S, S] (SPEC 7.9.2)."""
+    along = line(size)
+    return np.stack(np.meshgrid(along, along, indexing="ij"))
+
+
+def sinusoidal_positions(channels: int, side: int) -> Array:
+    """Positions of the stem that are not learned, float32 [C0, S0, S0] (SPEC 7.9.3)."""
+    angles = line(side)[:, None] * np.arange(1, channels // 4 + 1, dtype=np.float32)
+    waves = [wave(angles.astype(np.float64)).astype(np.float32) for wave in (np.sin, np.cos)]  # [S0, C0/4] each
+    along_y = [np.repeat(wave[:, None], side, axis=1) for wave in waves]
+    along_x = [np.repeat(wave[None], side, axis=0) for wave in waves]
+    return np.concatenate([*along_y, *along_x], axis=-1).transpose(2, 0, 1)
+
+
+def line(count: int) -> Array:
+    """`count` >= 2 float32 numbers from -1 to 1, as PyTorch's linspace has them (SPEC 7.9.2).
+
+    The step is rounded to float32; each number is counted from the nearer end, and rounded once.
+    """
+    steps, step = np.arange(count), float(np.float32(2) / np.float32(count - 1))
+    from_left, from_right = steps * step - 1, 1 - steps[::-1] * step  # float64: exact
+    return np.where(steps < count // 2, from_left, from_right).astype(np.float32)
 
 
 def block(
@@ -123,6 +169,7 @@ def block(
     *,
     num_heads: int,
     window_size: int,
+    padding: int | None = None,
     dtype: DTypeLike = np.float64,
     trace: Trace | None = None,
 ) -> Array:
@@ -133,7 +180,7 @@ def block(
         prefix: an entry of `schedule`: `vit.encoder.layerA.{i}`, `...layerB.{i}` or `...patch_embed{k}`.
         x: [B, S, S, C], any float dtype: the output map of the entry before.
         num_heads: of this stage; used by layerB only.
-        window_size: used by layerB only.
+        window_size, padding: used by layerB only; see `forward`.
         dtype: float type of all arithmetic.
         trace: see the module's docstring.
 
@@ -146,22 +193,36 @@ def block(
     elif ".layerA." in prefix:
         x = gc_block(state, prefix, x, trace)
     else:
-        x = vit_block(state, prefix, x, num_heads, window_size, trace)
+        windows = window_size, window_size // 2 if padding is None else padding
+        x = vit_block(state, prefix, x, num_heads, windows, trace)
     emit(trace, prefix, x)
     return x
 
 
-def head(state: State, x: Array, *, dtype: DTypeLike = np.float64, trace: Trace | None = None) -> Array:
+def head(
+    state: State, x: Array, *, top_tokens: int = 0, dtype: DTypeLike = np.float64, trace: Trace | None = None
+) -> Array:
     """Map [B, S3, S3, C3] -> logits [B, L], or the pooled features [B, C3] without a classifier (SPEC 7.2)."""
     x = norm(state, "vit.layernorm", np.asarray(x, dtype))
     emit(trace, "vit.layernorm", x)
-    pooled = x.mean(axis=(1, 2))
+    pooled = pool_tokens(state, x.reshape(len(x), -1, x.shape[-1]), top_tokens)
     emit(trace, "pooled", pooled)
     if "classifier.weight" not in state:
         return pooled
     logits = pooled @ state["classifier.weight"].astype(dtype).T + vector(state, "classifier.bias", x)
     emit(trace, "logits", logits)
     return logits
+
+
+def pool_tokens(state: State, tokens: Array, top_tokens: int) -> Array:
+    """Tokens [B, N, C3] -> [B, C3]: their mean, or as SPEC 7.9.4 and 7.9.5 say."""
+    if "pool.att.weight" in state:
+        scores = tokens @ vector(state, "pool.att.weight", tokens) + vector(state, "pool.att.bias", tokens)
+        return (softmax(scores)[:, None] @ tokens)[:, 0]
+    if top_tokens:
+        order = np.argsort(-np.square(tokens).sum(axis=-1), axis=-1, kind="stable")[:, :top_tokens]
+        tokens = np.take_along_axis(tokens, order[..., None], axis=1)
+    return tokens.mean(axis=1)
 
 
 # --------------------------------------------------------------------------------------------------------- blocks
@@ -175,11 +236,13 @@ def gc_block(state: State, prefix: str, x: Array, trace: Trace | None) -> Array:
     return x + feed_forward(state, prefix, x, trace)
 
 
-def vit_block(state: State, prefix: str, x: Array, num_heads: int, window_size: int, trace: Trace | None) -> Array:
-    """Attention block of stages 2 and 3, [B, S, S, C] -> [B, S, S, C] (SPEC 7.4)."""
+def vit_block(
+    state: State, prefix: str, x: Array, num_heads: int, windows: tuple[int, int], trace: Trace | None
+) -> Array:
+    """Attention block of stages 2 and 3, [B, S, S, C] -> [B, S, S, C]; windows: size and padding (SPEC 7.4)."""
     normed = norm(state, f"{prefix}.layernorm_before", x)
     emit(trace, f"{prefix}.layernorm_before", normed)
-    attended = attention(state, f"{prefix}.attention.attention", normed, num_heads, window_size, trace)
+    attended = attention(state, f"{prefix}.attention.attention", normed, num_heads, windows, trace)
     x = x + attention_output(state, f"{prefix}.attention.output", attended, trace)
     return x + feed_forward(state, prefix, x, trace)
 
@@ -230,9 +293,11 @@ def binary_convolution(state: State, prefix: str, bits: Array, dilation: int) ->
 # ------------------------------------------------------------------------------------------------------- attention
 
 
-def attention(state: State, prefix: str, x: Array, num_heads: int, window_size: int, trace: Trace | None) -> Array:
+def attention(
+    state: State, prefix: str, x: Array, num_heads: int, windows: tuple[int, int], trace: Trace | None
+) -> Array:
     """Windowed binary attention with merged tokens, [B, S, S, C] -> [B, S, S, C] (SPEC 7.4.1 to 7.4.8)."""
-    tokens = token_set(state, f"{prefix}.token_FA", x, window_size, trace)
+    tokens = token_set(state, f"{prefix}.token_FA", x, windows, trace)
     query, query_bits = projection(state, prefix, "query", tokens, trace)
     key, key_bits = projection(state, prefix, "key", tokens, trace)
     value, value_bits = projection(state, prefix, "value", tokens, trace)
@@ -241,19 +306,19 @@ def attention(state: State, prefix: str, x: Array, num_heads: int, window_size: 
     mixed = norm(state, f"{prefix}.norm_context", context) + query + key + value
     mixed = rprelu(state, f"{prefix}.rprelu_context", mixed)
     emit(trace, f"{prefix}.rprelu_context", mixed)
-    fused = fuse(mixed, vector(state, f"{prefix}.parm", x), x.shape[1], window_size)
+    fused = fuse(mixed, vector(state, f"{prefix}.parm", x), x.shape[1], windows[0])
     emit(trace, prefix, fused)
     return fused
 
 
-def token_set(state: State, prefix: str, x: Array, window_size: int, trace: Trace | None) -> Array:
+def token_set(state: State, prefix: str, x: Array, windows: tuple[int, int], trace: Trace | None) -> Array:
     """Map [B, S, S, C] -> [B * windows, w * w + M, C]: each window's pixels, then its image's M merged tokens.
 
     Normalised by a layer norm, also in batch-norm models (SPEC 7.4.3).
     """
-    merged = merged_tokens(x, vector(state, f"{prefix}.a1", x), window_size)
+    merged = merged_tokens(x, vector(state, f"{prefix}.a1", x), *windows)
     emit(trace, f"{prefix}.merged", merged)
-    fine = split_windows(x, window_size)
+    fine = split_windows(x, windows[0])
     coarse = np.repeat(merged, len(fine) // len(x), axis=0)  # images are outermost in the windows' order
     tokens = norm(state, f"{prefix}.norm", np.concatenate([fine, coarse], axis=1))
     emit(trace, prefix, tokens)
@@ -275,14 +340,14 @@ def join_windows(tokens: Array, side: int, window_size: int) -> Array:
     return windows.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels)
 
 
-def merged_tokens(x: Array, a1: Array, window_size: int) -> Array:
+def merged_tokens(x: Array, a1: Array, window_size: int, padding: int) -> Array:
     """Pooled cells of w x w pixels, a1 * max + (1 - a1) * average, [B, S, S, C] -> [B, n * n, C] (SPEC 7.4.2).
 
-    Cell i covers the rows w * i - w // 2 ... of the map: its grid is shifted against the windows, so the first cells
-    reach out of the map and the last w // 2 rows and columns belong to none. `a1` is [C].
+    Cell i covers the rows w * i - padding ... of the map: its grid is shifted against the windows, so the first cells
+    reach out of the map and the last rows and columns belong to none. `a1` is [C].
     """
     batch, side, _, channels = x.shape
-    n, w, shift = side // window_size, window_size, window_size // 2
+    n, w, shift = side // window_size, window_size, padding
 
     def cells(fill: float) -> Array:
         shifted = np.full_like(x, fill)

@@ -137,7 +137,7 @@ def test_rules_are_those_of_a_config() -> None:
 def test_config_json_that_disagrees(field: str, value: Any, found: str) -> None:
     told = {**config_json(MICRO), field: value}
     shown = tuple(value) if isinstance(value, list) else value
-    parts = (f"{field} is {shown} in config.json but {found} in the tensors", "one and the same training")
+    parts = (f"{field} is {shown} in config.json but {found} in the tensors", "of the checkpoint's own training")
     refuse_state(zeros(MICRO), *parts, config_json=told, error=ConfigError)
 
 
@@ -162,8 +162,13 @@ def test_args_that_disagree(field: str, value: object, found: str) -> None:
 
 
 def test_config_json_and_args_that_disagree() -> None:
-    part = "image_size is 33 in config.json but 34 in the checkpoint's args (input_size)"
-    refuse_state(zeros(MICRO), part, config_json={"image_size": 33}, args={"input_size": 34}, error=ConfigError)
+    part = "shift3 is True in config.json but False in the checkpoint's args"
+    refuse_state(zeros(MICRO), part, config_json={"shift3": True}, args={"shift3": False}, error=ConfigError)
+
+
+def test_the_option_input_size_replaces_the_image_size_of_config_json() -> None:
+    told = {"config_json": {**config_json(MICRO), "image_size": 256}, "args": {"input_size": 34}}
+    assert infer_config(zeros(MICRO), **told) == replace(MICRO, image_size=34)
 
 
 @pytest.mark.parametrize("field", ["weight_bits", "input_bits"])
@@ -180,7 +185,7 @@ def test_other_bit_widths_are_refused(field: str) -> None:
         ({"config_json": {"depths": [2, 2, 6]}}, "config.json: depths is (2, 2, 6), expected four integers"),
         ({"config_json": {"num_attention_heads": [1, 1, 4, "8"]}}, "config.json: num_attention_heads is"),
         ({"args": {"shift3": "yes"}}, "the checkpoint's args: shift3 is 'yes', expected true or false"),
-        ({"args": {"nb_classes": 10.0}}, "the checkpoint's args: nb_classes is 10.0, expected an integer from 0"),
+        ({"args": {"nb_classes": 10.5}}, "the checkpoint's args: nb_classes is 10.5, expected an integer from 0"),
     ],
 )
 def test_sources_of_wrong_types(sources: dict[str, Any], message: str) -> None:

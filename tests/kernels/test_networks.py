@@ -32,6 +32,7 @@ def configs(draw: st.DrawFn) -> Config:
     """Any valid shape of small size."""
     image = draw(st.sampled_from([32, 35, 48, 50, 64, 96, 97]))
     window = draw(st.sampled_from(valid_windows(image)))
+    pooling = draw(st.sampled_from(["mean", "mean", "attention", "top"]))
     binary = draw(st.booleans())
     widths = [4 * draw(st.integers(1, 13)), 0, 0, 0]
     for s in (1, 2, 3):
@@ -48,6 +49,9 @@ def configs(draw: st.DrawFn) -> Config:
             norm=draw(st.sampled_from(["batch", "layer"])), downsampling="binary" if binary else "float",
             quantizer=draw(st.sampled_from(["levels", "gsb"])), layer_scale=draw(st.booleans()),
             shift3=draw(st.booleans()), shift5=draw(st.booleans()),
+            image_norm=draw(st.booleans()), coordinates=draw(st.booleans()), pooling=pooling,
+            positions=draw(st.sampled_from(["learned", "sinusoidal"])),
+            top_tokens=draw(st.integers(1, (image // 32) ** 2)) if pooling == "top" else 0,
             **{name: tuple(values) for name, values in fields.items()},
         )  # fmt: skip
     except ConfigError:  # shifts want four chunks of channels
@@ -102,7 +106,7 @@ def check_layers(config: Config, seed: int) -> tuple[int, int, bool]:
             assert inside.tobytes() == got.tobytes(), f"{part.name} of {config} differs inside its network"
         x = answer.value.astype(np.float32)
     geometry: dict[str, Any] = {
-        "depths": config.depths, "num_heads": config.num_heads, "window_size": config.window_size
+        name: getattr(config, name) for name in ("depths", "num_heads", "window_size", "padding", "top_tokens")
     }  # fmt: skip
     whole = ask(lambda image: reference.forward(state, image, **geometry), pixels)
     undecided += int(whole.undecided.sum())

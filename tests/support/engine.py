@@ -174,7 +174,26 @@ def random_state(config: Config, seed: int) -> dict[str, Array]:
         },
     }
     state: dict[str, Array] = make_checkpoint().make_state_dict(case)
+    add_parameters(config, state, np.random.default_rng(seed))
     return state
+
+
+def add_parameters(config: Config, state: dict[str, Array], rng: np.random.Generator) -> None:
+    """Make a state dict of the authors' network one of a fork's (SPEC 7.9)."""
+    stem = "vit.embeddings"
+    if config.image_norm:
+        state[f"{stem}.stain_norm.inorm.weight"] = rng.uniform(0.5, 1.5, 3).astype(np.float32)
+        state[f"{stem}.stain_norm.inorm.bias"] = rng.normal(0, 0.3, 3).astype(np.float32)
+    if config.coordinates:
+        weight = state[f"{stem}.patch_embeddings.proj.weight"]
+        more = rng.normal(0, weight.std(), (len(weight), 2, 4, 4)).astype(np.float32)
+        state[f"{stem}.patch_embeddings.proj.weight"] = np.concatenate([weight, more], axis=1)
+    if config.positions == "sinusoidal":
+        del state[f"{stem}.position_embeddings"]
+    if config.pooling == "attention":
+        width = config.hidden_sizes[3]
+        state["pool.att.weight"] = rng.normal(0, width**-0.5, (1, width)).astype(np.float32)
+        state["pool.att.bias"] = rng.normal(0, 1, 1).astype(np.float32)
 
 
 def folded(config: Config, state: Mapping[str, Array]) -> dict[str, Array]:
@@ -202,11 +221,13 @@ def parts(config: Config, state: Mapping[str, Array], network: Network) -> Itera
                 yield Part(mlp.name, mlp, _mlp(state, module))
             case AttentionBlock(attention, mlp):
                 heads = config.num_heads[place.stage]
-                yield Part(attention.name, attention, _attention(state, module, heads, config.window_size))
+                yield Part(
+                    attention.name, attention, _attention(state, module, heads, (config.window_size, config.padding))
+                )
                 yield Part(mlp.name, mlp, _mlp(state, module))
             case _:
                 yield Part(layer.name, layer, _downsample(state, module))
-    yield Part("head", network.head, lambda x: reference.head(state, x))
+    yield Part("head", network.head, lambda x: reference.head(state, x, top_tokens=config.top_tokens))
 
 
 def _downsample(state: Mapping[str, Array], prefix: str) -> Callable[[Array], Array]:
@@ -221,10 +242,12 @@ def _mixer(state: Mapping[str, Array], prefix: str) -> Callable[[Array], Array]:
     return mix
 
 
-def _attention(state: Mapping[str, Array], prefix: str, heads: int, window: int) -> Callable[[Array], Array]:
+def _attention(
+    state: Mapping[str, Array], prefix: str, heads: int, windows: tuple[int, int]
+) -> Callable[[Array], Array]:
     def attend(x: Array) -> Array:
         normed = reference.norm(state, f"{prefix}.layernorm_before", x)
-        attended = reference.attention(state, f"{prefix}.attention.attention", normed, heads, window, None)
+        attended = reference.attention(state, f"{prefix}.attention.attention", normed, heads, windows, None)
         return x + reference.attention_output(state, f"{prefix}.attention.output", attended, None)
 
     return attend

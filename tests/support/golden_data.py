@@ -113,3 +113,42 @@ def trace(name: str) -> dict[str, NDArray[Any]]:
     for array in arrays.values():
         array.flags.writeable = False
     return arrays
+
+
+@dataclass(frozen=True)
+class ForkCase:
+    """A network that a fork's own code has trained (SPEC 7.9), with what it answers."""
+
+    file: Path  # the checkpoint
+    config: Mapping[str, Any]
+    state: Mapping[str, NDArray[Any]]
+    input: NDArray[np.float32]  # [4, 3, S, S]
+    logits_f64: NDArray[np.float64]
+    logits_f32: NDArray[np.float32]
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """What the state dict cannot tell, as the reference's keyword arguments."""
+        tokens = (self.input.shape[-1] // 32) ** 2
+        top = self.config["token_pool"] == "topk"
+        return {
+            "depths": self.config["depths"],
+            "num_heads": self.config["num_attention_heads"],
+            "window_size": self.config["attn_window"],
+            "padding": 3,
+            "top_tokens": max(1, int(tokens * self.config["topk_ratio"])) if top else 0,
+        }
+
+
+def fork_names() -> list[str]:
+    """The networks of a fork that this machine has, sorted: each clone has none, the full set has some."""
+    return sorted({path.name.split(".")[0] for folder in FOLDERS for path in folder.glob("forks/*.config.json")})
+
+
+@functools.cache
+def load_fork(name: str) -> ForkCase:
+    """One network of a fork, by name."""
+    file = find(f"forks/{name}.safetensors")
+    state = {key: np.asarray(value, np.float32) for key, value in load_file(file).items()}
+    config = json.loads(file.with_suffix("").with_suffix(".config.json").read_text())
+    return ForkCase(file, config, state, **load_file(file.with_suffix("").with_suffix(".expected.safetensors")))

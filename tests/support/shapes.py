@@ -39,7 +39,34 @@ ODD_SHAPES = {
     "extra pixels": shape(
         67, 1, (4, 8, 16, 32), (4, 4, 4, 4), num_heads=(1, 1, 4, 2), num_classes=0, layer_scale=False
     ),
-}
+    "a fork's, batch norm": shape(
+        224, 7, (12, 20, 12, 36), (2, 1, 3, 1), num_heads=(1, 1, 3, 4), image_norm=True, coordinates=True,
+        positions="sinusoidal", pooling="attention",
+    ),
+    "a fork's, layer norm": shape(
+        67, 1, (8, 12, 20, 28), (1, 2, 1, 2), norm="layer", image_norm=True, coordinates=True, pooling="top",
+        top_tokens=3,
+    ),
+    "a fork's, even windows": shape(
+        256, 8, (4, 8, 12, 20), (1, 2, 1, 2), num_heads=(1, 1, 2, 4), merge_padding="three", pooling="top",
+        top_tokens=9, num_classes=0,
+    ),
+    "a fork's, layer norm, attention": shape(
+        96, 3, (4, 8, 44, 52), (2, 1, 2, 1), norm="layer", coordinates=True, pooling="attention",
+    ),
+}  # fmt: skip
+
+
+def _additions(rng: np.random.Generator, tokens: int) -> dict[str, Any]:
+    """What forks have added, in half of the networks."""
+    if rng.random() < 0.5:
+        return {}
+    pooling = str(rng.choice(["mean", "attention", "top"]))
+    return {
+        "image_norm": bool(rng.random() < 0.5), "coordinates": bool(rng.random() < 0.5),
+        "positions": str(rng.choice(["learned", "sinusoidal"])), "pooling": pooling,
+        "top_tokens": int(rng.integers(1, tokens + 1)) if pooling == "top" else 0,
+    }  # fmt: skip
 
 
 def random_shape(seed: int) -> Config:
@@ -62,7 +89,7 @@ def random_shape(seed: int) -> Config:
                 image, int(rng.choice(valid_windows(image))), tuple(widths), ratios, num_heads=heads,
                 depths=tuple(rng.integers(1, 3, 4).tolist()), num_classes=int(rng.integers(0, 70)),
                 norm=str(rng.choice(["batch", "layer"])), downsampling="binary" if binary else "float",
-                quantizer=str(rng.choice(["levels", "gsb"])), **flags,
+                quantizer=str(rng.choice(["levels", "gsb"])), **flags, **_additions(rng, (image // 32) ** 2),
             )  # fmt: skip
         except ConfigError:  # shifts want four chunks of channels
             continue

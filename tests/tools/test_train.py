@@ -18,6 +18,7 @@ from bitvit.config import Config
 from bitvit.errors import ConfigError
 from bitvit.images import open_image
 from bitvit.verify import reference
+from tests.support.engine import random_state
 from tests.support.golden_data import case_names, load_case
 from tests.support.paths import TOOLS
 
@@ -77,6 +78,35 @@ def test_evaluation_equals_the_golden_logits(name: str) -> None:
         logits = model(torch.from_numpy(case.input.astype(np.float64))).numpy()
     # Both are float64 and differ in the order of their sums only.
     assert np.abs(logits - case.logits_f64).max() <= 1e-9 * case.logits_f64.std()
+
+
+ADDITIONS: dict[str, dict[str, Any]] = {
+    "all, attention": {"image_norm": True, "coordinates": True, "positions": "sinusoidal", "pooling": "attention"},
+    "all, top, layer norm": {
+        "norm": "layer",
+        "image_norm": True,
+        "coordinates": True,
+        "pooling": "top",
+        "topk_ratio": 0.6,
+    },
+    "even windows": {"image_size": 256, "window_size": 8, "merge_padding": "three"},
+}
+
+
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_additions_of_forks_are_computed_and_called_as_the_reference_has_them(name: str) -> None:
+    network = Network(**{"image_size": 64, "widths": (8, 12, 16, 24), "heads": (1, 1, 2, 3), **ADDITIONS[name]})
+    config = network.config(5)
+    state = random_state(config, 1)
+    model = BHViT(config).double().eval()
+    model.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    pixels = np.random.default_rng(0).standard_normal((2, 3, config.image_size, config.image_size))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(pixels)).numpy()
+    shape = {key: getattr(config, key) for key in ("depths", "num_heads", "window_size", "padding", "top_tokens")}
+    expected = reference.forward(state, pixels, **shape)
+    # Sines of float32, which differ by its last bit, are the only thing that is not float64.
+    assert np.abs(logits - expected).max() <= 1e-6 * expected.std()
 
 
 @pytest.mark.parametrize("name", [name for name in case_names() if name.startswith("micro96")])

@@ -459,8 +459,8 @@ def test_windows_and_their_tokens_are_row_major() -> None:
 
 def test_merged_cells_are_shifted_against_the_windows() -> None:
     x = np.arange(1, 37, dtype=np.float64).reshape(1, 6, 6, 1)  # row y, column x: 6 y + x + 1
-    average = reference.merged_tokens(x, np.zeros(1), 3)
-    maximum = reference.merged_tokens(x, np.ones(1), 3)
+    average = reference.merged_tokens(x, np.zeros(1), 3, 1)
+    maximum = reference.merged_tokens(x, np.ones(1), 3, 1)
     # cells cover rows -1..1 and 2..4; row 5 belongs to none; divided by 9 also where 4 or 6 pixels are in the map
     np.testing.assert_allclose(
         average[0, :, 0],
@@ -468,27 +468,29 @@ def test_merged_cells_are_shifted_against_the_windows() -> None:
         rtol=1e-15,
     )
     np.testing.assert_array_equal(maximum[0, :, 0], [8, 11, 26, 29])
-    mixed = reference.merged_tokens(x, np.full(1, 0.25), 3)
+    mixed = reference.merged_tokens(x, np.full(1, 0.25), 3, 1)
     np.testing.assert_allclose(mixed, 0.25 * maximum + 0.75 * average, rtol=1e-15)
 
 
 def test_merged_maximum_ignores_the_padding() -> None:
     x = np.full((1, 3, 3, 2), -2.0)
-    np.testing.assert_array_equal(reference.merged_tokens(x, np.ones(2), 3), np.full((1, 1, 2), -2.0))
-    np.testing.assert_allclose(reference.merged_tokens(x, np.zeros(2), 3), np.full((1, 1, 2), -2 * 4 / 9), rtol=1e-15)
+    np.testing.assert_array_equal(reference.merged_tokens(x, np.ones(2), 3, 1), np.full((1, 1, 2), -2.0))
+    np.testing.assert_allclose(
+        reference.merged_tokens(x, np.zeros(2), 3, 1), np.full((1, 1, 2), -2 * 4 / 9), rtol=1e-15
+    )
 
 
 def test_merged_token_of_a_single_window_sees_rows_and_columns_0_to_3() -> None:
     for y in range(7):
         x = np.zeros((1, 7, 7, 1))
         x[0, y, 3] = 49
-        assert reference.merged_tokens(x, np.zeros(1), 7)[0, 0, 0] == (1 if y < 4 else 0)
-        np.testing.assert_array_equal(reference.merged_tokens(x.swapaxes(1, 2), np.zeros(1), 7), y < 4)
+        assert reference.merged_tokens(x, np.zeros(1), 7, 3)[0, 0, 0] == (1 if y < 4 else 0)
+        np.testing.assert_array_equal(reference.merged_tokens(x.swapaxes(1, 2), np.zeros(1), 7, 3), y < 4)
 
 
 def test_merged_tokens_of_window_1_are_the_pixels() -> None:
     x = np.arange(2 * 3 * 3 * 2, dtype=np.float64).reshape(2, 3, 3, 2)
-    np.testing.assert_array_equal(reference.merged_tokens(x, np.full(2, 0.5), 1), x.reshape(2, 9, 2))
+    np.testing.assert_array_equal(reference.merged_tokens(x, np.full(2, 0.5), 1, 0), x.reshape(2, 9, 2))
 
 
 def test_token_set_appends_the_images_own_merged_tokens_and_normalises() -> None:
@@ -499,7 +501,7 @@ def test_token_set_appends_the_images_own_merged_tokens_and_normalises() -> None
         "t.norm.weight": constant(4, 1),
         "t.norm.bias": constant(4, 7),
     }
-    tokens = reference.token_set(state, "t", x, 3, None)
+    tokens = reference.token_set(state, "t", x, (3, 1), None)
     assert tokens.shape == (8, 9 + 4, 4)
     np.testing.assert_allclose(tokens.mean(axis=-1), 7, rtol=1e-12)  # a layer norm, without running statistics
     for window in range(8):

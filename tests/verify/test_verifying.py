@@ -211,7 +211,7 @@ def test_a_level_on_the_edge_of_float32_is_no_fault(packed: Callable[[str], Path
     fields = dict(load_case(name).config)
     bitvit.convert(tmp_path / "checkpoint.safetensors", tmp_path / "model.safetensors", config=fields)
     x = found["vit.encoder.patch_embed2"][0].astype(np.float32)
-    part = functools.partial(block, module, config.num_heads[2], config.window_size)
+    part = functools.partial(block, module, config.num_heads[2], (config.window_size, config.padding))
     expected = part(state, x, None)
     assert response(part, state, module, x, expected)[:3, :3].max() > 1e-4 * expected.std()
     assert verify(tmp_path / "model.safetensors", tmp_path / "checkpoint.safetensors", config=fields).passed

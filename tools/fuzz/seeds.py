@@ -45,6 +45,7 @@ CONFIGS = (
     config(),
     config(norm="layer", downsampling="binary", quantizer="gsb", layer_scale=False, shift5=False),
     config(image_size=48, num_classes=0, shift3=False, quantizer="gsb"),
+    config(image_norm=True, coordinates=True, pooling="attention"),
 )
 
 

@@ -36,9 +36,12 @@ def bhvit_model(state: State, config: Config, batch: int, *, latent: bool = Fals
     """The network as an ONNX model, pixels [batch, 3, S, S] -> logits [batch, L].
 
     state: checkpoint tensors under the names of SPEC 3; config: their shape, from `infer_config`. Every variant of the
-    network is supported; without a classifier the output is the pooled features. latent: keep the trained weights and
+    authors' network is supported, of what forks have added (SPEC 7.9) only the padding; else NotImplementedError.
+    Without a classifier the output is the pooled features. latent: keep the trained weights and
     binarise them in the graph, in every call, as the training code does.
     """
+    if config.image_norm or config.coordinates or config.positions != "learned" or config.pooling != "mean":
+        raise NotImplementedError("peers are compared on the authors' network, without a fork's additions")
     network = _Network(state, config, batch, latent)
     size, outputs = config.image_size, config.num_classes or config.hidden_sizes[3]
     return network.graph.model(network.build(), "BHViT", (batch, 3, size, size), (batch, outputs))
@@ -198,7 +201,7 @@ class _Network:
     def merged(self, prefix: str, x: Map) -> str:
         """[B, C, n, n]: a1 * max + (1 - a1) * average of cells that reach out of the map (SPEC 7.4.2)."""
         w = self.config.window_size
-        cells = {"kernel_shape": (w, w), "strides": (w, w), "pads": (w // 2,) * 4}
+        cells = {"kernel_shape": (w, w), "strides": (w, w), "pads": (self.config.padding,) * 4}
         maximum = self.graph.op("MaxPool", x.name, **cells)
         average = self.graph.op("AveragePool", x.name, **cells, count_include_pad=1)
         return self.blend(f"{prefix}.a1", maximum, average)

@@ -13,11 +13,13 @@ from safetensors.torch import save
 from torch import nn
 
 import bitvit
+from bitvit.config import Config
 
 from .augment import normalise
 from .checkpoint import write_bytes
 from .data import DataSet
 from .loop import Run, predictions
+from .settings import Network
 
 __all__ = ["Result", "config_json", "export", "save_checkpoint"]
 
@@ -93,14 +95,30 @@ def config_json(run: Run) -> dict[str, Any]:
         "model_type": "vit",
         "image_size": config.image_size,
         "patch_size": 4,
-        "window_size": config.window_size,
+        "window_size" if config.merge_padding == "half" else "attn_window": config.window_size,
         "hidden_size": list(config.hidden_sizes),
         "depths": list(config.depths),
         "num_attention_heads": list(config.num_heads),
         "num_hidden_layersA": first + second,
         "num_hidden_layersB": third + fourth,
         "intermediate_size": list(config.intermediate_sizes),
+        **_additions(run.settings.network, config),
     }
+
+
+def _additions(network: Network, config: Config) -> dict[str, Any]:
+    """What says that the network has what forks have added (SPEC 7.9), as far as it has."""
+    pooling: dict[str, Any] = {
+        "mean": {},
+        "attention": {"token_pool": "attn"},
+        "top": {"token_pool": "topk", "topk_ratio": network.topk_ratio},
+    }[config.pooling]
+    flags = {
+        "stain_instance_norm": config.image_norm,
+        "coord_conv": config.coordinates,
+        "use_sinusoidal_pe": config.positions == "sinusoidal",
+    }
+    return {**{name: True for name, on in flags.items() if on}, **pooling}
 
 
 def engine_predictions(packed: Path, data: DataSet) -> Any:

@@ -58,11 +58,12 @@ class BHViT(nn.Module):
         self.vit.embeddings = Stem(config)
         self.vit.encoder = Encoder(config, options)
         self.vit.layernorm = _norm(config, config.hidden_sizes[3])
+        self.pool = TokenPooling(config)
         self.classifier = nn.Linear(config.hidden_sizes[3], config.num_classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.vit.encoder(self.vit.embeddings(pixels))
-        return self.classifier(self.vit.layernorm(x).mean((1, 2)))
+        return self.classifier(self.pool(self.vit.layernorm(x).flatten(1, 2)))
 
     @torch.no_grad()
     def initialise(self, pixels: Tensor) -> None:
@@ -98,14 +99,54 @@ class Stem(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         width, side = config.hidden_sizes[0], config.map_sides[0]
-        self.position_embeddings = nn.Parameter(0.02 * torch.randn(1, width, side, side))
+        if config.positions == "learned":
+            self.position_embeddings = nn.Parameter(0.02 * torch.randn(1, width, side, side))
+        else:
+            self.register_buffer("position_embeddings", _sinusoidal(width, side), persistent=False)
+        self.stain_norm = nn.Module()
+        if config.image_norm:
+            self.stain_norm.inorm = nn.InstanceNorm2d(3, EPS, affine=True)
+        self.image_norm, self.coordinates = config.image_norm, config.coordinates
         self.patch_embeddings = nn.Module()
-        self.patch_embeddings.proj = nn.Conv2d(3, width, 4, stride=4)
+        self.patch_embeddings.proj = nn.Conv2d(5 if config.coordinates else 3, width, 4, stride=4)
         self.patch_embeddings.norm = _norm(config, width)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        if self.image_norm:
+            pixels = self.stain_norm.inorm(pixels)
+        if self.coordinates:
+            batch, _, height, width = pixels.shape
+            y, x = (torch.linspace(-1, 1, side, device=pixels.device).to(pixels.dtype) for side in (height, width))
+            grid = torch.stack(torch.meshgrid(y, x, indexing="ij"))
+            pixels = torch.cat([pixels, grid.expand(batch, -1, -1, -1)], 1)
         x = self.patch_embeddings.proj(pixels).permute(0, 2, 3, 1)
         return functional.gelu(self.patch_embeddings.norm(x)) + self.position_embeddings.permute(0, 2, 3, 1).to(x.dtype)
+
+
+def _sinusoidal(width: int, side: int) -> Tensor:
+    """Positions that are not learned, [1, C0, S0, S0] (SPEC 7.9.3)."""
+    angles = torch.linspace(-1, 1, side)[:, None] * torch.arange(1.0, width // 4 + 1)
+    waves = torch.cat([angles.sin(), angles.cos()], 1)  # [S0, C0 / 2]
+    y, x = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    return torch.cat([y, x], 2).permute(2, 0, 1)[None].contiguous()
+
+
+class TokenPooling(nn.Module):
+    """Tokens [B, N, C3] -> [B, C3]: their mean, or as SPEC 7.9.4 and 7.9.5 say."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.kind, self.top = config.pooling, config.top_tokens
+        if self.kind == "attention":
+            self.att = nn.Linear(config.hidden_sizes[3], 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.kind == "attention":
+            return (self.att(tokens).softmax(1) * tokens).sum(1)
+        if self.kind == "top":
+            chosen = tokens.norm(dim=-1).topk(self.top, 1).indices
+            tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+        return tokens.mean(1)
 
 
 class Encoder(nn.Module):
@@ -259,7 +300,7 @@ class Attention(nn.Module):
         super().__init__()
         width = config.hidden_sizes[stage]
         self.window, self.heads = config.window_size, config.num_heads[stage]
-        self.token_FA = MergedTokens(width, config.window_size)
+        self.token_FA = MergedTokens(width, config.window_size, config.padding)
         for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
             self.register_parameter(f"move{letter}", nn.Parameter(torch.zeros(width)))
             self.add_module(name, BinaryLinear(width, width, options))
@@ -315,9 +356,9 @@ class Attention(nn.Module):
 class MergedTokens(nn.Module):
     """Map [B, S, S, C] -> normalised tokens [B, S² + M, C]: pixels window by window, then pooled cells (SPEC 7.4.2)."""
 
-    def __init__(self, width: int, window: int) -> None:
+    def __init__(self, width: int, window: int, padding: int) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.padding = window, padding
         self.a1 = nn.Parameter(torch.full((1, 1, width), 0.5))
         self.norm = nn.LayerNorm(width, EPS)  # also in batch-norm networks
 
@@ -325,7 +366,7 @@ class MergedTokens(nn.Module):
         batch, side, _, width = x.shape
         w, n = self.window, side // self.window
         fine = x.reshape(batch, n, w, n, w, width).transpose(2, 3).reshape(batch, side * side, width)
-        planes, edge = x.permute(0, 3, 1, 2), w // 2
+        planes, edge = x.permute(0, 3, 1, 2), self.padding
         highest = functional.max_pool2d(planes, w, w, edge).flatten(2).transpose(1, 2)
         mean = functional.avg_pool2d(planes, w, w, edge).flatten(2).transpose(1, 2)
         share = self.a1.to(x.dtype)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitvit.config import Config
+from bitvit.config import Config, map_sides
 from bitvit.decoding import Decoder
 from bitvit.errors import BitvitError
 
@@ -47,10 +47,18 @@ class Network:
     shift5: bool = True
     recu: bool = False
     attention_levels: int = 3
+    merge_padding: str = "half"
+    image_norm: bool = False
+    coordinates: bool = False
+    positions: str = "learned"
+    pooling: str = "mean"
+    topk_ratio: float = 1.0
+    """Share of the tokens that the head takes, the largest ones, with pooling "top"."""
 
     def config(self, num_classes: int) -> Config:
         """The engine's Config. Raises ConfigError for what BHViT does not allow."""
         first, second, third, fourth = (w * r for w, r in zip(self.widths, self.expansion, strict=True))
+        tokens = map_sides(self.image_size)[3] ** 2
         return Config(
             image_size=self.image_size,
             window_size=self.window_size,
@@ -65,6 +73,12 @@ class Network:
             layer_scale=self.layer_scale,
             shift3=self.shift3,
             shift5=self.shift5,
+            merge_padding=self.merge_padding,  # type: ignore[arg-type]
+            image_norm=self.image_norm,
+            coordinates=self.coordinates,
+            positions=self.positions,  # type: ignore[arg-type]
+            pooling=self.pooling,  # type: ignore[arg-type]
+            top_tokens=max(1, int(tokens * self.topk_ratio)) if self.pooling == "top" else 0,
         )
 
 

@@ -1,0 +1,201 @@
+"""What config.json and the training script's options say about a network, typed; and that they leave nothing unclear.
+
+Either may hold any of these fields, a saved config or the `hyper_parameters` of a framework as well. A field that is
+neither known here nor known to be harmless may change the network: it is an error that names it.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bitvit.checkpoint.harmless import is_harmless
+from bitvit.config import Config, Four, check_field
+from bitvit.errors import ConfigError
+from bitvit.messages import MOST_LISTED, listing, shown
+
+__all__ = ["Claims", "facts", "read_claims"]
+
+_INTEGERS = """
+    image_size input_size window_size attn_window patch_size num_channels num_hidden_layersA num_hidden_layersB
+    nb_classes weight_bits input_bits
+"""
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(_INTEGERS.split(), int),
+    **dict.fromkeys(("hidden_size", "depths", "num_attention_heads", "intermediate_size"), Four),
+    **dict.fromkeys(("shift3", "shift5", "replace_ln_bn", "disable_layerscale", "gsb", "some_fp"), bool),
+    **dict.fromkeys(("stain_instance_norm", "coord_conv", "use_sinusoidal_pe"), bool),
+    "token_pool": str,
+    "topk_ratio": float,
+}
+_SAME = {
+    "num_classes": "nb_classes",
+    "img_size": "input_size",
+    "in_chans": "num_channels",
+}  # what other scripts call a field
+_OF_THE_FORK = ("stain_instance_norm", "coord_conv", "use_sinusoidal_pe", "token_pool", "topk_ratio")
+CONFIG, ARGS = "config.json", "the checkpoint's args"
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Typed values by name, and where each comes from."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+    def get(self, name: str) -> Any:
+        """The value, None if nothing says it."""
+        return self.values.get(name)
+
+    def image_size(self) -> tuple[str, int] | None:
+        """Who says the image's side, and what. The option replaces what config.json says (SPEC 7.9.7)."""
+        name = "input_size" if "input_size" in self.values else "image_size"
+        return (name, self.values[name]) if name in self.values else None
+
+    def doubtful_window(self) -> str | None:
+        """The additions of a fork whose code does not read window_size, if that is what says the window."""
+        others = [name for name in _OF_THE_FORK if name in self.values]
+        return listing(others) if others and "window_size" in self.values and "attn_window" not in self.values else None
+
+    def disagreement(self, name: str, other: object, other_origin: str) -> ConfigError:
+        """The error of a field that something else contradicts."""
+        origin = self.origins[name]
+        remedy = (
+            "give the config.json of the checkpoint's own training"
+            if ARGS not in (origin, other_origin)
+            else "take the checkpoint and config.json of one training, or, if the option is left over from another, "
+            f"ignore it: --ignore {name}"
+        )
+        return ConfigError(f"{name} is {self.values[name]} in {origin} but {other} in {other_origin}; {remedy}")
+
+
+def read_claims(
+    config_json: Mapping[str, Any] | None, args: Mapping[str, Any] | None, ignore: Collection[str] = ()
+) -> Claims:
+    """The fields that matter of both sources. None counts as absent, and so do the names in `ignore`.
+
+    Raises ConfigError for a field of a wrong type, for one that is not known, for two that contradict each other, and
+    for weights or activations of other than one bit.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source, origin in ((config_json, CONFIG), (args, ARGS)):
+        unknown = []
+        for name, value in (source or {}).items():
+            known = _SAME.get(name, name)
+            if value is None or name in ignore or (known not in _KINDS and is_harmless(name)):
+                continue
+            if known not in _KINDS:
+                if not _is_off(value):
+                    unknown.append(f"{name} ({shown(value)})")
+                continue
+            typed = _typed(known, value, name, origin)
+            if known in values and values[known] != typed:
+                raise Claims(values, origins).disagreement(known, typed, origin)
+            values[known], origins[known] = typed, origin
+        if unknown:
+            raise _unknown(unknown, origin)
+    claims = Claims(values, origins)
+    _refuse_bits(claims)
+    _check_window_names(claims)
+    return claims
+
+
+def _is_off(value: object) -> bool:
+    """Whether an option is switched off: what it might do is not done."""
+    return value is False or value == "" or (isinstance(value, list | tuple | dict) and not value)
+
+
+def _unknown(fields: list[str], origin: str) -> ConfigError:
+    names = [field.partition(" (")[0] for field in fields]
+    return ConfigError(
+        f"{origin}: {listing(fields, show=str)}: not known here, and may change the network; expected fields of BHViT and "
+        "options of its training. If it computes the same without, say so: "
+        + " ".join(f"--ignore {name}" for name in names[:MOST_LISTED])
+    )
+
+
+def _typed(name: str, value: Any, called: str, origin: str) -> Any:
+    """A value of the field's type: JSON's lists as tuples, numbers and flags also as scripts store them."""
+    kind = _KINDS[name]
+    if isinstance(value, list):
+        value = tuple(value)
+    if name == "input_size" and isinstance(value, tuple) and len(value) in (2, 3) and value[-1] == value[-2]:
+        value = value[-1]  # timm's (channels, height, width)
+    if name == "num_attention_heads" and isinstance(value, tuple):
+        value = (1, 1, *value[2:])  # the first two stages have no attention, whatever is written there
+    if kind is int:
+        value = _whole(value)
+    if kind is bool and type(value) is int and value in (0, 1):
+        value = bool(value)
+    try:
+        if kind is float:
+            return _finite(name, value)
+        if kind is str:
+            return _text(name, value)
+        check_field(name, kind, value)
+    except ConfigError as problem:
+        where = origin if called == name else f"{origin} ({called})"
+        raise ConfigError(f"{where}: {problem}") from None
+    return value
+
+
+def _whole(value: object) -> object:
+    """1 for 1.0 and '1'; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+
+
+def _finite(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {shown(value)}, expected a number")
+    return float(value)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {shown(value)}, expected text")
+    return value
+
+
+def _refuse_bits(claims: Claims) -> None:
+    """Weights and activations of one bit (SPEC 7.8: others can be trained)."""
+    for name in ("weight_bits", "input_bits"):
+        if claims.get(name) not in (None, 1):
+            raise ConfigError(
+                f"{name} is {claims.get(name)} in {claims.origins[name]}, expected 1; only binary networks can be "
+                "converted"
+            )
+
+
+def _check_window_names(claims: Claims) -> None:
+    """Each of two codes reads one name of the window and not the other (SPEC 7.9.6)."""
+    window, attn_window = claims.get("window_size"), claims.get("attn_window")
+    if None not in (window, attn_window) and window != attn_window:
+        raise claims.disagreement("window_size", attn_window, f"{claims.origins['attn_window']} (attn_window)")
+
+
+def facts(config: Config) -> Iterator[tuple[str, object]]:
+    """What the fields would say of a network, those that tensors tell."""
+    yield from {
+        "hidden_size": config.hidden_sizes,
+        "depths": config.depths,
+        "intermediate_size": config.intermediate_sizes,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layersA": sum(config.depths[:2]),
+        "num_hidden_layersB": sum(config.depths[2:]),
+        "patch_size": 4,
+        "num_channels": 3,
+        "nb_classes": config.num_classes,
+        "shift3": config.shift3,
+        "shift5": config.shift5,
+        "replace_ln_bn": config.norm == "batch",
+        "disable_layerscale": not config.layer_scale,
+        "gsb": config.quantizer == "gsb",
+        "some_fp": config.downsampling == "float",
+        "stain_instance_norm": config.image_norm,
+        "coord_conv": config.coordinates,
+        "use_sinusoidal_pe": config.positions == "sinusoidal",
+    }.items()

@@ -1,0 +1,146 @@
+"""What config.json and the training's options say: known fields, harmless ones, and those that stop a conversion."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.claims import read_claims
+from bitvit.checkpoint.harmless import is_harmless
+from bitvit.errors import ConfigError
+from tests.support.configs import MICRO, config_json, run_args
+from tests.support.golden_data import find
+
+
+def refused(message: str, **sources: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_claims(sources.pop("config_json", None), sources.pop("args", None), **sources)
+    assert message in str(caught.value)
+
+
+# Published config.json files, of the authors and of two forks, and what transformers writes into its own.
+PUBLISHED = {
+    "architectures": ["ViTForImageClassification"], "attention_probs_dropout_prob": 0.0, "drop_path": 0.1,
+    "encoder_stride": 16, "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "image_size": 224,
+    "initializer_range": 0.02, "layer_norm_eps": 1e-12, "model_type": "vit", "hidden_size": [64, 128, 256, 512],
+    "depths": [2, 2, 6, 2], "num_attention_heads": [1, 1, 4, 8], "num_hidden_layersA": 4, "num_hidden_layersB": 8,
+    "intermediate_size": [512, 1024, 1024, 2048], "num_channels": 3, "patch_size": 4, "qkv_bias": True,
+    "transformers_version": "4.20.1", "token_num": [3136, 784, 196, 49],
+}  # fmt: skip
+OF_A_FORK = {
+    **PUBLISHED, "stain_instance_norm": True, "coord_conv": True, "attn_window": 7, "use_sinusoidal_pe": False,
+    "token_pool": "attn", "topk_ratio": 0.15, "pe_interpolate_mode": "bicubic",
+}  # fmt: skip
+SAVED = {
+    **PUBLISHED, "_name_or_path": "configs/BHViT", "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0},
+    "torch_dtype": "float32", "dtype": "float32", "return_dict": True, "chunk_size_feed_forward": 0,
+    "pruned_heads": {}, "num_hidden_layers": 12, "tie_word_embeddings": True, "output_attentions": False,
+    "problem_type": None, "shift3": True, "shift5": True, "gsb": False, "recu": False, "weight_bits": 1,
+    "input_bits": 1, "some_fp": True, "disable_layerscale": False, "stages": [0, 0, 1, 1], "enable_cls_": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [PUBLISHED, OF_A_FORK, SAVED], ids=["published", "fork", "saved"])
+def test_published_configs_are_understood(fields: dict[str, Any]) -> None:
+    claims = read_claims(fields, None)
+    assert claims.get("hidden_size") == (64, 128, 256, 512)
+    assert claims.get("depths") == (2, 2, 6, 2)
+
+
+def test_options_of_the_training_scripts_are_understood() -> None:
+    args = read_checkpoint(find("pth/checkpoint.pth")).args
+    assert args is not None
+    of_forks = {"attn_viz": True, "viz_every": 5, "attn_max_images": 8, "init_from": "logs/x.pth", "val_fraction": 0.1,
+                "eval_every": 5, "eval_only": True, "viz_samples": 4, "wandb_project": "bhvit"}  # fmt: skip
+    assert read_claims(None, {**args, **of_forks}).get("input_size") == 96
+
+
+@pytest.mark.parametrize("origin", ["config_json", "args"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("use_rel_pos", True), ("token_mixing", "fft"), ("groups", 8), ("head_layers", [64, 10])]
+)
+def test_a_field_that_is_not_known_is_named(origin: str, name: str, value: Any) -> None:
+    where = "config.json" if origin == "config_json" else "the checkpoint's args"
+    sources: dict[str, Any] = {origin: {**config_json(MICRO), name: value}}
+    refused(f"{where}: {name} ({value!r}): not known here", **sources)
+    refused(f"--ignore {name}", **sources)
+    assert read_claims(sources.get("config_json"), sources.get("args"), [name]).get("image_size") == 32
+
+
+@pytest.mark.parametrize("value", [None, False, "", [], {}])
+def test_a_field_that_is_switched_off_is_not_asked_about(value: Any) -> None:
+    assert read_claims({"use_rel_pos": value}, {"use_rel_pos": value}).values == {}
+
+
+def test_nothing_that_counts_is_harmless() -> None:
+    known = {**OF_A_FORK, **run_args(MICRO)}
+    counts = set(read_claims(known, None).values)
+    assert counts >= {
+        "attn_window", "token_pool", "topk_ratio", "coord_conv", "stain_instance_norm", "use_sinusoidal_pe", "shift3", "weight_bits",
+    }  # fmt: skip
+    assert not any(is_harmless(name) for name in counts)
+    assert not is_harmless("global_pool")
+    assert not is_harmless("bn_eps")
+
+
+@pytest.mark.parametrize("name", ["weight_bits", "input_bits"])
+@pytest.mark.parametrize("value", [32, 32.0, "32", 2, 8])
+@pytest.mark.parametrize("origin", ["config_json", "args"])
+def test_other_bit_widths_are_refused_by_name(name: str, value: Any, origin: str) -> None:
+    refused(f"{name} is {int(value)} in", **{origin: {name: value}})
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1"])
+def test_numbers_as_scripts_store_them(value: Any) -> None:
+    assert read_claims(None, {"weight_bits": value, "input_bits": value}).get("weight_bits") == 1
+
+
+@pytest.mark.parametrize("value", [96, 96.0, "96", [3, 96, 96], (96, 96)])
+def test_input_sizes_as_scripts_store_them(value: Any) -> None:
+    assert read_claims(None, {"input_size": value}).get("input_size") == 96
+    assert read_claims(None, {"img_size": value if not isinstance(value, list | tuple) else 96}).get("input_size") == 96
+
+
+def test_input_sizes_that_are_not_square() -> None:
+    refused("input_size is (3, 96, 128), expected an integer", args={"input_size": [3, 96, 128]})
+
+
+def test_two_names_of_the_window() -> None:
+    """One code reads window_size, another attn_window, and neither the other's."""
+    both = {"window_size": 9, "attn_window": 7}
+    refused("window_size is 9 in config.json but 7 in config.json (attn_window)", config_json=both)
+    doubtful = read_claims({"window_size": 9, "token_pool": "attn"}, None).doubtful_window()
+    assert doubtful == "'token_pool'"
+    assert read_claims({"window_size": 9}, None).doubtful_window() is None
+    assert read_claims({"window_size": 9, "attn_window": 9, "token_pool": "attn"}, None).doubtful_window() is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("topk_ratio", "much", "topk_ratio is 'much', expected a number"),
+        ("topk_ratio", float("nan"), "topk_ratio is nan, expected a number"),
+        ("topk_ratio", True, "topk_ratio is True, expected a number"),
+        ("token_pool", 3, "token_pool is 3, expected text"),
+        ("coord_conv", "yes", "coord_conv is 'yes', expected true or false"),
+        ("attn_window", 0, "attn_window is 0, expected an integer from 1"),
+    ],
+)
+def test_values_of_wrong_types(field: str, value: Any, message: str) -> None:
+    refused(f"config.json: {message}", config_json={field: value})
+
+
+def test_a_stale_option_can_be_ignored() -> None:
+    sources: dict[str, Any] = {"config_json": {"shift3": True}, "args": {"shift3": False}}
+    refused("--ignore shift3", **sources)
+    assert read_claims({}, {"shift3": False}, ["shift3"]).values == {}
+
+
+def test_options_may_be_a_namespace_of_any_script(tmp_path: Path) -> None:
+    """torch.save writes argparse.Namespace; what it nests is described, and a nested unknown is still named."""
+    torch = pytest.importorskip("torch")
+    options = argparse.Namespace(input_size=32, lr=1e-3, network={"mixer": "fft"})
+    torch.save({"model": {"w": torch.zeros(1)}, "args": options}, tmp_path / "net.pth")
+    refused("network ('<dict>')", args=read_checkpoint(tmp_path / "net.pth").args)
