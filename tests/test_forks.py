@@ -61,7 +61,7 @@ def test_networks_of_a_fork(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ADDITIONS)
 @pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_additions_are_inferred_converted_and_verified(name: str, norm: str, tmp_path: Path) -> None:
+def test_additions_are_inferred_converted_and_verified(name: str, norm: Any, tmp_path: Path) -> None:
     config, fields = network(name)
     config = replace(config, norm=norm)
     save_file(random_state(config, 3), tmp_path / "net.safetensors")
@@ -124,7 +124,7 @@ def test_how_many_tokens_top_pooling_takes(pool: str, ratio: float | None, top: 
 @pytest.mark.parametrize(
     ("image", "window", "padding"), [(256, 8, "three"), (224, 7, "half"), (448, 14, "three"), (288, 9, "three")]
 )
-def test_attn_window_pads_by_three(image: int, window: int, padding: str) -> None:
+def test_attn_window_pads_by_three(image: int, window: int, padding: Any) -> None:
     config = replace(MICRO, image_size=image, window_size=window, merge_padding=padding)
     told = {**config_json(config), "attn_window": window}
     del told["window_size"]
@@ -185,5 +185,5 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
     assert bare == ("window 1", "mean over all tokens in the head", "training with weights of one bit")
     told = {**config_json(MICRO), "token_pool": "mean", "weight_bits": 1}
     (doubtful,) = read_network(tmp_path / "net.safetensors", config=told).assumed
-    assert "window 1 as window_size says, though the code that knows 'token_pool' reads attn_window" in doubtful
+    assert "window 1 as window_size says, though code that knows 'token_pool' reads attn_window" in doubtful
     assert read_network(tmp_path / "net.safetensors", config={**told, "token_pool": None}).assumed == bare[1:2]

@@ -110,8 +110,8 @@ def _is_off(value: object) -> bool:
 def _unknown(fields: list[str], origin: str) -> ConfigError:
     names = [field.partition(" (")[0] for field in fields]
     return ConfigError(
-        f"{origin}: {listing(fields, show=str)}: not known here, and may change the network; expected fields of BHViT and "
-        "options of its training. If it computes the same without, say so: "
+        f"{origin}: {listing(fields, show=str)}: not known here, and may change the network; expected fields of BHViT "
+        "and options of its training. If it computes the same without, say so: "
         + " ".join(f"--ignore {name}" for name in names[:MOST_LISTED])
     )
 

@@ -9,10 +9,10 @@ __all__ = ["is_harmless"]
 
 # What BHViT's code does not look at, or what works in training only (SPEC 2).
 _NETWORK = """
-    architectures attention_probs_dropout_prob avg_res3 avg_res5 chunk_size_feed_forward cls_token_num drop drop_block
-    drop_block_rate drop_path drop_path_rate drop_rate dropout enable_cls_ enable_cls_token encoder_stride hidden_act
-    hidden_dropout_prob initializer_range layer_norm_eps model_type num_hidden_layers num_labels pe_interpolate_mode
-    pooler_act pooler_output_size pruned_heads qkv_bias recu stages token_num
+    architectures attention_probs_dropout_prob avg_res3 avg_res5 chunk_size_feed_forward cls_token_num drop
+    drop_block drop_block_rate drop_path drop_path_rate drop_rate dropout enable_cls_ enable_cls_token
+    encoder_stride hidden_act hidden_dropout_prob initializer_range layer_norm_eps model_type num_hidden_layers
+    num_labels pe_interpolate_mode pooler_act pooler_output_size pruned_heads qkv_bias recu stages token_num
 """
 
 # transformers: of any model, or of text generation
@@ -21,52 +21,56 @@ _TRANSFORMERS = """
     add_cross_attention attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id
     cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping
     encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
-    forced_eos_token_id id2label is_decoder is_encoder_decoder label2id length_penalty license max_length min_length
-    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
-    output_scores pad_token_id prefix problem_type remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
-    tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
-    typical_p use_bfloat16 use_cache
+    forced_eos_token_id id2label is_decoder is_encoder_decoder label2id length_penalty license max_length
+    min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
+    output_hidden_states output_scores pad_token_id prefix problem_type remove_invalid_values repetition_penalty
+    return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
+    tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript
+    transformers_version typical_p use_bfloat16 use_cache
 """
 
 # DeiT's and timm's scripts, the authors' and the forks': data, optimiser, schedule, augmentation, files, processes
 _TRAINING = """
-    T_max aa accum_freq accum_iter accumulate_grad_batches accumulation_steps adam_beta1 adam_beta2 adam_epsilon alpha amp
-    amp_dtype amp_impl apex_amp arch attn_max_images attn_viz aug_repeats aug_splits auto_augment auto_resume autocast batch
-    batch_size bce_loss bce_sum bce_target_thresh benchmark betas betas2 best_acc bn_momentum cache cache_mode
-    callbacks channels_last checkpoint checkpoint_dir checkpoint_hist checkpoint_path ckpt class_map class_names
-    class_weights classes clip_grad clip_grad_norm clip_mode cls_weights color_jitter color_jitter_prob comment compile
-    config config_file config_path cooldown_epochs cosine crop_pct cuda current_best_model cutmix cutmix_minmax cutmix_prob
-    data data_dir data_len data_path data_root data_set dataset dataset_download dataset_trust_remote_code datasets debug
-    decay_epochs decay_milestones decay_rate deepspeed deterministic device device_modules devices dist_backend dist_eval
-    dist_on_itp dist_url distillation_alpha distillation_tau distillation_type distributed early_stop early_stopping_patience
-    ema ema_decay epoch epoch_repeats epochs eps eval eval_batch_size eval_checkpoint eval_crop_ratio eval_every eval_freq
-    eval_metric eval_only evaluate every_n_epochs exp exp_id exp_name experiment finetune fold fold_idx folds force_cpu fp16
-    freeze_epochs fuser gamma gpu gpu_id gpu_ids gpus grad_accum grad_accum_steps grad_checkpointing grad_clip
-    gradient_accumulation_steps gradient_clip gradient_clip_val h_flip head_init_bias head_init_scale hflip img_dir imagenet_path
-    inat_category init_from initial_checkpoint input_key inplace interpolation interval iters jsd_loss k_fold kd
-    kd_alpha kd_temperature kfold kwargs label_smoothing layer_decay learning_rate load load_tar local log_dir log_every
-    log_every_n_steps log_freq log_interval log_wandb logdir logger logging loss lr lr_base lr_base_scale lr_base_size lr_cycle_decay
-    lr_cycle_limit lr_cycle_mul lr_decay lr_ep lr_epochs lr_k_decay lr_min lr_noise lr_noise_pct lr_noise_std lr_scheduler
-    lr_steps lr_warmup master_addr master_port max_epochs max_grad_norm max_iters max_steps mean min_loss min_lr mix_prob
-    mixed_precision mixup mixup_alpha mixup_mode mixup_off_epoch mixup_prob mixup_switch_prob model model_config model_ema
-    model_ema_cpu model_ema_decay model_ema_eval model_ema_force_cpu model_ema_warmup model_name momentum monitor mp_start_method
-    multiprocessing_distributed n_gpu name native_amp nesterov ngpus_per_node nnodes no_aug no_cuda no_ddp_bb no_model_ema
-    no_prefetcher no_pin_mem no_repeated_aug no_resume_opt no_strict_load node_rank nodes notes nproc_per_node num_epochs
-    num_folds num_gpus num_nodes num_steps num_workers opt opt_betas opt_eps opt_kwargs optim optimizer out out_dir output
-    output_dir overwrite patience patience_epochs persistent_workers pin_mem pin_memory port precision prefetch_factor pretrained
-    pretrained_path print_freq print_interval profile profiler progress_bar project project_name rank ratio recount
-    recovery_interval regularization_loss remode repeated_aug report_to reprob rescale resplit resume resume_checkpoint
-    resume_from root run_id run_name samples_per_class save_dir save_every save_freq save_images save_path save_top_k scale
-    scaler sched sched_on_updates schedule scheduler seed simple_aug smoothing split split_bn split_ratio src ssl start_epoch std
-    step_size steps strategy subset sync_bn sync_bn_type tag tags teacher teacher_ckpt teacher_model teacher_model_file
-    teacher_model_type teacher_path temp tensorboard test test_batch_size test_dir test_freq test_path test_split throughput
-    tmp torchcompile torchscript train_crop_mode train_dir train_interpolation train_mode train_num_samples train_only
-    train_path train_split transfer tta turnoff_color_jitter unfreeze_epochs unscale_lr use_amp use_checkpoint
-    use_multi_epochs_loader use_wandb val_batch_size val_check_interval val_dir val_every val_fraction val_freq val_interval
-    val_num_samples val_path val_ratio val_split validation_batch_size verbose version vflip viz_attn viz_every viz_samples warmup
-    warmup_decay warmup_epochs warmup_lr warmup_lr_init warmup_prefix warmup_ratio warmup_steps weight_decay weight_decay_end
-    weight_decay_schedule weighted_sampler weights work_dir worker_seeding workers workspace world_size zero
+    aa accum_freq accum_iter accumulate_grad_batches accumulation_steps adam_beta1 adam_beta2 adam_epsilon alpha
+    amp amp_dtype amp_impl apex_amp arch attn_max_images attn_viz aug_repeats aug_splits auto_augment auto_resume
+    autocast batch batch_size bce_loss bce_sum bce_target_thresh benchmark best_acc betas betas2 bn_momentum cache
+    cache_mode callbacks channels_last checkpoint checkpoint_dir checkpoint_hist checkpoint_path ckpt class_map
+    class_names class_weights classes clip_grad clip_grad_norm clip_mode cls_weights color_jitter color_jitter_prob
+    comment compile config config_file config_path cooldown_epochs cosine crop_pct cuda current_best_model cutmix
+    cutmix_minmax cutmix_prob data data_dir data_len data_path data_root data_set dataset dataset_download
+    dataset_trust_remote_code datasets debug decay_epochs decay_milestones decay_rate deepspeed deterministic
+    device device_modules devices dist_backend dist_eval dist_on_itp dist_url distillation_alpha distillation_tau
+    distillation_type distributed early_stop early_stopping_patience ema ema_decay epoch epoch_repeats epochs eps
+    eval eval_batch_size eval_checkpoint eval_crop_ratio eval_every eval_freq eval_metric eval_only evaluate
+    every_n_epochs exp exp_id exp_name experiment finetune fold fold_idx folds force_cpu fp16 freeze_epochs fuser
+    gamma gpu gpu_id gpu_ids gpus grad_accum grad_accum_steps grad_checkpointing grad_clip
+    gradient_accumulation_steps gradient_clip gradient_clip_val h_flip head_init_bias head_init_scale hflip
+    imagenet_path img_dir inat_category init_from initial_checkpoint inplace input_key interpolation interval iters
+    jsd_loss k_fold kd kd_alpha kd_temperature kfold kwargs label_smoothing layer_decay learning_rate load load_tar
+    local log_dir log_every log_every_n_steps log_freq log_interval log_wandb logdir logger logging loss lr lr_base
+    lr_base_scale lr_base_size lr_cycle_decay lr_cycle_limit lr_cycle_mul lr_decay lr_ep lr_epochs lr_k_decay
+    lr_min lr_noise lr_noise_pct lr_noise_std lr_scheduler lr_steps lr_warmup master_addr master_port max_epochs
+    max_grad_norm max_iters max_steps mean min_loss min_lr mix_prob mixed_precision mixup mixup_alpha mixup_mode
+    mixup_off_epoch mixup_prob mixup_switch_prob model model_config model_ema model_ema_cpu model_ema_decay
+    model_ema_eval model_ema_force_cpu model_ema_warmup model_name momentum monitor mp_start_method
+    multiprocessing_distributed n_gpu name native_amp nesterov ngpus_per_node nnodes no_aug no_cuda no_ddp_bb
+    no_model_ema no_pin_mem no_prefetcher no_repeated_aug no_resume_opt no_strict_load node_rank nodes notes
+    nproc_per_node num_epochs num_folds num_gpus num_nodes num_steps num_workers opt opt_betas opt_eps opt_kwargs
+    optim optimizer out out_dir output output_dir overwrite patience patience_epochs persistent_workers pin_mem
+    pin_memory port precision prefetch_factor pretrained pretrained_path print_freq print_interval profile profiler
+    progress_bar project project_name rank ratio recount recovery_interval regularization_loss remode repeated_aug
+    report_to reprob rescale resplit resume resume_checkpoint resume_from root run_id run_name samples_per_class
+    save_dir save_every save_freq save_images save_path save_top_k scale scaler sched sched_on_updates schedule
+    scheduler seed simple_aug smoothing split split_bn split_ratio src ssl start_epoch std step_size steps strategy
+    subset sync_bn sync_bn_type T_max tag tags teacher teacher_ckpt teacher_model teacher_model_file
+    teacher_model_type teacher_path temp tensorboard test test_batch_size test_dir test_freq test_path test_split
+    throughput tmp torchcompile torchscript train_crop_mode train_dir train_interpolation train_mode
+    train_num_samples train_only train_path train_split transfer tta turnoff_color_jitter unfreeze_epochs
+    unscale_lr use_amp use_checkpoint use_multi_epochs_loader use_wandb val_batch_size val_check_interval val_dir
+    val_every val_fraction val_freq val_interval val_num_samples val_path val_ratio val_split validation_batch_size
+    verbose version vflip viz_attn viz_every viz_samples warmup warmup_decay warmup_epochs warmup_lr warmup_lr_init
+    warmup_prefix warmup_ratio warmup_steps weight_decay weight_decay_end weight_decay_schedule weighted_sampler
+    weights work_dir worker_seeding workers workspace world_size zero
 """
 
 # Families that scripts invent names in

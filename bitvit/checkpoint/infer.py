@@ -39,8 +39,8 @@ def infer_config(
 
     config_json: the fields of a config.json, perhaps only some; args: the training script's options; ignore: names in
     either that are not to be looked at. They supply what tensors cannot tell: the window (else 7, or the only possible
-    one), with gsb the heads (else 4 and 8), the depths of a pair of stages that look alike, and of what forks have added
-    the kind of pooling and the padding of merged tokens. Raises CheckpointError if the tensors are not a binary
+    one), with gsb the heads (else 4 and 8), the depths of a pair of stages that look alike, and of what forks have
+    added the kind of pooling and the padding of merged tokens. Raises CheckpointError if the tensors are not a binary
     BHViT's, ConfigError if two sources disagree, if one that is needed is missing, if one says what is not understood,
     or if the result breaks a rule of SPEC section 10. `check_state` does the rest: the names and shapes that the
     inference does not look at.
@@ -85,7 +85,7 @@ def assumptions(
         for text, known in (
             (f"window {config.window_size}", claims.get("window_size") or claims.get("attn_window")),
             (
-                f"window {config.window_size} as window_size says, though the code that knows {others} reads attn_window",
+                f"window {config.window_size} as window_size says, though code that knows {others} reads attn_window",
                 not others or config.window_size == _DEFAULT_WINDOW,
             ),
             ("mean over all tokens in the head", config.pooling != "mean" or claims.get("token_pool")),
@@ -155,8 +155,8 @@ def _first_side(state: State, claims: Claims) -> int:
         return _shape(state, _POSITION, 4)[2]
     if not claims.get("use_sinusoidal_pe"):
         raise CheckpointError(
-            f"tensor {_POSITION!r} is missing, expected in every BHViT with learned positions; take the whole checkpoint,"
-            " or for sinusoidal positions give the config.json that says use_sinusoidal_pe"
+            f"tensor {_POSITION!r} is missing, expected in every BHViT with learned positions; take the whole "
+            "checkpoint, or for sinusoidal positions give the config.json that says use_sinusoidal_pe"
         )
     return 2 * math.isqrt(_shape(state, f"{downsample(1)}.{in_part('downsample', 'position')}", 3)[1])
 
@@ -185,8 +185,8 @@ def _norm(state: State, claims: Claims) -> str:
         return "batch"
     if _ALPHA in state and _INIT_STATE not in state and claims.get("replace_ln_bn") is not False:
         raise CheckpointError(
-            f"neither running statistics such as '{in_part('head', 'norm.running_mean')}' nor '{_INIT_STATE}' are there: "
-            "these are parameters without the buffers that belong to them; save model.state_dict(), not "
+            f"neither running statistics such as '{in_part('head', 'norm.running_mean')}' nor '{_INIT_STATE}' are "
+            "there: these are parameters without the buffers that belong to them; save model.state_dict(), not "
             "named_parameters(). For a network with layer norm, say replace_ln_bn: false in config.json"
         )
     return "layer"

@@ -83,7 +83,7 @@ def trained_network(
 
 
 def _plain_classifier(state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The state dict with `classifier.weight` for the only layer with weights of a Sequential, `classifier.1.weight`."""
+    """The state dict with `classifier.weight` for `classifier.1.weight`, all that a Sequential holds."""
     layers = {name.rpartition(".")[0] for name in state if name.startswith("classifier.")}
     if len(layers) != 1 or not (layer := layers.pop()).removeprefix("classifier.").isdecimal():
         return state

@@ -1,6 +1,7 @@
 """Head: norm, mean over the tokens or another pooling, classifier (SPEC 7.2, 7.9)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from bitvit import schema
 from bitvit.kernels import catalog
@@ -26,7 +27,9 @@ class Head(schema.Head):
         source = normalized(b, x, self.norm, self.name, catalog.pool.kind, layer_norm=self.layer_norm)
         order, piece_width = natural(x.channels), 4 * LANES
         pooled = b.state("pooled", x.width)
-        weights = self._emit_weights(b, x, source)
+        arguments: dict[str, Any] = {}
+        if weights := self._emit_weights(b, x, source):
+            arguments["weights"] = weights
         b.step(
             catalog.weighted_pool if weights else catalog.pool,
             self.name,
@@ -39,7 +42,7 @@ class Head(schema.Head):
             source=source.region,
             affine=b.const(interleaved(source.norm, order)),
             out=pooled,
-            **({"weights": weights} if weights else {}),
+            **arguments,
         )
         if self.weight is None or self.bias is None:
             return pooled, x.channels

@@ -21,8 +21,8 @@ Arguments that recur
             floats in `dtype`, bits and levels int8, scores int16. The arrays are the oracle's own: not to be written.
 
 What the state dict tells by the presence of a key is read from there, where it is used: batch or layer norm, float or
-binary downsampling, the probability quantizer, layer scales, shifts, the classifier (SPEC section 4); and of what forks have
-added (SPEC 7.9) the image norm, the coordinates, sinusoidal positions and attention pooling. A missing tensor is a
+binary downsampling, the probability quantizer, layer scales, shifts, the classifier (SPEC section 4); and of what forks
+have added (SPEC 7.9) the image norm, the coordinates, sinusoidal positions and attention pooling. A missing tensor is a
 `KeyError`; shapes are the caller's to check.
 """
 

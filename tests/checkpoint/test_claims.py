@@ -78,7 +78,8 @@ def test_nothing_that_counts_is_harmless() -> None:
     known = {**OF_A_FORK, **run_args(MICRO)}
     counts = set(read_claims(known, None).values)
     assert counts >= {
-        "attn_window", "token_pool", "topk_ratio", "coord_conv", "stain_instance_norm", "use_sinusoidal_pe", "shift3", "weight_bits",
+        "attn_window", "token_pool", "topk_ratio", "coord_conv", "stain_instance_norm", "use_sinusoidal_pe", "shift3",
+        "weight_bits",
     }  # fmt: skip
     assert not any(is_harmless(name) for name in counts)
     assert not is_harmless("global_pool")

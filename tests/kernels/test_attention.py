@@ -46,6 +46,7 @@ def attention_of(channels: int, heads: int, window: int, quantizer: Array) -> At
         name="attention",
         num_heads=heads,
         window=window,
+        padding=window // 2,
     )
 
 

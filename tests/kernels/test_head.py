@@ -22,8 +22,8 @@ def test_head_pools_and_classifies(classes: int, side: int, channels: int) -> No
     scale, bias, offsets = (rng.standard_normal(n).astype(np.float32) for n in (channels, channels, classes))
     weight = rng.standard_normal((classes, channels)).astype(np.float32)
     x = rng.standard_normal((side, side, channels)).astype(np.float32)
-    linear = (weight, offsets) if classes else (None, None)
-    head = Head(Affine(scale, bias), None, *linear, name="head", layer_norm=False, top_tokens=0)
+    linear: dict[str, Any] = {"weight": weight, "bias": offsets} if classes else {"weight": None, "bias": None}
+    head = Head(norm=Affine(scale, bias), pooling=None, **linear, name="head", layer_norm=False, top_tokens=0)
     got = alone(head, side, channels)(x)
     pooled = x.reshape(-1, channels).astype(np.float64).mean(axis=0) * scale + bias
     pooled_bound = EPS * (side**2 + 4) * (np.abs(x).max(axis=(0, 1)) * np.abs(scale) + np.abs(bias))

@@ -32,7 +32,7 @@ def configs(draw: st.DrawFn) -> Config:
     """Any valid shape of small size."""
     image = draw(st.sampled_from([32, 35, 48, 50, 64, 96, 97]))
     window = draw(st.sampled_from(valid_windows(image)))
-    pooling = draw(st.sampled_from(["mean", "mean", "attention", "top"]))
+    pooling: Any = draw(st.sampled_from(["mean", "mean", "attention", "top"]))
     binary = draw(st.booleans())
     widths = [4 * draw(st.integers(1, 13)), 0, 0, 0]
     for s in (1, 2, 3):
@@ -41,8 +41,9 @@ def configs(draw: st.DrawFn) -> Config:
     assume(max(widths) <= 160)
     hidden = [width * draw(st.integers(1, max(1, min(8, 300 // width)))) for width in widths]
     heads = [1, 1, *(draw(st.sampled_from([h for h in range(1, 17) if width % h == 0])) for width in widths[2:])]
-    fields: dict[str, Any] = {"hidden_sizes": widths, "intermediate_sizes": hidden, "num_heads": heads}
-    fields["depths"] = [draw(st.integers(1, 2)), 1, draw(st.integers(1, 2)), 1]
+    depths = [draw(st.integers(1, 2)), 1, draw(st.integers(1, 2)), 1]
+    sizes = {"hidden_sizes": widths, "intermediate_sizes": hidden, "num_heads": heads, "depths": depths}
+    fields: dict[str, Any] = {name: tuple(values) for name, values in sizes.items()}
     try:
         return Config(
             image_size=image, window_size=window, num_classes=draw(st.integers(0, 70)),
@@ -52,7 +53,7 @@ def configs(draw: st.DrawFn) -> Config:
             image_norm=draw(st.booleans()), coordinates=draw(st.booleans()), pooling=pooling,
             positions=draw(st.sampled_from(["learned", "sinusoidal"])),
             top_tokens=draw(st.integers(1, (image // 32) ** 2)) if pooling == "top" else 0,
-            **{name: tuple(values) for name, values in fields.items()},
+            **fields,
         )  # fmt: skip
     except ConfigError:  # shifts want four chunks of channels
         assume(False)

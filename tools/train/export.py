@@ -108,17 +108,17 @@ def config_json(run: Run) -> dict[str, Any]:
 
 def _additions(network: Network, config: Config) -> dict[str, Any]:
     """What says that the network has what forks have added (SPEC 7.9), as far as it has."""
-    pooling: dict[str, Any] = {
+    poolings: dict[str, dict[str, Any]] = {
         "mean": {},
         "attention": {"token_pool": "attn"},
         "top": {"token_pool": "topk", "topk_ratio": network.topk_ratio},
-    }[config.pooling]
+    }
     flags = {
         "stain_instance_norm": config.image_norm,
         "coord_conv": config.coordinates,
         "use_sinusoidal_pe": config.positions == "sinusoidal",
     }
-    return {**{name: True for name, on in flags.items() if on}, **pooling}
+    return {**{name: True for name, on in flags.items() if on}, **poolings[config.pooling]}
 
 
 def engine_predictions(packed: Path, data: DataSet) -> Any:
