@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvit.cli.console import printable, stdout_console
+from bitvit.cli.console import printable
+from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _as_json(summary: "Summary") -> dict[str, object]:
 
 def _print_facts(summary: "Summary") -> None:
     kind = f"packed model, bitvit {summary.version}" if summary.packed else "training checkpoint"
-    print(f"{printable(str(summary.path))}: {printable(kind)}")
+    print_lines([f"{summary.path}: {kind}"])
     facts: dict[str, object] = {"checkpoint sha256": summary.sha256}
     if summary.packed:
         facts["checksum"] = summary.checksum or "none"
@@ -92,9 +93,7 @@ def _print_facts(summary: "Summary") -> None:
         facts |= {name: value for name, value in summary.preprocessing.to_dict().items() if name != "image_size"}
     if summary.labels is not None:
         facts["labels"] = _shortened(summary.labels)
-    for name, value in facts.items():
-        print(f"  {name:20}{printable(str(value))}")
-    print()
+    print_lines([*(f"  {name:20}{value}" for name, value in facts.items()), ""])
 
 
 def _shortened(labels: tuple[str, ...]) -> str:
@@ -102,25 +101,24 @@ def _shortened(labels: tuple[str, ...]) -> str:
 
 
 def _print_layers(summary: "Summary") -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    table.add_column("layer", "total", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    for name, total in (
+    totals = (
         ("1-bit", summary.binary_weights),
         ("float", summary.float_parameters),
         ("binary MACs", summary.binary_macs),
         ("float MACs", summary.float_macs),
         ("bytes", sum(row.bytes for row in summary.rows)),
-    ):
-        table.add_column(name, f"{total:,}", justify="right", no_wrap=True)
-    for row in summary.rows:
-        table.add_row(*_cells(row))
-    stdout_console().print(table)
-    print(f"file: {summary.bytes:,} bytes   OPs = float MACs + binary MACs / 64 = {summary.ops / 1e6:,.1f} M")
+    )
+    print_table(
+        Table(
+            columns=("layer", "type", "shape", *(name for name, _ in totals)),
+            rows=[_cells(row) for row in summary.rows],
+            words=frozenset({0, 1, 2}),
+            total=("total", "", "", *(f"{number:,}" for _, number in totals)),
+            paths=True,
+        )
+    )
+    ops = f"OPs = float MACs + binary MACs / 64 = {summary.ops / 1e6:,.1f} M"
+    print_lines(["", f"file: {summary.bytes:,} bytes   {ops}"])
 
 
 def _cells(row: "Row") -> list[str]:

@@ -12,6 +12,7 @@ and shows how much that costs and which places it reaches. The parameters, since
 combinations of integers, which a nudged input leaves as they are.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.checkpoint import names, read_network
+from bitvit.config import Config
 from bitvit.errors import CheckpointError
 from bitvit.files import write_file
 from bitvit.images import open_image
@@ -74,6 +76,21 @@ class VerifyReport:
     @property
     def passed(self) -> bool:
         return all(row.passed for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it: the verdict, the fields, and those of each part in `parts`, without maps."""
+        parts = []
+        for row in self.rows:
+            fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "errors"}
+            parts.append({**fields, "passed": row.passed})
+        return {
+            "passed": self.passed,
+            "inputs": self.inputs,
+            "apart": self.apart,
+            "top1_agreement": self.top1_agreement,
+            "max_relative_logit_error": self.max_relative_logit_error,
+            "parts": parts,
+        }
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw where the two differ, as a PNG: the errors of each part, and their places on its map.
@@ -142,13 +159,20 @@ def verify(
     network = read_network(checkpoint, config=config, ema=ema)
     if network.config != engine.config:
         raise CheckpointError(
-            f"{checkpoint}: its shape {network.config} is not that of the packed model, {engine.config}; verify a model"
-            " against the checkpoint that it was converted from"
+            f"{checkpoint}: is not of the packed model's shape: {_differences(network.config, engine.config)}; verify a"
+            " model against the checkpoint that it was converted from, with the same config.json"
         )
     comparison = _Comparison(engine, network.checkpoint.state)
     for pixels in _inputs(engine, images, count, seed):
         comparison.add(pixels)
     return comparison.report()
+
+
+def _differences(checkpoint: Config, model: Config) -> str:
+    """The fields that differ, with both values."""
+    one, two = checkpoint.to_dict(), model.to_dict()
+    differing = [name for name in one if one[name] != two[name]]
+    return ", ".join(f"{name} is {one[name]}, the model's {two[name]}" for name in differing)
 
 
 def _inputs(
