@@ -57,7 +57,14 @@ def kinds_grid(profile: Profile) -> Grid:
 
 def layers_grid(profile: Profile) -> Grid:
     rows = [(part.layer, part.kernel, part.kind, *_part_cells(part, profile)) for part in profile.parts]
-    return Grid("Step by step", ("layer", "kernel", "kind", *_WORK), rows, frozenset({0, 1, 2, 2 + len(_WORK)}), keys=2, paths=True)
+    return Grid(
+        "Step by step",
+        ("layer", "kernel", "kind", *_WORK),
+        rows,
+        frozenset({0, 1, 2, 2 + len(_WORK)}),
+        keys=2,
+        paths=True,
+    )
 
 
 def _part_cells(part: Part, profile: Profile) -> tuple[str, ...]:

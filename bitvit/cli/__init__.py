@@ -31,6 +31,7 @@ from bitvit.errors import BitvitError
 __all__ = ["app", "main"]
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)  # EIO: the terminal is gone
 
 
 class _Commands(TyperGroup):
@@ -49,7 +50,7 @@ class _Commands(TyperGroup):
             _discard_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in UNWRITABLE:
                 raise
             _discard_stdout()
             print_error(f"the output cannot be written: {error.strerror}")
@@ -95,8 +96,21 @@ def _options(
     """Classify images on the CPU with BHViT, a binarized vision transformer."""
 
 
+def _open_closed_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr an empty one, as `</dev/null` does.
+
+    Else the next file that is opened takes the descriptor's place, and gets what is printed there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: that of the stream
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+
+
 def main() -> None:
     """The console script."""
+    _open_closed_streams()
     try:
         # Pillow warns of images that bitvit refuses with an error of its own, and of metadata that nobody reads.
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -271,6 +271,7 @@ def _print_comparison(comparison: "ReportComparison", stream: TextIO) -> None:
 
 def _print_grid(grid: "Grid", stream: TextIO) -> None:
     print_table(
-        Table(grid.columns, grid.rows, words=grid.words, keys=grid.keys, title=f"{grid.title}:", paths=grid.paths), stream
+        Table(grid.columns, grid.rows, words=grid.words, keys=grid.keys, title=f"{grid.title}:", paths=grid.paths),
+        stream,
     )
     print(file=stream)

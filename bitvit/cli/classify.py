@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import SOME_FAILED, compiling_status, output, print_error, printable, stderr_console
+from bitvit.cli.console import (
+    SOME_FAILED,
+    compiling_status,
+    is_animated,
+    output,
+    print_error,
+    printable,
+    stderr_console,
+)
 from bitvit.errors import ImageError
 
 if TYPE_CHECKING:
@@ -167,7 +175,7 @@ def progress_bar(console: "Console", total: int, stream: TextIO) -> Iterator[Cal
     """A progress bar on stderr, if a person looks at it and the results do not scroll it away; call to advance it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    if total <= QUICKLY_DONE or not console.is_terminal or stream.isatty():
+    if total <= QUICKLY_DONE or not is_animated(console) or stream.isatty():
         yield lambda: None
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

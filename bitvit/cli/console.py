@@ -58,7 +58,7 @@ def width_of(console: "Console") -> int | None:
 
 
 def is_animated(console: "Console") -> bool:
-    """Whether a line may be drawn again and again: on a real terminal only. FORCE_COLOR asks for colours, not for it."""
+    """Whether a line may be drawn again and again: on a real terminal only. FORCE_COLOR asks for colours alone."""
     return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 

@@ -28,7 +28,8 @@ class Table:
     """Cells of text, which may hold anything.
 
     words: columns that are aligned to the left; others hold numbers. keys: how many columns, the first, name a row.
-    names: columns that may be shortened. rows: None is a blank line, and a row of one cell a heading. total: a last line under a rule of its own.
+    names: columns that may be shortened. rows: None is a blank line, and a row of one cell a heading. total: a last
+    line under a rule of its own.
     paths: the first column has paths such as stages.0.blocks.1.mlp.fc1; where that is too wide, the rows of a block of
     the network stand below its name.
     """
@@ -62,8 +63,12 @@ def print_lines(lines: Sequence[str], stream: TextIO | None = None) -> None:
     width = width_of(console)
     for line in map(printable, lines):
         indent = " " * (len(line) - len(line.lstrip()) + GAP)
-        text = line if width is None else textwrap.fill(
-            line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text = (
+            line
+            if width is None
+            else textwrap.fill(
+                line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
         )
         console.print(text, markup=False, soft_wrap=True)
 
@@ -130,9 +135,9 @@ def _shortened(table: Table, width: int) -> Table:
         limits[widest] -= 1
         widths[widest] = min(widths[widest], limits[widest])
     rows = [
-        row if row is None or len(row) == 1 else [
-            _cut(cell, limits[column]) if column in limits else cell for column, cell in enumerate(row)
-        ]
+        row
+        if row is None or len(row) == 1
+        else [_cut(cell, limits[column]) if column in limits else cell for column, cell in enumerate(row)]
         for row in table.rows
     ]
     return replace(table, rows=rows)
@@ -189,7 +194,11 @@ def _print_block(block: Table, console: "Console") -> None:
     from rich.text import Text
 
     drawn = RichTable(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), show_footer=block.total is not None
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, GAP - 1, 0, 0),
+        show_footer=block.total is not None,
     )
     for place, name in enumerate(block.columns):
         total = "" if block.total is None else block.total[place]

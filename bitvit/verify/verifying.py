@@ -81,7 +81,9 @@ class VerifyReport:
         """The report as JSON can hold it: the verdict, the fields, and those of each part in `parts`, without maps."""
         parts = []
         for row in self.rows:
-            fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "errors"}
+            fields = {
+                field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "errors"
+            }
             parts.append({**fields, "passed": row.passed})
         return {
             "passed": self.passed,
@@ -158,9 +160,10 @@ def verify(
     engine = model if isinstance(model, BHViT) else load(model)
     network = read_network(checkpoint, config=config, ema=ema)
     if network.config != engine.config:
+        differences = _differences(network.config, engine.config)
         raise CheckpointError(
-            f"{checkpoint}: is not of the packed model's shape: {_differences(network.config, engine.config)}; verify a"
-            " model against the checkpoint that it was converted from, with the same config.json"
+            f"{checkpoint}: does not have the packed model's shape: {differences}; verify a model against the checkpoint"
+            " that it was converted from, with the same config.json"
         )
     comparison = _Comparison(engine, network.checkpoint.state)
     for pixels in _inputs(engine, images, count, seed):
@@ -172,7 +175,7 @@ def _differences(checkpoint: Config, model: Config) -> str:
     """The fields that differ, with both values."""
     one, two = checkpoint.to_dict(), model.to_dict()
     differing = [name for name in one if one[name] != two[name]]
-    return ", ".join(f"{name} is {one[name]}, the model's {two[name]}" for name in differing)
+    return ", ".join(f"{name} {one[name]} (the model: {two[name]})" for name in differing)
 
 
 def _inputs(
