@@ -20,9 +20,9 @@ from typer.core import TyperGroup
 
 from bitvit.cli.bench import bench
 from bitvit.cli.classify import classify
-from bitvit.cli.console import print_error
+from bitvit.cli.console import occupy_standard_descriptors, print_error
 from bitvit.cli.convert import convert
-from bitvit.cli.evaluate import evaluate
+from bitvit.cli.evaluate import EvaluateCommand, evaluate
 from bitvit.cli.inspect import inspect
 from bitvit.cli.verify import verify
 from bitvit.cli.warmup import warmup
@@ -40,7 +40,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None: its descriptor was closed
+                sys.stdout.flush()
         except BitvitError as error:
             print_error(str(error))
             raise typer.Exit(1) from None
@@ -60,6 +61,8 @@ class _Commands(TyperGroup):
 
 def _discard_stdout() -> None:
     """So that what is left in the buffer does not fail again when Python exits."""
+    if sys.stdout is None:
+        return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -76,7 +79,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (convert, classify, evaluate, inspect, verify, warmup, bench):
-    app.command(help=paragraphs(command.__doc__ or ""))(command)
+    app.command(cls=EvaluateCommand if command is evaluate else None, help=paragraphs(command.__doc__ or ""))(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -96,22 +99,10 @@ def _options(
     """Classify images on the CPU with BHViT, a binarized vision transformer."""
 
 
-def _open_closed_streams() -> None:
-    """Give a process that was started without stdin, stdout or stderr an empty one, as `</dev/null` does.
-
-    Else the next file that is opened takes the descriptor's place, and gets what is printed there.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: that of the stream
-            os.set_inheritable(descriptor, True)
-            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
-
-
 def main() -> None:
     """The console script."""
-    _open_closed_streams()
     try:
+        occupy_standard_descriptors()
         # Pillow warns of images that bitvit refuses with an error of its own, and of metadata that nobody reads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for stream in (sys.stdout, sys.stderr):

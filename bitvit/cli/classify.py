@@ -52,9 +52,12 @@ def classify(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.")
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders within folders too.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images to compute together.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
+    ] = 8,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Threads to use; default: all CPUs of the process.")
+        int | None,
+        typer.Option("--threads", "-t", min=1, metavar="N", help="Threads to use; default: all CPUs of the process."),
     ] = None,
     explain: Annotated[
         Path | None,

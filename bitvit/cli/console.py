@@ -21,11 +21,13 @@ __all__ = [
     "check_drawing",
     "compiling_status",
     "is_animated",
+    "occupy_standard_descriptors",
     "output",
     "print_error",
     "print_note",
     "print_warning",
     "printable",
+    "require_stdout",
     "result_console",
     "stderr_console",
     "width_of",
@@ -128,13 +130,32 @@ class _StatusHandler(logging.Handler):
             self._status.update(text)
 
 
+def occupy_standard_descriptors() -> None:
+    """Open the null device for each of stdin, stdout and stderr that is closed.
+
+    Otherwise the next file that is opened takes its place: an output file that of stderr, to which C libraries write.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def require_stdout() -> None:
+    """Raises BitvitError if stdout is closed, so that a command with nowhere to write its results does not begin."""
+    if sys.stdout is None:  # so Python says that its descriptor was closed
+        raise BitvitError("stdout is closed; name an output file, or redirect stdout to one")
+
+
 @contextlib.contextmanager
 def output(path: Path | None) -> Iterator[TextIO]:
     """A text stream to write results to: stdout, or a file that appears under its name only when it is complete.
 
-    Raises BitvitError if the file cannot be written.
+    Raises BitvitError if the file cannot be written, or stdout is closed.
     """
     if path is None:
+        require_stdout()
         yield sys.stdout
     elif path.is_dir():
         raise BitvitError(f"{path}: is a folder; name a file to write")

@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from bitvit.cli.console import SOME_FAILED, compiling_status, is_animated, print_error, print_note, stderr_console
+from bitvit.cli.console import (
+    SOME_FAILED,
+    compiling_status,
+    is_animated,
+    print_error,
+    print_note,
+    require_stdout,
+    stderr_console,
+)
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 from bitvit.messages import plural
@@ -37,10 +46,27 @@ class OnError(str, Enum):
     list = "list"
 
 
+class EvaluateCommand(TyperCommand):
+    """Says what is missing: the parser takes a single argument for DATA, and misses MODEL."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as problem:
+            if problem.param is None or problem.param.name != "models":
+                raise
+            raise typer.BadParameter(
+                "expected a model, or several, and after them the labelled images: a folder with a folder for each "
+                "class, or a CSV file",
+                ctx=ctx,
+                param_hint="MODEL DATA",
+            ) from None
+
+
 def evaluate(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="Packed model; several make one table with mean and spread."),
+        typer.Argument(metavar="MODEL", help="Packed model; several make one table with mean and spread."),
     ],
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
@@ -86,9 +112,14 @@ def evaluate(
         Path | None,
         typer.Option(metavar="PATH", help="File or folder for what --resume needs; default: --output, else here."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images to compute together.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
+    ] = 16,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Threads to compute; default: all CPUs of the process.")
+        int | None,
+        typer.Option(
+            "--threads", "-t", min=1, metavar="N", help="Threads to compute; default: all CPUs of the process."
+        ),
     ] = None,
     decoders: Annotated[
         int | None,
@@ -104,6 +135,10 @@ def evaluate(
     """
     from bitvit import evaluation
 
+    if output is None and predictions is None:
+        require_stdout()
+    if root is not None and not root.is_dir():
+        raise BitvitError(f"{root}: --root: no such folder; name the one where the paths of the CSV file start")
     place = state or output or (Path() if os.access(".", os.W_OK) else None)
     if place is None and resume:
         raise BitvitError("--resume: you may not write to this folder, so nothing is kept here; name a --state")

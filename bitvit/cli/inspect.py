@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvit.cli.console import printable
+from bitvit.cli.console import printable, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 
@@ -40,30 +40,39 @@ def inspect(
     operations do not. OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.
 
     A packed model whose bytes do not match its checksum is refused. --check also fails for a model without a checksum,
-    such as those of bitvit's first releases.
+    such as those of bitvit's first releases; then stdout says nothing, and the exit code is 1.
     """
     from bitvit.summary import summarize
 
-    summary = summarize(path, config)
     if check:
-        print(f"{printable(str(path))}: unchanged, its bytes match its checksum {_checked(summary)}")
-    elif form is Format.json:
+        print(f"{printable(str(path))}: unchanged, its bytes match its checksum {_checked(path)}")
+        return
+    require_stdout()
+    summary = summarize(path, config)
+    if form is Format.json:
         print(json.dumps(_as_json(summary), indent=2))
     else:
         _print_facts(summary)
         _print_layers(summary)
 
 
-def _checked(summary: "Summary") -> str:
-    """The checksum, which `summarize` has compared with the file's bytes."""
-    if not summary.packed:
-        raise BitvitError(f"{summary.path}: --check: a checkpoint carries no checksum; only packed models do")
-    if summary.checksum is None:
+def _checked(path: Path) -> str:
+    """The checksum, which was compared with the file's bytes."""
+    from bitvit.modelfile import load_model_file
+    from bitvit.summary import is_packed
+
+    if path.is_file() and not is_packed(path):
         raise BitvitError(
-            f"{summary.path}: --check: carries no checksum, so it cannot be told whether it has changed; convert "
-            "the checkpoint again to get one"
+            f"{path}: --check: is not a packed model, or its header is damaged; only packed models carry a checksum, a "
+            "training checkpoint has none"
         )
-    return summary.checksum
+    checksum = load_model_file(path).checksum
+    if checksum is None:
+        raise BitvitError(
+            f"{path}: --check: carries no checksum, so it cannot be told whether it has changed; convert the "
+            "checkpoint again to get one"
+        )
+    return checksum
 
 
 def _as_json(summary: "Summary") -> dict[str, object]:

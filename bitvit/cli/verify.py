@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import check_drawing, compiling_status, output
+from bitvit.cli.console import check_drawing, compiling_status, output, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.messages import plural
 
@@ -58,6 +58,8 @@ def verify(
     if draw is not None:
         require("matplotlib", "drawing")  # now, not after the work
         check_drawing(draw)
+    if out is None:
+        require_stdout()
     with compiling_status():
         report = verify_model(
             model, checkpoint, images=_expanded(images), config=config, ema=ema, count=count, seed=seed
@@ -77,9 +79,16 @@ def _expanded(paths: list[Path] | None) -> list[Path] | None:
     """Folders replaced by the images in them."""
     if not paths:
         return None
-    from bitvit.images import list_images
+    from bitvit.errors import ImageError
+    from bitvit.images import find_images
 
-    return [image for path in paths for image in (list_images(path) if path.is_dir() else [path])]
+    images: list[Path] = []
+    for path in paths:
+        found = find_images(path, recursive=False) if path.is_dir() else [path]
+        if not found:
+            raise ImageError(f"{path}: --images: no images in this folder; name one that has some, or the files")
+        images += found
+    return images
 
 
 def _print_report(report: "VerifyReport", stream: TextIO) -> None:

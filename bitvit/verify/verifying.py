@@ -31,6 +31,7 @@ from bitvit.images import open_image
 from bitvit.messages import plural
 from bitvit.model import BHViT, load
 from bitvit.runtime.trace import Trace
+from bitvit.summary import is_packed
 from bitvit.verify import reference
 
 MAX_ERROR = 2e-5  # of the largest error at a place, in units of the output's spread; float32 gives 5e-6 at most
@@ -157,13 +158,21 @@ def verify(
     images: files to compare on; default `count` inputs of standard normal noise.
     Raises CheckpointError if the two have different shapes, and what reading either raises.
     """
+    if is_packed(checkpoint):
+        swap = ""
+        if not isinstance(model, BHViT) and Path(model).is_file() and not is_packed(model):
+            swap = f"; the packed model comes first, then {os.fspath(model)}"
+        raise CheckpointError(
+            f"{os.fspath(checkpoint)}: is a packed model, expected the training checkpoint that the model was converted"
+            f" from{swap}"
+        )
     engine = model if isinstance(model, BHViT) else load(model)
     network = read_network(checkpoint, config=config, ema=ema)
     if network.config != engine.config:
         differences = _differences(network.config, engine.config)
         raise CheckpointError(
-            f"{checkpoint}: does not have the packed model's shape: {differences}; verify a model against the checkpoint"
-            " that it was converted from, with the same config.json"
+            f"{checkpoint}: does not have the packed model's shape: {differences}; verify a model against the"
+            " checkpoint that it was converted from, with the same config.json"
         )
     comparison = _Comparison(engine, network.checkpoint.state)
     for pixels in _inputs(engine, images, count, seed):
