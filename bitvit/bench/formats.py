@@ -22,7 +22,7 @@ class Grid:
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-    words: frozenset[int]
+    words: frozenset[int] = frozenset({0})
     keys: int = 1
     paths: bool = False
 

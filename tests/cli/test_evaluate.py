@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from bitvit.cli import app
 from bitvit.cli.evaluate import progress_bar
 from bitvit.evaluation import Progress, evaluate
+from tests.support.command import Terminal
 from tests.support.paths import ROOT
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
@@ -87,7 +88,7 @@ def test_json(model: Path, data: Path) -> None:
 def test_several_models_and_folds(model: Path, data: Path) -> None:
     stdout, _ = run(model, model, data)
     assert stdout.startswith(f"on {data}\n")
-    assert stdout.count(f" {model} ") == 2
+    assert stdout.count(f"\n{model} ") == 2
     assert re.search(r"mean +\d+\.\d\d %", stdout)
     assert re.search(r"standard deviation +0\.00 %", stdout)
     assert "note: the standard deviation is over 2 models, with n - 1" in stdout
@@ -216,15 +217,16 @@ def far(done: int, units: int = 2) -> Progress:
 
 
 def test_progress_bar() -> None:
-    screen = io.StringIO()
+    screen = Terminal()
     with progress_bar(Console(file=screen, force_terminal=True, width=120)) as show:
         show(far(0))
         show(far(60))
     for text in ("1/2", "60/100", "top-1 50.00 %", "left"):
         assert text in screen.getvalue()
     log = io.StringIO()
-    with progress_bar(Console(file=log)) as show:
-        show(far(60, units=1))
+    for console in (Console(file=log), Console(file=log, force_terminal=True)):  # the latter by FORCE_COLOR
+        with progress_bar(console) as show:
+            show(far(60, units=1))
     assert log.getvalue() == ""
 
 

@@ -67,7 +67,7 @@ def test_check_tells_unchanged_changed_and_unknown(model: Path, checkpoint: Path
         assert "checksum            none" in run("inspect", old)[0]
         assert "carries no checksum" in run("inspect", old, "--check", code=1)[1]
     _, error = run("inspect", checkpoint, "--config", config, "--check", code=1)
-    assert "a checkpoint carries no checksum" in error
+    assert "--check: is not a packed model" in error
 
 
 def test_a_missing_file_is_named() -> None:
