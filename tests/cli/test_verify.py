@@ -1,5 +1,6 @@
-"""bitvit verify: its table and verdict."""
+"""bitvit verify: its table, its JSON and verdict."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -39,6 +40,49 @@ def test_errors_are_drawn_as_a_png(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     _, stderr = run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "other.png", code=1)
     assert stderr == "Error: drawing needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'\n"
+
+
+def test_json_has_the_verdict_and_every_part(model: Path, checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    arguments = ("verify", model, checkpoint, "--config", config, "--format", "json")
+    printed = run(*arguments)[0]
+    assert run(*arguments, "-o", tmp_path / "report.json")[0] == ""
+    assert (tmp_path / "report.json").read_text() == printed
+    found = json.loads(printed)
+    report = verifying.verify(model, checkpoint, config=config)
+    assert (found["passed"], found["inputs"], found["apart"]) == (True, 1, 0)
+    assert found["max_relative_logit_error"] == report.max_relative_logit_error
+    assert [part["name"] for part in found["parts"]] == [row.name for row in report.rows]
+    assert [part["max_error"] for part in found["parts"]] == [row.max_error for row in report.rows]
+    assert found["parts"][0].keys() == {
+        *(
+            "name",
+            "max_error",
+            "relative_error",
+            "sign_disagreements",
+            "signs",
+            "undecided",
+            "wrong",
+            "places",
+            "passed",
+        )
+    }
+
+
+def test_a_table_goes_into_a_file_too(model: Path, checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    assert run("verify", model, checkpoint, "--config", config, "-o", tmp_path / "table.txt")[0] == ""
+    assert (tmp_path / "table.txt").read_text() == run("verify", model, checkpoint, "--config", config)[0]
+
+
+def test_swapped_and_repeated_arguments_are_told(model: Path, checkpoint: Path) -> None:
+    told = f"Error: {model}: is a packed model, expected the training checkpoint that the model was converted from"
+    assert run("verify", model, model, code=1)[1] == f"{told}\n"
+    swapped = f"{told}; the packed model comes first, then {checkpoint}\n"
+    assert run("verify", checkpoint, model, code=1)[1] == swapped
+
+
+def test_a_folder_without_images_is_named(model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    _, stderr = run("verify", model, checkpoint, "--images", tmp_path, code=1)
+    assert stderr == f"Error: {tmp_path}: --images: no images in this folder; name one that has some, or the files\n"
 
 
 def test_another_checkpoint_is_refused(packed: Packed, checkpoint: Path, config: Path) -> None:
