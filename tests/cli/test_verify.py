@@ -39,7 +39,7 @@ def test_errors_are_drawn_as_a_png(
         assert message in run("verify", "no", "no", "--draw", tmp_path / name, code=1)[1]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     _, stderr = run("verify", model, checkpoint, "--config", config, "--draw", tmp_path / "other.png", code=1)
-    assert stderr == "Error: drawing needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'\n"
+    assert stderr.startswith("Error: drawing needs matplotlib, which is not installed: ")
 
 
 def test_json_has_the_verdict_and_every_part(model: Path, checkpoint: Path, config: Path, tmp_path: Path) -> None:
