@@ -1,6 +1,8 @@
 """Packages that only some functions need: imported when they are used, with a word on how to install them."""
 
 import importlib
+import shlex
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +17,9 @@ def require(package: str, purpose: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         name = {"sklearn": "scikit-learn", "scipy": "scikit-learn"}.get(package.split(".")[0], package.split(".")[0])
-        remedy = "pip install pyarrow" if name == "pyarrow" else "pip install 'bitvit[evaluate]'"
-        raise BitvitError(f"{purpose} needs {name}, which is not installed: {remedy}") from None
+        wanted = name if name == "pyarrow" else "'bitvit[evaluate]'"
+        python = shlex.quote(sys.executable or "python")  # a bare pip may be another environment's
+        raise BitvitError(f"{purpose} needs {name}, which is not installed: {python} -m pip install {wanted}") from None
 
 
 def figure(width: float, height: float) -> Any:

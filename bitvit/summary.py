@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from bitvit.checkpoint import read_network
 from bitvit.checkpoint.shapes import is_optional
 from bitvit.config import Config, Place, PlaceKind
+from bitvit.errors import ConfigError
 from bitvit.modelfile import METADATA_KEY, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.tensorfile import FormatError, read_header
 
-__all__ = ["Layer", "Row", "Summary", "layers", "summarize"]
+__all__ = ["Layer", "Row", "Summary", "is_packed", "layers", "summarize"]
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -104,11 +105,19 @@ def summarize(
     Raises ModelFileError, CheckpointError or ConfigError.
     """
     path = Path(path)
-    return _summarize_packed(path) if _is_packed(path) else _summarize_checkpoint(path, config)
+    if not is_packed(path):
+        return _summarize_checkpoint(path, config)
+    if config is not None:
+        raise ConfigError(
+            f"{path}: is a packed model, which holds its configuration; leave out --config (config=), it is for"
+            " checkpoints"
+        )
+    return _summarize_packed(path)
 
 
-def _is_packed(path: Path) -> bool:
-    """Whether the file is a .safetensors with bitvit's metadata."""
+def is_packed(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a file, and it is a .safetensors with bitvit's metadata."""
+    path = Path(path)
     try:
         if not path.is_file():
             return False

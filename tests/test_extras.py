@@ -1,5 +1,6 @@
 """Packages that only some functions need."""
 
+import shlex
 import sys
 
 import pytest
@@ -11,13 +12,13 @@ from bitvit.extras import require
 @pytest.mark.parametrize(
     ("package", "remedy"),
     [
-        ("sklearn.metrics", "needs scikit-learn, which is not installed: pip install 'bitvit[evaluate]'"),
-        ("matplotlib.figure", "needs matplotlib, which is not installed: pip install 'bitvit[evaluate]'"),
-        ("pyarrow.parquet", "needs pyarrow, which is not installed: pip install pyarrow"),
+        ("sklearn.metrics", "needs scikit-learn, which is not installed: PYTHON -m pip install 'bitvit[evaluate]'"),
+        ("matplotlib.figure", "needs matplotlib, which is not installed: PYTHON -m pip install 'bitvit[evaluate]'"),
+        ("pyarrow.parquet", "needs pyarrow, which is not installed: PYTHON -m pip install pyarrow"),
     ],
 )
 def test_a_missing_package(package: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BitvitError) as error:
         require(package, "this")
-    assert str(error.value) == f"this {remedy}"
+    assert str(error.value) == f"this {remedy}".replace("PYTHON", shlex.quote(sys.executable))

@@ -60,7 +60,7 @@ def table(stored: dict[str, Any]) -> str:
         for row in stored["results"]
     ]
     below = ". ".join([stored["machine"], stored["software"], *stored["warnings"]])
-    return f"{grid_markdown(Grid('', COLUMNS, rows, 1))}\n{below}."
+    return f"{grid_markdown(Grid('', COLUMNS, rows))}\n{below}."
 
 
 def median_seconds(model: bitvit.BHViT, image: np.ndarray, repeats: int) -> float:

@@ -14,12 +14,17 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text: the first `words` columns hold words, the others numbers."""
+    """A table of text. words: columns that hold words, the others numbers. keys: how many columns name a row.
+
+    paths: the first column has names such as stages.0.blocks.1.mlp.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-    words: int
+    words: frozenset[int] = frozenset({0})
+    keys: int = 1
+    paths: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------------ grids
@@ -29,7 +34,7 @@ def results_grid(report: BenchReport) -> Grid:
         *("images/s", "binary GMAC/s", "of limit", "spread", "others"),
     )
     rows = [_result_row(r) for r in report.results]
-    return Grid("Time of a call, ms", columns, rows, 1)
+    return Grid("Time of a call, ms", columns, rows, frozenset({0}), keys=3)
 
 
 def _result_row(r: Result) -> tuple[str, ...]:
@@ -47,12 +52,19 @@ _WORK = ("ms", "time", "bin MMAC", "float MMAC", "weights kB", "activ kB", "limi
 
 def kinds_grid(profile: Profile) -> Grid:
     rows = [(part.kind, *_part_cells(part, profile)) for part in profile.kinds]
-    return Grid("Where the time goes, one image on one thread", ("kind", *_WORK), rows, 1)
+    return Grid("Where the time goes, one image on one thread", ("kind", *_WORK), rows, frozenset({0, len(_WORK)}))
 
 
 def layers_grid(profile: Profile) -> Grid:
     rows = [(part.layer, part.kernel, part.kind, *_part_cells(part, profile)) for part in profile.parts]
-    return Grid("Step by step", ("layer", "kernel", "kind", *_WORK), rows, 3)
+    return Grid(
+        "Step by step",
+        ("layer", "kernel", "kind", *_WORK),
+        rows,
+        frozenset({0, 1, 2, 2 + len(_WORK)}),
+        keys=2,
+        paths=True,
+    )
 
 
 def _part_cells(part: Part, profile: Profile) -> tuple[str, ...]:
@@ -74,7 +86,7 @@ def comparison_grid(comparison: ReportComparison) -> Grid:
         )
         for p in comparison.pairs
     ]
-    return Grid("Median time of a call", columns, rows, 1)
+    return Grid("Median time of a call", columns, rows, frozenset({0, len(columns) - 1}), keys=3)
 
 
 def digits(value: float) -> str:
@@ -153,7 +165,7 @@ def profile_facts(profile: Profile) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- Markdown
 def grid_markdown(grid: Grid) -> str:
     """One table, without its title."""
-    marks = ["---" if i < grid.words else "--:" for i in range(len(grid.columns))]
+    marks = ["---" if i in grid.words else "--:" for i in range(len(grid.columns))]
     rows = [grid.columns, *grid.rows]
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join([lines[0], f"|{'|'.join(marks)}|", *lines[1:]]) + "\n"

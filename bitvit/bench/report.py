@@ -11,13 +11,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from bitvit.bench.limits import Limits
 from bitvit.bench.machine import Environment
 from bitvit.decoding import Decoder
 from bitvit.errors import BenchError
+from bitvit.files import read_json
 
 SCHEMA = "bitvit-bench/1"
 BUSY = 0.05  # share of the machine's processors used by other processes above which times are not to be trusted
@@ -228,16 +228,8 @@ class BenchReport:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "BenchReport":
         """Read a JSON file. BenchError if it cannot be read or is something else."""
-        where = os.fspath(path)
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as problem:
-            raise BenchError(f"{where}: cannot be read: {problem.strerror}; check the path") from None
-        except (ValueError, RecursionError) as problem:
-            raise BenchError(
-                f"{where}: not JSON ({problem}); expected a report of bitvit bench --format json"
-            ) from None
-        return cls.from_dict(content, where)
+        content = read_json(path, BenchError, "a report of bitvit bench --format json")
+        return cls.from_dict(content, os.fspath(path))
 
 
 def cell_name(result: Result) -> str:

@@ -20,9 +20,9 @@ from typer.core import TyperGroup
 
 from bitvit.cli.bench import bench
 from bitvit.cli.classify import classify
-from bitvit.cli.console import print_error
+from bitvit.cli.console import occupy_standard_descriptors, print_error
 from bitvit.cli.convert import convert
-from bitvit.cli.evaluate import evaluate
+from bitvit.cli.evaluate import EvaluateCommand, evaluate
 from bitvit.cli.inspect import inspect
 from bitvit.cli.verify import verify
 from bitvit.cli.warmup import warmup
@@ -31,6 +31,7 @@ from bitvit.errors import BitvitError
 __all__ = ["app", "main"]
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)  # EIO: the terminal is gone
 
 
 class _Commands(TyperGroup):
@@ -39,7 +40,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None: its descriptor was closed
+                sys.stdout.flush()
         except BitvitError as error:
             print_error(str(error))
             raise typer.Exit(1) from None
@@ -49,7 +51,7 @@ class _Commands(TyperGroup):
             _discard_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in UNWRITABLE:
                 raise
             _discard_stdout()
             print_error(f"the output cannot be written: {error.strerror}")
@@ -59,6 +61,8 @@ class _Commands(TyperGroup):
 
 def _discard_stdout() -> None:
     """So that what is left in the buffer does not fail again when Python exits."""
+    if sys.stdout is None:
+        return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -75,7 +79,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (convert, classify, evaluate, inspect, verify, warmup, bench):
-    app.command(help=paragraphs(command.__doc__ or ""))(command)
+    app.command(cls=EvaluateCommand if command is evaluate else None, help=paragraphs(command.__doc__ or ""))(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -98,6 +102,7 @@ def _options(
 def main() -> None:
     """The console script."""
     try:
+        occupy_standard_descriptors()
         # Pillow warns of images that bitvit refuses with an error of its own, and of metadata that nobody reads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for stream in (sys.stdout, sys.stderr):

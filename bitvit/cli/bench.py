@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import check_drawing, output, print_warning, printable, stderr_console
+from bitvit.cli.console import check_drawing, is_animated, output, print_warning, stderr_console
+from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BenchError
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _numbers(texts: list[str], option: str) -> list[int]:
 def _progress() -> Iterator[Callable[[str], None] | None]:
     """Say on a terminal what is being measured; the line is not animated, which would take processor time."""
     console = stderr_console()
-    if not console.is_terminal:
+    if not is_animated(console):
         yield None
         return
 
@@ -223,7 +224,7 @@ def _write(writers: dict[Format, Writer], form: Format, warnings: list[str], out
     """Write in one of the formats. A table in a file ends with the warnings, which a reader of the file would miss."""
     writers[form](stream)
     if out is not None and form is Format.table:
-        _print_lines([f"warning: {warning}" for warning in warnings], stream)
+        print_lines([f"warning: {warning}" for warning in warnings], stream)
 
 
 def _report_writers(report: "BenchReport") -> dict[Format, Writer]:
@@ -252,11 +253,11 @@ def _print_report(report: "BenchReport", stream: TextIO) -> None:
     from bitvit.bench import formats
 
     _print_grid(formats.results_grid(report), stream)
-    _print_lines(formats.facts(report), stream)
+    print_lines(formats.facts(report), stream)
     if report.profile is not None:
         print(file=stream)
         _print_grid(formats.kinds_grid(report.profile), stream)
-        _print_lines(formats.profile_facts(report.profile), stream)
+        print_lines(formats.profile_facts(report.profile), stream)
         print(file=stream)
         _print_grid(formats.layers_grid(report.profile), stream)
 
@@ -265,24 +266,12 @@ def _print_comparison(comparison: "ReportComparison", stream: TextIO) -> None:
     from bitvit.bench import formats
 
     _print_grid(formats.comparison_grid(comparison), stream)
-    _print_lines([*comparison.differences, *comparison.alone], stream)
+    print_lines([*comparison.differences, *comparison.alone], stream)
 
 
 def _print_grid(grid: "Grid", stream: TextIO) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from bitvit.cli.console import TABLE_WIDTH
-
-    table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(grid.columns):
-        table.add_column(column, no_wrap=True, justify="left" if i < grid.words else "right")
-    for row in grid.rows:
-        table.add_row(*row)
-    Console(file=stream, highlight=False, width=TABLE_WIDTH).print(table)
-
-
-def _print_lines(lines: list[str], stream: TextIO) -> None:
-    for line in lines:
-        print(printable(line), file=stream)
+    print_table(
+        Table(grid.columns, grid.rows, words=grid.words, keys=grid.keys, title=f"{grid.title}:", paths=grid.paths),
+        stream,
+    )
+    print(file=stream)

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import SOME_FAILED, compiling_status, output, print_error, printable, stderr_console
+from bitvit.cli.console import (
+    SOME_FAILED,
+    compiling_status,
+    is_animated,
+    output,
+    print_error,
+    printable,
+    stderr_console,
+)
 from bitvit.errors import ImageError
 
 if TYPE_CHECKING:
@@ -44,9 +52,12 @@ def classify(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.")
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders within folders too.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images to compute together.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
+    ] = 8,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Threads to use; default: all CPUs of the process.")
+        int | None,
+        typer.Option("--threads", "-t", min=1, metavar="N", help="Threads to use; default: all CPUs of the process."),
     ] = None,
     explain: Annotated[
         Path | None,
@@ -167,7 +178,7 @@ def progress_bar(console: "Console", total: int, stream: TextIO) -> Iterator[Cal
     """A progress bar on stderr, if a person looks at it and the results do not scroll it away; call to advance it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    if total <= QUICKLY_DONE or not console.is_terminal or stream.isatty():
+    if total <= QUICKLY_DONE or not is_animated(console) or stream.isatty():
         yield lambda: None
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,24 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+__all__ = [
+    "SOME_FAILED",
+    "check_drawing",
+    "compiling_status",
+    "is_animated",
+    "occupy_standard_descriptors",
+    "output",
+    "print_error",
+    "print_note",
+    "print_warning",
+    "printable",
+    "require_stdout",
+    "result_console",
+    "stderr_console",
+    "width_of",
+]
+
 SOME_FAILED = 3  # exit code: images could not be read
-TABLE_WIDTH = 160  # columns; in a narrower terminal lines of a table wrap, where Rich would cut numbers short
 
 
 def stderr_console() -> "Console":
@@ -25,11 +42,26 @@ def stderr_console() -> "Console":
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def stdout_console() -> "Console":
-    """For tables."""
+def result_console(stream: TextIO | None = None) -> "Console":
+    """For results, to stdout or an open file. A file gets no colours, whatever the environment says of terminals."""
     from rich.console import Console
 
-    return Console(highlight=False, width=TABLE_WIDTH)
+    inside = stream is not None and stream is not sys.stdout
+    return Console(file=stream, highlight=False, force_terminal=False if inside else None)
+
+
+def width_of(console: "Console") -> int | None:
+    """Columns of the terminal behind a console. None: there is none, so lines may have any length.
+
+    A pipe that FORCE_COLOR makes a terminal has a width if COLUMNS says which.
+    """
+    known = console.file.isatty() or "COLUMNS" in os.environ
+    return console.width if console.is_terminal and known else None
+
+
+def is_animated(console: "Console") -> bool:
+    """Whether a line may be drawn again and again: on a real terminal only. FORCE_COLOR asks for colours alone."""
+    return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 def print_error(text: str, console: "Console | None" = None) -> None:
@@ -37,7 +69,7 @@ def print_error(text: str, console: "Console | None" = None) -> None:
 
 
 def print_warning(text: str) -> None:
-    _print_message("Warning", "bold yellow", text, stderr_console())
+    _print_message("Warning", "bold magenta", text, stderr_console())
 
 
 def print_note(text: str) -> None:
@@ -67,7 +99,7 @@ def check_drawing(path: Path) -> None:
 def compiling_status() -> Iterator[None]:
     """Say on a terminal that kernels are being compiled, which the first run on a machine does."""
     console = stderr_console()
-    if not console.is_terminal:
+    if not is_animated(console):
         yield
         return
     with contextlib.ExitStack() as stack:
@@ -98,13 +130,32 @@ class _StatusHandler(logging.Handler):
             self._status.update(text)
 
 
+def occupy_standard_descriptors() -> None:
+    """Open the null device for each of stdin, stdout and stderr that is closed.
+
+    Otherwise the next file that is opened takes its place: an output file that of stderr, to which C libraries write.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def require_stdout() -> None:
+    """Raises BitvitError if stdout is closed, so that a command with nowhere to write its results does not begin."""
+    if sys.stdout is None:  # so Python says that its descriptor was closed
+        raise BitvitError("stdout is closed; name an output file, or redirect stdout to one")
+
+
 @contextlib.contextmanager
 def output(path: Path | None) -> Iterator[TextIO]:
     """A text stream to write results to: stdout, or a file that appears under its name only when it is complete.
 
-    Raises BitvitError if the file cannot be written.
+    Raises BitvitError if the file cannot be written, or stdout is closed.
     """
     if path is None:
+        require_stdout()
         yield sys.stdout
     elif path.is_dir():
         raise BitvitError(f"{path}: is a folder; name a file to write")

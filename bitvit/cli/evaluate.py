@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from bitvit.cli.console import (
     SOME_FAILED,
     compiling_status,
+    is_animated,
     print_error,
     print_note,
-    printable,
+    require_stdout,
     stderr_console,
-    stdout_console,
 )
+from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 from bitvit.messages import plural
 
@@ -44,10 +46,27 @@ class OnError(str, Enum):
     list = "list"
 
 
+class EvaluateCommand(TyperCommand):
+    """Says what is missing: the parser takes a single argument for DATA, and misses MODEL."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as problem:
+            if problem.param is None or problem.param.name != "models":
+                raise
+            raise typer.BadParameter(
+                "expected a model, or several, and after them the labelled images: a folder with a folder for each "
+                "class, or a CSV file",
+                ctx=ctx,
+                param_hint="MODEL DATA",
+            ) from None
+
+
 def evaluate(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="Packed model; several make one table with mean and spread."),
+        typer.Argument(metavar="MODEL", help="Packed model; several make one table with mean and spread."),
     ],
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
@@ -93,9 +112,14 @@ def evaluate(
         Path | None,
         typer.Option(metavar="PATH", help="File or folder for what --resume needs; default: --output, else here."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images to compute together.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
+    ] = 16,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Threads to compute; default: all CPUs of the process.")
+        int | None,
+        typer.Option(
+            "--threads", "-t", min=1, metavar="N", help="Threads to compute; default: all CPUs of the process."
+        ),
     ] = None,
     decoders: Annotated[
         int | None,
@@ -111,6 +135,10 @@ def evaluate(
     """
     from bitvit import evaluation
 
+    if output is None and predictions is None:
+        require_stdout()
+    if root is not None and not root.is_dir():
+        raise BitvitError(f"{root}: --root: no such folder; name the one where the paths of the CSV file start")
     place = state or output or (Path() if os.access(".", os.W_OK) else None)
     if place is None and resume:
         raise BitvitError("--resume: you may not write to this folder, so nothing is kept here; name a --state")
@@ -193,7 +221,7 @@ def progress_bar(console: "Console") -> "Iterator[Callable[[Progress], None]]":
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    if not console.is_terminal:
+    if not is_animated(console):
         yield lambda _: None
         return
     columns = (
@@ -242,7 +270,6 @@ def _report_failures(reports: "tuple[EvalReport, ...]", on_error: OnError) -> No
 def _print_report(report: "EvalReport", saved: bool) -> None:
     low, high = (100 * value for value in report.top1_interval)
     per_second = (report.images + len(report.failures)) / max(report.seconds, 1e-9)
-    print(f"{printable(report.model)} on {printable(report.data)}")
     facts = {
         "images": f"{report.images:,} of {len(report.classes)} classes, {per_second:,.0f} a second with decoding",
         "top-1": f"{_percent(report.top1)} (95 % interval {low:.2f} to {high:.2f})",
@@ -255,10 +282,13 @@ def _print_report(report: "EvalReport", saved: bool) -> None:
         else f"{report.roc_auc:.4f} (mean of one class against the others)",
         "calibration error": f"{report.calibration_error:.4f} (ECE, 15 bins)",
     }
-    for name, text in facts.items():
-        print(f"  {name:18} {text}")
-    for note in report.notes:
-        print(f"  note: {printable(note)}")
+    print_lines(
+        [
+            f"{report.model} on {report.data}",
+            *(f"  {name:18} {text}" for name, text in facts.items()),
+            *(f"  note: {note}" for note in report.notes),
+        ]
+    )
     _print_classes(report, saved)
 
 
@@ -267,59 +297,47 @@ def _percent(share: float) -> str:
 
 
 def _print_classes(report: "EvalReport", saved: bool) -> None:
-    from rich import box
-    from rich.table import Table
-
-    shown = list(report.classes)
+    shown, title = list(report.classes), ""
     if len(shown) > MANY:
         shown = sorted((c for c in shown if c.recall is not None), key=lambda c: c.recall or 0)[:WORST]
         where = "classes.csv has all" if saved else "--output FOLDER writes all"
-        print(f"\nThe {len(shown)} classes with the lowest recall ({where}):")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class", no_wrap=True)
-    for name in ("images", "recall", "precision", "F1", "ROC-AUC"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("most often taken for", no_wrap=True)
+        title = f"The {len(shown)} classes with the lowest recall ({where}):"
+    rows = []
     for scores in shown:
-        shares = (None if s is None else 100 * s for s in (scores.recall, scores.precision))
-        table.add_row(
-            printable(scores.name),
-            f"{scores.images:,}",
-            *("–" if share is None else f"{share:.1f} %" for share in shares),
-            *(_number(value) for value in (scores.f1, scores.roc_auc)),
-            printable(scores.mistaken_for or ""),
+        shares = (None if share is None else 100 * share for share in (scores.recall, scores.precision))
+        rows.append(
+            (
+                *(scores.name, f"{scores.images:,}"),
+                *("–" if share is None else f"{share:.1f} %" for share in shares),
+                *(_number(value) for value in (scores.f1, scores.roc_auc)),
+                scores.mistaken_for or "",
+            )
         )
-    stdout_console().print(table)
+    columns = ("class", "images", "recall", "precision", "F1", "ROC-AUC", "most often taken for")
+    ends = frozenset({0, len(columns) - 1})
+    print()
+    print_table(Table(columns, rows, words=ends, names=ends, title=title))
 
 
 def _print_comparison(result: "Comparison") -> None:
-    from rich import box
-    from rich.table import Table
-
     from bitvit.evaluation.metrics import FIGURES
 
     same = len({report.data for report in result.reports}) == 1
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    if not same:
-        table.add_column("data", no_wrap=True)
-    for name in ("images", *TITLES):
-        table.add_column(name, justify="right", no_wrap=True)
+    where = () if same else ("data",)
+    rows: list[tuple[str, ...] | None] = []
     for report in result.reports:
         figures = _cells({name: getattr(report, name) for name in FIGURES})
-        where = [] if same else [printable(report.data)]
-        table.add_row(printable(report.model), *where, f"{report.images:,}", *figures)
-    table.add_section()
-    blank = [""] if same else ["", ""]
-    table.add_row("mean", *blank, *_cells(result.mean))
-    table.add_row("standard deviation", *blank, *_cells(result.spread))
+        rows.append((report.model, *(() if same else (report.data,)), f"{report.images:,}", *figures))
+    blank = ("", *("" for _ in where))
+    rows += [None, ("mean", *blank, *_cells(result.mean)), ("standard deviation", *blank, *_cells(result.spread))]
+    names = frozenset(range(1 + len(where)))
     if same:
-        print(f"on {printable(result.reports[0].data)}")
-    stdout_console().print(table)
+        print_lines([f"on {result.reports[0].data}", ""])
+    print_table(Table(("model", *where, "images", *TITLES), rows, words=names, keys=len(names), names=names))
     number = plural(len(result.reports), "model")
-    for note in dict.fromkeys(note for report in result.reports for note in report.notes):
-        print(f"note: {printable(note)}")
-    print(f"note: the standard deviation is over {number}, with n - 1; each model counts the same")
+    notes = dict.fromkeys(note for report in result.reports for note in report.notes)
+    deviation = f"the standard deviation is over {number}, with n - 1; each model counts the same"
+    print_lines(["", *(f"note: {note}" for note in (*notes, deviation))])
 
 
 def _cells(figures: dict[str, float | None]) -> list[str]:

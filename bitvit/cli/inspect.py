@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvit.cli.console import printable, stdout_console
+from bitvit.cli.console import printable, require_stdout
+from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 
 if TYPE_CHECKING:
@@ -39,30 +40,39 @@ def inspect(
     operations do not. OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.
 
     A packed model whose bytes do not match its checksum is refused. --check also fails for a model without a checksum,
-    such as those of bitvit's first releases.
+    such as those of bitvit's first releases; then stdout says nothing, and the exit code is 1.
     """
     from bitvit.summary import summarize
 
-    summary = summarize(path, config)
     if check:
-        print(f"{printable(str(path))}: unchanged, its bytes match its checksum {_checked(summary)}")
-    elif form is Format.json:
+        print(f"{printable(str(path))}: unchanged, its bytes match its checksum {_checked(path)}")
+        return
+    require_stdout()
+    summary = summarize(path, config)
+    if form is Format.json:
         print(json.dumps(_as_json(summary), indent=2))
     else:
         _print_facts(summary)
         _print_layers(summary)
 
 
-def _checked(summary: "Summary") -> str:
-    """The checksum, which `summarize` has compared with the file's bytes."""
-    if not summary.packed:
-        raise BitvitError(f"{summary.path}: --check: a checkpoint carries no checksum; only packed models do")
-    if summary.checksum is None:
+def _checked(path: Path) -> str:
+    """The checksum, which was compared with the file's bytes."""
+    from bitvit.modelfile import load_model_file
+    from bitvit.summary import is_packed
+
+    if path.is_file() and not is_packed(path):
         raise BitvitError(
-            f"{summary.path}: --check: carries no checksum, so it cannot be told whether it has changed; convert "
-            "the checkpoint again to get one"
+            f"{path}: --check: is not a packed model, or its header is damaged; only packed models carry a checksum, a "
+            "training checkpoint has none"
         )
-    return summary.checksum
+    checksum = load_model_file(path).checksum
+    if checksum is None:
+        raise BitvitError(
+            f"{path}: --check: carries no checksum, so it cannot be told whether it has changed; convert the "
+            "checkpoint again to get one"
+        )
+    return checksum
 
 
 def _as_json(summary: "Summary") -> dict[str, object]:
@@ -83,7 +93,7 @@ def _as_json(summary: "Summary") -> dict[str, object]:
 
 def _print_facts(summary: "Summary") -> None:
     kind = f"packed model, bitvit {summary.version}" if summary.packed else "training checkpoint"
-    print(f"{printable(str(summary.path))}: {printable(kind)}")
+    print_lines([f"{summary.path}: {kind}"])
     facts: dict[str, object] = {"checkpoint sha256": summary.sha256}
     if summary.packed:
         facts["checksum"] = summary.checksum or "none"
@@ -92,9 +102,7 @@ def _print_facts(summary: "Summary") -> None:
         facts |= {name: value for name, value in summary.preprocessing.to_dict().items() if name != "image_size"}
     if summary.labels is not None:
         facts["labels"] = _shortened(summary.labels)
-    for name, value in facts.items():
-        print(f"  {name:20}{printable(str(value))}")
-    print()
+    print_lines([*(f"  {name:20}{value}" for name, value in facts.items()), ""])
 
 
 def _shortened(labels: tuple[str, ...]) -> str:
@@ -102,25 +110,24 @@ def _shortened(labels: tuple[str, ...]) -> str:
 
 
 def _print_layers(summary: "Summary") -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    table.add_column("layer", "total", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    for name, total in (
+    totals = (
         ("1-bit", summary.binary_weights),
         ("float", summary.float_parameters),
         ("binary MACs", summary.binary_macs),
         ("float MACs", summary.float_macs),
         ("bytes", sum(row.bytes for row in summary.rows)),
-    ):
-        table.add_column(name, f"{total:,}", justify="right", no_wrap=True)
-    for row in summary.rows:
-        table.add_row(*_cells(row))
-    stdout_console().print(table)
-    print(f"file: {summary.bytes:,} bytes   OPs = float MACs + binary MACs / 64 = {summary.ops / 1e6:,.1f} M")
+    )
+    print_table(
+        Table(
+            columns=("layer", "type", "shape", *(name for name, _ in totals)),
+            rows=[_cells(row) for row in summary.rows],
+            words=frozenset({0, 1, 2}),
+            total=("total", "", "", *(f"{number:,}" for _, number in totals)),
+            paths=True,
+        )
+    )
+    ops = f"OPs = float MACs + binary MACs / 64 = {summary.ops / 1e6:,.1f} M"
+    print_lines(["", f"file: {summary.bytes:,} bytes   {ops}"])
 
 
 def _cells(row: "Row") -> list[str]:

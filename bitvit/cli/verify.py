@@ -1,14 +1,23 @@
 """bitvit verify: a packed model against the plain NumPy reference on its checkpoint."""
 
+import json
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import check_drawing, compiling_status, stdout_console
+from bitvit.cli.console import check_drawing, compiling_status, output, require_stdout
+from bitvit.cli.tables import Table, print_lines, print_table
+from bitvit.messages import plural
 
 if TYPE_CHECKING:
     from bitvit.verify.verifying import VerifyReport, VerifyRow
+
+
+class Format(str, Enum):
+    table = "table"
+    json = "json"
 
 
 def verify(
@@ -32,6 +41,10 @@ def verify(
             metavar="FILE", help="Draw the errors of each part, and where on its map they are, into a PNG file."
         ),
     ] = None,
+    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the report.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")
+    ] = None,
 ) -> None:
     """Compare a packed model, part by part, with its checkpoint as plain NumPy computes it in float64.
 
@@ -45,11 +58,17 @@ def verify(
     if draw is not None:
         require("matplotlib", "drawing")  # now, not after the work
         check_drawing(draw)
+    if out is None:
+        require_stdout()
     with compiling_status():
         report = verify_model(
             model, checkpoint, images=_expanded(images), config=config, ema=ema, count=count, seed=seed
         )
-    _print_report(report)
+    with output(out) as stream:
+        if form is Format.json:
+            stream.write(json.dumps(report.to_dict(), indent=2) + "\n")
+        else:
+            _print_report(report, stream)
     if draw is not None:
         report.draw(draw)
     if not report.passed:
@@ -60,46 +79,53 @@ def _expanded(paths: list[Path] | None) -> list[Path] | None:
     """Folders replaced by the images in them."""
     if not paths:
         return None
-    from bitvit.images import list_images
+    from bitvit.errors import ImageError
+    from bitvit.images import find_images
 
-    return [image for path in paths for image in (list_images(path) if path.is_dir() else [path])]
+    images: list[Path] = []
+    for path in paths:
+        found = find_images(path, recursive=False) if path.is_dir() else [path]
+        if not found:
+            raise ImageError(f"{path}: --images: no images in this folder; name one that has some, or the files")
+        images += found
+    return images
 
 
-def _print_report(report: "VerifyReport") -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("part", no_wrap=True)
-    for name in ("max error", "typical error", "signs that differ"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+def _print_report(report: "VerifyReport", stream: TextIO) -> None:
+    rows = []
     for row in report.rows:
         signs = f"{row.sign_disagreements:,} of {row.signs:,}" if row.signs else "no signs"
-        table.add_row(row.name, f"{row.max_error:.2e}", f"{row.relative_error:.2e}", signs, _verdict(row))
-    stdout_console().print(table)
+        rows.append((row.name, f"{row.max_error:.2e}", f"{row.relative_error:.2e}", signs, _verdict(row)))
+    columns = ("part", "max error", "typical error", "signs that differ", "")
+    print_table(Table(columns, rows, words=frozenset({0, len(columns) - 1})), stream)
     same = round(report.top1_agreement * report.inputs)
-    print(f"whole network: top-1 is the reference's on {same} of {report.inputs} inputs")
-    print(f"whole network: largest logit error {report.max_relative_logit_error:.2e} of the logits' standard deviation")
+    lines = [
+        "",
+        f"whole network: top-1 is the reference's on {same} of {report.inputs} inputs",
+        f"whole network: largest logit error {report.max_relative_logit_error:.2e} of the logits' standard deviation",
+    ]
     failed = [row.name for row in report.rows if not row.passed]
-    if failed:
-        print(f"FAILED: {', '.join(failed)} {'differ' if len(failed) > 1 else 'differs'} from the checkpoint")
-        return
-    if report.apart:
-        print(
+    if any(row.undecided for row in report.rows):
+        lines.append("note: 'by rounding' are places where float32's last bits decide a sign, which is no fault")
+    if not failed and report.apart:
+        lines.append(
             f"note: on {report.apart} of {report.inputs} inputs the two networks diverged, as float32 and float64 do in"
             " a network of signs: a value within rounding error of its threshold got the other sign, and everything"
             " after it differs. The model file is not at fault; what counts is that each part gives the same output for"
             " the same input."
         )
-    print(f"PASSED: all {len(report.rows)} parts compute what the checkpoint says")
+    if failed:
+        lines.append(f"FAILED: {', '.join(failed)} {'differ' if len(failed) > 1 else 'differs'} from the checkpoint")
+    else:
+        lines.append(f"PASSED: {_count(len(report.rows))} what the checkpoint says")
+    print_lines(lines, stream)
+
+
+def _count(parts: int) -> str:
+    return f"all {parts} parts compute" if parts != 1 else "the one part computes"
 
 
 def _verdict(row: "VerifyRow") -> str:
     if not row.passed:
         return f"WRONG at {row.wrong:,} of {row.places:,} places" if row.wrong else "WRONG: typical error"
-    return (
-        f"signs that float32 rounding decides affect {row.undecided:,} of {row.places:,} places"
-        if row.undecided
-        else ""
-    )
+    return f"{plural(row.undecided, 'place')} by rounding" if row.undecided else ""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitvit.cli.console import stderr_console
+from bitvit.cli.console import is_animated, stderr_console
 
 
 def warmup(
@@ -27,7 +27,8 @@ def warmup(
     functions = list(dict.fromkeys(f for path in models for f in functions_of(path))) if models else list(FUNCTIONS)
     missing = loader.missing_of(functions)
     columns = TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=stderr_console()) as progress:
+    console = stderr_console()
+    with Progress(*columns, console=console, disable=not is_animated(console)) as progress:
         task = progress.add_task("", total=len(missing))
         for _ in loader.compile_all(missing):
             progress.advance(task)

@@ -180,7 +180,7 @@ def plan(
         labels=model.labels,
         count=count,
         classes=classes,
-        where=dataset.name,
+        where=f"{name} on {dataset.name}",
         partial=subset is not None,
     )
     columns = _columns(subset, matching, dataset)

@@ -12,6 +12,7 @@ and shows how much that costs and which places it reaches. The parameters, since
 combinations of integers, which a nudged input leaves as they are.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.checkpoint import names, read_network
+from bitvit.config import Config
 from bitvit.errors import CheckpointError
 from bitvit.files import write_file
 from bitvit.images import open_image
 from bitvit.messages import plural
 from bitvit.model import BHViT, load
 from bitvit.runtime.trace import Trace
+from bitvit.summary import is_packed
 from bitvit.verify import reference
 
 MAX_ERROR = 2e-5  # of the largest error at a place, in units of the output's spread; float32 gives 5e-6 at most
@@ -74,6 +77,23 @@ class VerifyReport:
     @property
     def passed(self) -> bool:
         return all(row.passed for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it: the verdict, the fields, and those of each part in `parts`, without maps."""
+        parts = []
+        for row in self.rows:
+            fields = {
+                field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "errors"
+            }
+            parts.append({**fields, "passed": row.passed})
+        return {
+            "passed": self.passed,
+            "inputs": self.inputs,
+            "apart": self.apart,
+            "top1_agreement": self.top1_agreement,
+            "max_relative_logit_error": self.max_relative_logit_error,
+            "parts": parts,
+        }
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw where the two differ, as a PNG: the errors of each part, and their places on its map.
@@ -138,17 +158,33 @@ def verify(
     images: files to compare on; default `count` inputs of standard normal noise.
     Raises CheckpointError if the two have different shapes, and what reading either raises.
     """
+    if is_packed(checkpoint):
+        swap = ""
+        if not isinstance(model, BHViT) and Path(model).is_file() and not is_packed(model):
+            swap = f"; the packed model comes first, then {os.fspath(model)}"
+        raise CheckpointError(
+            f"{os.fspath(checkpoint)}: is a packed model, expected the training checkpoint that the model was converted"
+            f" from{swap}"
+        )
     engine = model if isinstance(model, BHViT) else load(model)
     network = read_network(checkpoint, config=config, ema=ema)
     if network.config != engine.config:
+        differences = _differences(network.config, engine.config)
         raise CheckpointError(
-            f"{checkpoint}: its shape {network.config} is not that of the packed model, {engine.config}; verify a model"
-            " against the checkpoint that it was converted from"
+            f"{checkpoint}: does not have the packed model's shape: {differences}; verify a model against the"
+            " checkpoint that it was converted from, with the same config.json"
         )
     comparison = _Comparison(engine, network.checkpoint.state)
     for pixels in _inputs(engine, images, count, seed):
         comparison.add(pixels)
     return comparison.report()
+
+
+def _differences(checkpoint: Config, model: Config) -> str:
+    """The fields that differ, with both values."""
+    one, two = checkpoint.to_dict(), model.to_dict()
+    differing = [name for name in one if one[name] != two[name]]
+    return ", ".join(f"{name} {one[name]} (the model: {two[name]})" for name in differing)
 
 
 def _inputs(

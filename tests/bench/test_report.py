@@ -63,11 +63,13 @@ def test_a_damaged_report_is_named(damage: Callable[[Any], Any], message: str, r
 
 
 def test_a_file_that_is_not_a_report_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=r"no\.json: cannot be read: No such file"):
+    with pytest.raises(BenchError, match=r"no\.json: no such file; check the path"):
         BenchReport.read(tmp_path / "no.json")
-    for content in (b"{", b"\xff", b"[" * 100_000):
+    for content, message in ((b"{", "is not JSON"), (b"\xff", "is not UTF-8 text"), (b"[" * 100_000, "is not JSON")):
         (tmp_path / "bad.json").write_bytes(content)
-        with pytest.raises(BenchError, match=r"bad\.json: not JSON"):
+        with pytest.raises(
+            BenchError, match=rf"bad\.json: .*{message}.*; expected a report of bitvit bench --format json"
+        ):
             BenchReport.read(tmp_path / "bad.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(BenchError, match="not a report of bitvit bench"):

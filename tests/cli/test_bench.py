@@ -31,7 +31,7 @@ QUICK = ("--iterations", "5", "--warmup", "1", "--threads", "1")
 def test_the_table_has_a_row_for_each_combination(packed: Packed) -> None:
     path = packed("micro96_somefp")
     stdout, stderr = run("bench", path, *QUICK, "--batch-size", "1,2", "-b", "3", "--mode", "both", "--profile")
-    lines = [line.split()[:3] for line in stdout.splitlines() if line.startswith((" latency", " throughput"))]
+    lines = [line.split()[:3] for line in stdout.splitlines() if line.startswith(("latency", "throughput"))]
     assert lines == [[mode, "1", batch] for mode in ("latency", "throughput") for batch in "123"]
     for word in ("fresh process: import", "peak of the process", "decode", "threading layer none: own threads"):
         assert word in stdout
@@ -151,7 +151,7 @@ def test_wrong_usage_is_explained(arguments: tuple[str, ...], message: str) -> N
         (("no.safetensors", "-o", "no/out.json"), "Error: no/out.json: cannot be written"),
         (
             ("--compare", "no.json", "no.json"),
-            "Error: no.json: cannot be read: No such file or directory; check the path",
+            "Error: no.json: no such file; check the path",
         ),
     ],
 )
@@ -184,7 +184,7 @@ def test_plot_needs_matplotlib(packed: Packed, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     out = tmp_path / "plot.png"
     _, stderr = run("bench", packed("micro96_somefp"), "--plot", out, code=1)
-    assert stderr.startswith("Error: drawing needs matplotlib, which is not installed: pip install 'bitvit[")
+    assert stderr.startswith("Error: drawing needs matplotlib, which is not installed: ")
     assert not out.exists()
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bitvit.classify import Classifier
 from bitvit.cli.classify import QUICKLY_DONE
-from tests.support.command import run, words
+from tests.support.command import Terminal, run, words
 
 
 def test_the_table_has_the_best_classes_of_each_image(model: Path, images: Path) -> None:
@@ -155,8 +155,8 @@ def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:
 def test_a_progress_bar_is_for_many_images_on_a_terminal(
     count: int, terminal: bool, shown: bool, model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=terminal)
+    screen = Terminal() if terminal else io.StringIO()
+    console = Console(file=screen, force_terminal=True)  # as FORCE_COLOR has it
     monkeypatch.setattr(sys.modules["bitvit.cli.classify"], "stderr_console", lambda: console)
     run("classify", model, *[images / "a.png"] * count)
     assert (f"{count}/{count}" in screen.getvalue()) is shown

@@ -19,7 +19,10 @@ from typer.testing import CliRunner
 
 from bitvit.cli import app
 from bitvit.cli.evaluate import progress_bar
+from bitvit.convert import convert
 from bitvit.evaluation import Progress, evaluate
+from bitvit.modelfile import load_model_file
+from tests.support.command import Terminal, words
 from tests.support.paths import ROOT
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
@@ -87,7 +90,7 @@ def test_json(model: Path, data: Path) -> None:
 def test_several_models_and_folds(model: Path, data: Path) -> None:
     stdout, _ = run(model, model, data)
     assert stdout.startswith(f"on {data}\n")
-    assert stdout.count(f" {model} ") == 2
+    assert stdout.count(f"\n{model} ") == 2
     assert re.search(r"mean +\d+\.\d\d %", stdout)
     assert re.search(r"standard deviation +0\.00 %", stdout)
     assert "note: the standard deviation is over 2 models, with n - 1" in stdout
@@ -173,6 +176,8 @@ def test_how_far_several_models_are(model: Path, data: Path) -> None:
         (("no.safetensors", "DATA"), "Error: no.safetensors: does not exist; expected a packed model"),
         (("MODEL", "nothing"), "Error: nothing: no such folder or file; expected a folder with a folder for each"),
         (("MODEL", "MODEL"), "is a model; expected the data, which comes last"),
+        (("DATA", "MODEL"), "is a model; expected the data, which comes last"),
+        (("MODEL", "DATA", "--root", "no"), "Error: no: --root: no such folder; name the one where the paths"),
         (("MODEL", "."), "Error: .: holds no folders; expected one for each class"),
         (("MODEL", "DATA", "--subset", "hat"), "Error: subset: 'hat' is not a class of the model"),
         (("MODEL", "DATA", "--classes", "no.txt"), "Error: no.txt: no such file; check the path"),
@@ -192,13 +197,30 @@ def test_mistakes_give_one_line(arguments: tuple[str, ...], message: str, model:
 def test_wrong_usage(model: Path, data: Path) -> None:
     for arguments in ((model,), (model, data, "--batch-size", 0), (model, data, "--on-error", "ignore")):
         run(*arguments, code=2)
+    for given in ((model,), ()):
+        _, stderr = run(*given, code=2)
+        assert "MODEL DATA: expected a model, or several, and after them the labelled images" in words(stderr)
+
+
+def test_of_several_models_that_without_the_classes_is_named(
+    model: Path, data: Path, checkpoint: Path, config: Path, tmp_path: Path
+) -> None:
+    names, other = tmp_path / "names.txt", tmp_path / "named.safetensors"
+    count = load_model_file(model).config.num_classes
+    names.write_text("".join(f"class {chr(97 + number)}\n" for number in range(count)))
+    convert(checkpoint, other, config=config, labels=names.read_text().split("\n")[:-1])
+    (data / "0").rename(data / "class a")
+    (data / "1").rename(data / "class b")
+    (data / "2").rename(data / "class c")
+    _, stderr = run(other, model, data, code=1)
+    assert stderr.startswith(f"Error: {model} on {data}: ")
 
 
 def test_a_missing_package_is_named(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    assert run(model, data, code=1)[1] == (
-        "Error: evaluate needs scikit-learn, which is not installed: pip install 'bitvit[evaluate]'\n"
-    )
+    _, stderr = run(model, data, code=1)
+    assert stderr.startswith("Error: evaluate needs scikit-learn, which is not installed: ")
+    assert stderr.endswith(" -m pip install 'bitvit[evaluate]'\n")
 
 
 def far(done: int, units: int = 2) -> Progress:
@@ -216,15 +238,16 @@ def far(done: int, units: int = 2) -> Progress:
 
 
 def test_progress_bar() -> None:
-    screen = io.StringIO()
+    screen = Terminal()
     with progress_bar(Console(file=screen, force_terminal=True, width=120)) as show:
         show(far(0))
         show(far(60))
     for text in ("1/2", "60/100", "top-1 50.00 %", "left"):
         assert text in screen.getvalue()
     log = io.StringIO()
-    with progress_bar(Console(file=log)) as show:
-        show(far(60, units=1))
+    for console in (Console(file=log), Console(file=log, force_terminal=True)):  # the latter by FORCE_COLOR
+        with progress_bar(console) as show:
+            show(far(60, units=1))
     assert log.getvalue() == ""
 
 

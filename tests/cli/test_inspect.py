@@ -67,7 +67,14 @@ def test_check_tells_unchanged_changed_and_unknown(model: Path, checkpoint: Path
         assert "checksum            none" in run("inspect", old)[0]
         assert "carries no checksum" in run("inspect", old, "--check", code=1)[1]
     _, error = run("inspect", checkpoint, "--config", config, "--check", code=1)
-    assert "a checkpoint carries no checksum" in error
+    assert "--check: is not a packed model" in error
+    assert "--check: is not a packed model" in run("inspect", checkpoint, "--check", code=1)[1]  # whatever its window
+
+
+def test_a_config_for_a_packed_model_is_refused(model: Path) -> None:
+    _, error = run("inspect", model, "--config", "no.json", code=1)
+    told = "is a packed model, which holds its configuration; leave out --config (config=), it is for checkpoints"
+    assert error == f"Error: {model}: {told}\n"
 
 
 def test_a_missing_file_is_named() -> None:

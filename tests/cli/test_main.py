@@ -8,9 +8,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import bitvit
+from bitvit.bench import BenchReport
 from bitvit.cli import app, paragraphs
 from bitvit.errors import BitvitError
 from tests.support.command import run, shell
@@ -118,3 +120,60 @@ def test_what_the_terminal_cannot_encode_is_escaped(model: Path, images: Path) -
     result = shell("classify", model, strange, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert result.returncode == 0
     assert result.stdout.splitlines()[0].endswith(b"k\\xf6pek.png")
+
+
+# ------------------------------------------------------------------------------------------------ closed streams
+def closed(redirections: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+    """A finished `python -m bitvit` that a shell started with these redirections."""
+    command = ["bash", "-c", f'"$@" {redirections}', "bash", sys.executable, "-m", "bitvit", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=120, check=False)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell")
+@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"])
+def test_closed_streams_leave_no_traceback(
+    verb: str, model: Path, checkpoint: Path, config: Path, images: Path, report: BenchReport, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    (tmp_path / "labels.csv").write_text(f"path,label\n{images / 'a.png'},1\n{images / 'b.jpg'},2\n")
+    (tmp_path / "report.json").write_text(report.to_json())
+    arguments = {
+        "convert": (checkpoint, "--config", config, "-o", out),
+        "classify": (model, images, "-f", "csv", "-o", out),
+        "evaluate": (model, tmp_path / "labels.csv", "--predictions", out),
+        "inspect": (model, "--check"),
+        "verify": (model, checkpoint, "--config", config, "-f", "json", "-o", out),
+        "warmup": (model,),
+        "bench": ("--compare", *[tmp_path / "report.json"] * 2, "-f", "csv", "-o", out),
+    }
+    begins = {"convert": model.read_bytes(), "classify": b"path,rank", "verify": b"{", "bench": b"mode,threads"}
+    for redirections in ("<&- >&- 2>&-", ">&-"):
+        done = closed(redirections, verb, *arguments[verb])
+        assert (done.returncode, done.stdout, b"Traceback" in done.stderr) == (0, b"", False)
+        if verb in begins:  # nothing that was printed is in the file
+            assert out.read_bytes().startswith(begins[verb])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell")
+def test_results_with_nowhere_to_go_are_refused_before_the_work(model: Path) -> None:
+    told = b"Error: stdout is closed; name an output file, or redirect stdout to one\n"
+    for arguments in (("inspect", model), ("verify", model, "no"), ("evaluate", model, "no"), ("bench", model)):
+        done = closed(">&-", *arguments)
+        assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell")
+def test_a_stdout_that_cannot_be_written_to_is_one_error(model: Path) -> None:
+    done = closed("1</dev/null", "inspect", model)
+    assert (done.returncode, done.stderr) == (1, b"Error: the output cannot be written: Bad file descriptor\n")
+
+
+def test_options_have_the_same_letters_everywhere() -> None:
+    letters: dict[str, set[str]] = {}
+    for verb in ("convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"):
+        for parameter in get_command(app).commands[verb].params:  # type: ignore[attr-defined]
+            for name in (option for option in parameter.opts if option.startswith("--")):
+                short = [option for option in parameter.opts if not option.startswith("--")]
+                letters.setdefault(name, set()).update(short or {""})
+    assert {name: found for name, found in letters.items() if len(found) > 1} == {}
+    assert (letters["--batch-size"], letters["--threads"]) == ({"-b"}, {"-t"})

@@ -1,7 +1,9 @@
 """README.md promises commands and figures; these tests hold it to them."""
 
 import hashlib
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,36 @@ def quick_start() -> list[str]:
 
 def test_ci_runs_the_commands_of_the_quick_start() -> None:
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert len(quick_start()) == 4
-    assert [line for line in run if line in quick_start()] == quick_start()
+    *commands, activate = quick_start()
+    assert len(commands) == 4
+    assert [line for line in run if line in commands] == commands
+    assert activate == "source .venv/bin/activate"
+
+
+def test_the_quick_start_needs_no_active_environment_and_the_rest_says_how_to_have_one() -> None:
+    """`bitvit` alone is not found before `source .venv/bin/activate`."""
+    for page in (README, *((ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "docs/guide.md"))):
+        before = page.split("source .venv/bin/activate")[0]
+        assert before != page
+        blocks = re.findall(r"```bash\n(.*?)```", before, re.DOTALL)
+        assert [line for block in blocks for line in block.splitlines() if re.match(r"bitvit|python |pip ", line)] == []
+
+
+def test_the_paper_and_the_authors_code_are_linked() -> None:
+    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    for address in ("https://arxiv.org/abs/2503.02394", "https://github.com/IMRL/BHViT"):
+        assert all(address in text for text in (README, guide, metadata))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell")
+def test_tools_check_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(tmp_path / "python")}
+    done = subprocess.run([ROOT / "tools" / "check"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"run: {tmp_path / 'python'} -m pip install --editable '.[dev]'\n")
 
 
 def test_the_program_of_the_quick_start_runs(

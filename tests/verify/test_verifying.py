@@ -219,5 +219,5 @@ def test_a_level_on_the_edge_of_float32_is_no_fault(packed: Callable[[str], Path
 
 def test_a_checkpoint_of_another_shape_is_refused(packed: Callable[[str], Path]) -> None:
     other = checkpoint_of(packed("micro96_binary"))
-    with pytest.raises(CheckpointError, match="not that of the packed model"):
+    with pytest.raises(CheckpointError, match=r"shape: downsampling binary \(the model: float\); verify"):
         verify(packed("micro96_somefp"), other, config=dict(load_case("micro96_binary").config))

@@ -13,7 +13,10 @@ from pathlib import Path
 try:
     import torch
 except ImportError:
-    sys.exit("error: training needs PyTorch; tools/train/README.md says how to install it")
+    sys.exit(
+        "error: training needs PyTorch: pip install --editable '.[train]' in the folder of the clone; without a GPU see"
+        " tools/train/README.md first"
+    )
 
 from bitvit.errors import BitvitError
 
