@@ -30,7 +30,8 @@ def image_norm(piece, arguments, const, state, scratch):
     affine, out = floats_at(const, a.affine), floats_at(state, a.out)
     count = a.image_side * a.image_side
     first = piece * count
-    mean = sum_image(image, first, count, np.float32(0), False, sums) / np.float64(count)
+    pivot = image[first]  # near the mean, which so costs the sums no digits
+    mean = np.float64(pivot) + sum_image(image, first, count, pivot, False, sums) / np.float64(count)
     nearest = np.float32(mean)  # what the rounding leaves is added to the bias
     variance = sum_image(image, first, count, nearest, True, sums) / np.float64(count)
     scale = np.float64(affine[piece]) / np.sqrt(variance + np.float64(EPS))
@@ -40,20 +41,20 @@ def image_norm(piece, arguments, const, state, scratch):
 
 
 @inline
-def sum_image(image, first, count, mean, square, sums):
-    """Σ (x - mean) or its squares over image[first : first + count], float64."""
+def sum_image(image, first, count, centre, square, sums):
+    """Σ (x - centre) or its squares over image[first : first + count], float64."""
     total = np.float64(0)
     whole = count // SUM_LANES * SUM_LANES
     for at in range(0, whole, CHUNK):
         for lane in range(0, SUM_LANES, LANES):
             part = splat(np.float32(0))
             for p in range(at + lane, min(at + CHUNK, whole), SUM_LANES):
-                x = load(image, first + p) - splat(mean)
+                x = load(image, first + p) - splat(centre)
                 part = fma(x, x, part) if square else part + x
             store(sums, lane, part)
         total += np.float64(sum_lanes(sums))
     for p in range(whole, count):
-        x = np.float64(image[first + p] - mean)
+        x = np.float64(image[first + p] - centre)
         total += x * x if square else x
     return total
 
