@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from bitvit.cli.bench import bench
 from bitvit.cli.classify import classify
-from bitvit.cli.console import print_error
+from bitvit.cli.console import occupy_standard_descriptors, print_error
 from bitvit.cli.convert import convert
 from bitvit.cli.evaluate import evaluate
 from bitvit.cli.inspect import inspect
@@ -39,7 +39,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None: its descriptor was closed
+                sys.stdout.flush()
         except BitvitError as error:
             print_error(str(error))
             raise typer.Exit(1) from None
@@ -59,6 +60,8 @@ class _Commands(TyperGroup):
 
 def _discard_stdout() -> None:
     """So that what is left in the buffer does not fail again when Python exits."""
+    if sys.stdout is None:
+        return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -98,6 +101,7 @@ def _options(
 def main() -> None:
     """The console script."""
     try:
+        occupy_standard_descriptors()
         # Pillow warns of images that bitvit refuses with an error of its own, and of metadata that nobody reads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for stream in (sys.stdout, sys.stderr):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from bitvit.errors import BitvitError
 from bitvit.files import replacing
+from bitvit.messages import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +44,16 @@ def print_warning(text: str) -> None:
 
 def print_note(text: str) -> None:
     _print_message("Note", "bold", text, stderr_console())
+
+
+def print_turned(turned: int, images: int) -> None:
+    """Say once how many images would be turned by --exif; nothing if none would."""
+    if turned:
+        says = "says that it is to be turned" if turned == 1 else "say that they are to be turned"
+        print_note(
+            f"the EXIF data of {turned:,} of {plural(images, 'image')} {says}; it is ignored, as in the training code, "
+            "unless you give --exif"
+        )
 
 
 def _print_message(kind: str, style: str, text: str, console: "Console") -> None:
@@ -98,13 +110,27 @@ class _StatusHandler(logging.Handler):
             self._status.update(text)
 
 
+def occupy_standard_descriptors() -> None:
+    """Open the null device for each of stdin, stdout and stderr that is closed.
+
+    Otherwise the next file that is opened takes its place: an output file that of stderr, to which C libraries write.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
 @contextlib.contextmanager
 def output(path: Path | None) -> Iterator[TextIO]:
     """A text stream to write results to: stdout, or a file that appears under its name only when it is complete.
 
-    Raises BitvitError if the file cannot be written.
+    Raises BitvitError if the file cannot be written, or stdout is closed.
     """
     if path is None:
+        if sys.stdout is None:  # so Python says that its descriptor was closed
+            raise BitvitError("stdout is closed; name an output file, or redirect stdout to one")
         yield sys.stdout
     elif path.is_dir():
         raise BitvitError(f"{path}: is a folder; name a file to write")
