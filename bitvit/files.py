@@ -32,16 +32,19 @@ def open_file(
     says after the name, the remedy included. Raises `error`.
     """
     where = path_text(path)
+    text = os.fsdecode(path)
+    if not text:  # which Path would take for the working folder
+        raise error(f"{where}: {missing}")
     try:
-        mode = Path(path).stat().st_mode
+        mode = Path(text).stat().st_mode
         if stat.S_ISDIR(mode):
             raise error(f"{where}: {folder}")
         if not stat.S_ISREG(mode):
             raise error(f"{where}: {special}")
-        return Path(path).open("rb")
+        return Path(text).open("rb")
     except OSError as problem:
         if problem.errno in (errno.ENOENT, errno.ENAMETOOLONG):
-            raise error(f"{where}: {no_path(os.fsdecode(path)) or missing}") from None
+            raise error(f"{where}: {no_path(text) or missing}") from None
         raise error(f"{where}: cannot be read: {problem.strerror or problem}; check file and disk") from None
     except ValueError as problem:  # a NUL character
         raise error(f"{shown(where)}: is not a path ({problem}); check the path") from None

@@ -142,9 +142,9 @@ class BHViT:
 
     def __reduce__(self) -> Any:
         """Raises ModelFileError if the file is gone or has changed since it was loaded."""
-        here = ("runner", "_threads_wanted", "_file", "_digest", "_bytes")
-        state = {name: value for name, value in vars(self).items() if name not in here}
-        return _unpickled, (type(self), self._packed(), self.path, self._threads_wanted), state
+        made_there = ("path", "runner", "_threads_wanted", "_file", "_digest", "_bytes")
+        state = {name: value for name, value in vars(self).items() if name not in made_there}
+        return _unpickled, (type(self), self._packed(), str(self.path), self._threads_wanted), state
 
     def _packed(self) -> bytes:
         """The bytes of the model file."""
@@ -198,9 +198,9 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> BHViT:
     return BHViT(load_model_file(path), threads=threads)
 
 
-def _unpickled(kind: type[BHViT], data: bytes, path: Path, threads: int | None) -> BHViT:
+def _unpickled(kind: type[BHViT], data: bytes, path: str, threads: int | None) -> BHViT:
     """What BHViT.__reduce__ has taken apart."""
-    model = kind(read_model(data, path), threads=threads)
+    model = kind(read_model(data, Path(path)), threads=threads)
     model._bytes = data
     return model
 

@@ -22,7 +22,7 @@ _LONGEST_PATH = 4096  # characters: PATH_MAX of Linux
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """A path as a message shows it: as it is, unless it is empty or must be something else, which may have megabytes."""
+    """A path as a message shows it: whole, unless it is empty or must be something else, which may have megabytes."""
     text = os.fsdecode(path)
     if text and len(text) <= LONGEST_SHOWN and not is_encoded(text):
         return text

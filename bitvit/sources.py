@@ -123,12 +123,15 @@ def _refused(source: object, expected: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- arrays
 def _is_array(source: object) -> bool:
-    """An array of one dimension that holds texts or objects, such as paths, is a collection; so is a Series."""
-    if isinstance(source, np.ndarray):
-        return source.ndim != 1 or source.dtype.kind not in "OUT"
-    if not hasattr(type(source), "__array__") and not hasattr(type(source), "__array_interface__"):
+    """An array, a tensor or a table; not a row of texts or objects, such as a Series of paths: it is a collection."""
+    if isinstance(source, np.generic | Mapping) or not hasattr(type(source), "__array__"):
         return False
-    return not isinstance(source, np.generic | Mapping) and len(getattr(source, "shape", ())) >= 2
+    shape = _attribute(source, "shape")
+    if shape is None or len(shape) != 1:
+        return shape is not None
+    with contextlib.suppress(ImageError):
+        return _array(source).dtype.kind not in "OUT"
+    return True
 
 
 def _array(source: object) -> NDArray[Any]:
@@ -159,9 +162,11 @@ def _open_file(source: object) -> Any | None:
     return file if file is not None and _has_read(file) else None
 
 
-def _has_read(source: object) -> bool:
+def _has_read(source: Any) -> bool:
     try:
-        read = getattr(source, "read", None)
+        read = source.read
+    except AttributeError:
+        return hasattr(type(source), "read")
     except Exception:  # it has one, which will say why it does not work
         return True
     return callable(read) and not inspect.iscoroutinefunction(read)
