@@ -145,7 +145,9 @@ class Classifier:
         predictions = (self._best(logits, top_k) for logits in self._rows(collected(images)))
         return list(predictions) if isinstance(images, list | tuple) else predictions
 
-    def attempt(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[list[Prediction] | ImageError]:
+    def attempt(
+        self, images: ImageSource | Iterable[ImageSource], top_k: int = 5
+    ) -> Iterator[list[Prediction] | ImageError]:
         """Like a lazy call, but an image that cannot be read gives its ImageError in place of predictions.
 
         One image is a collection of one.

@@ -211,7 +211,7 @@ def _read(file: Any, where: str) -> bytes:
                 file.seek(place)
     if isinstance(data, bytes | bytearray | memoryview):
         if not data and place is None:
-            raise ImageError(f"{where}: has no bytes left, and cannot be read again; open it again")
+            raise ImageError(f"{where}: is empty, or has been read before, and cannot be rewound; open it again")
         return bytes(data)
     if inspect.iscoroutine(data):
         data.close()

@@ -256,7 +256,7 @@ def test_the_bytes_of_a_file_are_read_as_the_file(packed: Packed) -> None:
     assert model.path == Path("elsewhere")
     assert model.digest == digest(data) == model.checksum
     assert model.tensors.keys() == load_model_file(packed(MICRO)).tensors.keys()
-    with pytest.raises(ModelFileError, match="^elsewhere: not a packed model, or damaged"):
+    with pytest.raises(ModelFileError, match=r"^elsewhere: not a packed model, or damaged"):
         read_model(data[:-1], Path("elsewhere"))
 
 

@@ -135,7 +135,9 @@ def test_an_open_file(tmp_path: Path) -> None:
 def test_what_can_be_read_once_is_read_once() -> None:
     download = Download(PNG)
     assert open_image(download).size == (9, 6)
-    with pytest.raises(ImageError, match=r"^file of type Download: has no bytes left, and cannot be read again; open"):
+    with pytest.raises(
+        ImageError, match=r"^file of type Download: is empty, or has been read before, and cannot be rewound; open"
+    ):
         open_image(download)
 
 

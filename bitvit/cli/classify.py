@@ -110,12 +110,15 @@ def _find(paths: Iterable[str], recursive: bool) -> list[str]:
 class _Stdin:
     """An image on stdin, which is read when its turn comes."""
 
-    name = STDIN
+    name = "stdin"
 
     def read(self) -> bytes:
         if sys.stdin is None:  # so Python says that its descriptor was closed
-            raise ImageError(f"{STDIN}: stdin is closed; redirect an image to it")
-        return sys.stdin.buffer.read()
+            raise ImageError("stdin is closed; redirect an image to it")
+        try:
+            return sys.stdin.buffer.read()
+        except OSError as problem:
+            raise ImageError(f"stdin cannot be read: {problem.strerror}; redirect an image to it") from None
 
 
 def _source(path: str) -> str | _Stdin:

@@ -49,10 +49,10 @@ def print_note(text: str) -> None:
 def print_turned(turned: int, images: int) -> None:
     """Say once how many images would be turned by --exif; nothing if none would."""
     if turned:
-        says = "says that it is to be turned" if turned == 1 else "say that they are to be turned"
+        whose = "its" if turned == 1 else "their"
         print_note(
-            f"the EXIF data of {turned:,} of {plural(images, 'image')} {says}; it is ignored, as in the training code, "
-            "unless you give --exif"
+            f"{turned:,} of {plural(images, 'image')} would be turned by {whose} EXIF data, which is ignored, as in "
+            "the training code; --exif obeys it"
         )
 
 
