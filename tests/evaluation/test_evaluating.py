@@ -3,7 +3,7 @@
 import io
 import subprocess
 import sys
-import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import bitvit
 from bitvit.errors import BitvitError, ConfigError, ImageError
 from bitvit.evaluation import Outputs, compare, evaluate
 from bitvit.modelfile import load_model_file
-from tests.support.colours import BLUE, IMAGES, LABELS, RED, Colours
+from tests.support.colours import IMAGES, LABELS, RED, Colours
 from tests.support.paths import ROOT
 from tests.support.uploads import Arrayable, Row
 
@@ -94,19 +94,22 @@ def test_a_column_of_a_table_goes_by_position(folder: Path) -> None:
     assert report.paths == tuple(paths)
 
 
-def test_members_of_an_archive_are_read_one_by_one() -> None:
-    """They share its file, in which each has to be found before it is read."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for number in range(60):
-            data = encoded(IMAGES[number % 5])
-            member = tarfile.TarInfo(f"{number}.png")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    file.seek(0)
-    with tarfile.open(fileobj=file) as archive:
-        members: list[Any] = [archive.extractfile(member) for member in archive.getmembers()]
-        assert evaluate(Colours(), (members, LABELS * 12), decoders=8).top1 == 0.8
+class Member(io.BytesIO):
+    """A member of an archive: all of them share its file, in which each is found before it is read."""
+
+    reading = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        Member.reading += 1
+        time.sleep(0.005)  # the place where another thread would move the file
+        alone = Member.reading == 1
+        Member.reading -= 1
+        return super().read(size) if alone else b"of another member"
+
+
+def test_open_files_are_read_one_by_one() -> None:
+    members = [Member(encoded(image)) for image in IMAGES * 4]
+    assert evaluate(Colours(), (members, LABELS * 4), decoders=8).top1 == 0.8
 
 
 @pytest.mark.parametrize(
@@ -120,11 +123,10 @@ def test_one_image_is_no_list_of_them(images: Any) -> None:
 
 
 def test_orientation_is_ignored_and_counted_or_obeyed(tmp_path: Path) -> None:
-    halves = np.concatenate([RED[:20], BLUE[20:]])  # more red than blue: it matters not which way up
     for number in range(6):
         place = tmp_path / ("red", "blue")[number % 2] / f"{number}.png"
         place.parent.mkdir(exist_ok=True)
-        place.write_bytes(encoded(halves, 6 if number in (1, 4) else 1))
+        place.write_bytes(encoded(RED, 6 if number in (1, 4) else 1))
     report = evaluate(Colours(), tmp_path)
     assert sorted(Path(path).name for path in report.turned) == ["1.png", "4.png"]
     assert report.to_dict()["turned"] == 2
