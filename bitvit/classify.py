@@ -6,25 +6,35 @@ held in memory.
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeAlias, overload
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ImageError
 from bitvit.explain import Explanation, enlarge, importance
 from bitvit.images import ImageSource, open_image
+from bitvit.messages import plural
+from bitvit.orientation import orientation
 from bitvit.predictions import Prediction, default_names, softmax
 from bitvit.preprocess import Preprocessing
+from bitvit.sources import collected, is_one_image, name_of
 
-__all__ = ["Classifier", "Logits", "Model"]
+__all__ = ["Classifier", "Logits", "Model", "Prepared"]
 
 Logits: TypeAlias = NDArray[np.float32]
 
-_ONE_IMAGE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
+
+class Prepared(NamedTuple):
+    """An image as the network takes it."""
+
+    pixels: NDArray[np.float32]
+    """[3, S, S]"""
+    turned: bool
+    """Whether its EXIF data calls for it to be turned, which has not been done."""
 
 
 class Model(Protocol):
@@ -45,21 +55,31 @@ class Classifier:
         classify = Classifier("model.safetensors")
         classify("cat.jpg", top_k=1)      # [{"label": "tabby cat", "index": 281, "score": 0.61}]
 
-    An image is a path, the bytes of a file, a PIL image, or a uint8 array [H, W, 3] (R, G, B) or [H, W] (grey).
+    An image is a path, the bytes of a file, an open file or upload, a PIL image, or a uint8 array [H, W, 3] (R, G, B)
+    or [H, W] (grey); bitvit.sources has all kinds.
 
     model: path of a packed model, or a model that is loaded already.
     threads: how many threads a model given by path may use; default: as many as the process has CPUs.
     batch_size: how many images are decoded and run through the network together.
+    exif: turn images upright as their EXIF data says. The default ignores it, as the training code does.
+
+    It can be pickled and copied; in another process a pickled one loads its model anew, as BHViT says.
 
     Raises ModelFileError for a file that is not a packed model, ConfigError for a model without a classifier,
-    ValueError for impossible arguments.
+    ValueError and TypeError for impossible arguments.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | Model, *, threads: int | None = None, batch_size: int = 8
+        self,
+        model: str | os.PathLike[str] | Model,
+        *,
+        threads: int | None = None,
+        batch_size: int = 8,
+        exif: bool = False,
     ) -> None:
         self.model = _load(model, threads)
         self.batch_size = _at_least_one("batch_size", batch_size)
+        self.exif = exif
         count = self.model.config.num_classes
         if not count:
             raise ConfigError(
@@ -67,6 +87,36 @@ class Classifier:
                 "one, or call the model itself for its pooled features"
             )
         self.labels = default_names(self.model.labels, count)
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._turned, self._counting = 0, threading.Lock()
+
+    @property
+    def turned(self) -> int:
+        """How many images, so far, were classified as they are stored though their EXIF data calls for a turn."""
+        return self._turned
+
+    def __repr__(self) -> str:
+        path, threads = getattr(self.model, "path", None), getattr(self.model, "threads", None)
+        size = self.model.config.image_size
+        facts = [
+            type(self.model).__name__ if path is None else repr(str(path)),
+            f"{size} x {size} pixels",
+            plural(len(self.labels), "class", "classes"),
+            *([] if threads is None else [plural(threads, "thread")]),
+            f"batches of {self.batch_size}",
+            *(["turned upright by EXIF"] if self.exif else []),
+        ]
+        return f"<bitvit.Classifier {', '.join(facts)}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the count, which belongs to a process."""
+        return {name: value for name, value in vars(self).items() if name not in ("_turned", "_counting")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start_counting()
 
     # A str is an iterable of str, and a list an iterable: the first overload that fits is the right one.
     @overload
@@ -90,22 +140,27 @@ class Classifier:
         Raises ImageError for the first image that cannot be read, when its turn comes; ValueError for top_k < 1.
         """
         _at_least_one("top_k", top_k)
-        if isinstance(images, _ONE_IMAGE):
+        if is_one_image(images):
             return self._best(self.logits(images)[0], top_k)
-        predictions = (self._best(logits, top_k) for logits in self._rows(_several(images)))
+        predictions = (self._best(logits, top_k) for logits in self._rows(collected(images)))
         return list(predictions) if isinstance(images, list | tuple) else predictions
 
-    def attempt(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[list[Prediction] | ImageError]:
-        """Like a lazy call, but an image that cannot be read gives its ImageError in place of predictions."""
+    def attempt(
+        self, images: ImageSource | Iterable[ImageSource], top_k: int = 5
+    ) -> Iterator[list[Prediction] | ImageError]:
+        """Like a lazy call, but an image that cannot be read gives its ImageError in place of predictions.
+
+        One image is a collection of one.
+        """
         _at_least_one("top_k", top_k)
         return (
             outcome if isinstance(outcome, ImageError) else self._best(outcome, top_k)
-            for outcome in self._outcomes(_several(images))
+            for outcome in self._outcomes(collected(images))
         )
 
     def logits(self, images: ImageSource | Iterable[ImageSource]) -> Logits:
         """The network's output, float32 [B, classes]; B is 1 for one image. Raises ImageError as a call does."""
-        rows = list(self._rows([images] if isinstance(images, _ONE_IMAGE) else _several(images)))
+        rows = list(self._rows(collected(images)))
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def explain(self, image: ImageSource, top_k: int = 5) -> Explanation:
@@ -124,10 +179,11 @@ class Classifier:
             raise TypeError(f"explain needs a packed model, as bitvit.load gives it; not a {type(self.model).__name__}")
         preprocessing = self.model.preprocessing
         try:
-            opened = open_image(image)
+            opened = open_image(image, exif=self.exif)
             pixels = preprocessing(opened)
         except ImageError as error:
             raise _named(error, 0, image) from None
+        self._count(orientation(opened) != 1)
         logits, blocks = Trace(self.model.runner).run_image(pixels)
         grid = importance(blocks)
         return Explanation(
@@ -149,17 +205,24 @@ class Classifier:
         """Each image's logits, float32 [classes], or why there are none; in order, batch_size images at a time."""
         numbered = enumerate(images)
         while batch := [self.prepare(*item) for item in itertools.islice(numbered, self.batch_size)]:
-            pixels = [item for item in batch if not isinstance(item, ImageError)]
-            logits = iter(self.model(np.stack(pixels)) if pixels else ())
+            prepared = [item for item in batch if not isinstance(item, ImageError)]
+            self._count(sum(item.turned for item in prepared))
+            logits = iter(self.model(np.stack([item.pixels for item in prepared])) if prepared else ())
             for item in batch:
                 yield item if isinstance(item, ImageError) else next(logits)
 
-    def prepare(self, number: int, image: ImageSource) -> NDArray[np.float32] | ImageError:
-        """An image as the network takes it, float32 [3, S, S], or why there is none, naming its path or number."""
+    def prepare(self, number: int, image: ImageSource) -> Prepared | ImageError:
+        """An image as the network takes it, or why there is none, naming its path or number."""
         try:
-            return self.model.preprocessing(open_image(image))
+            opened = open_image(image, exif=self.exif)
+            return Prepared(self.model.preprocessing(opened), orientation(opened) != 1)
         except ImageError as error:
             return _named(error, number, image)
+
+    def _count(self, turned: int) -> None:
+        if turned:
+            with self._counting:
+                self._turned += turned
 
     def _best(self, logits: Logits, top_k: int) -> list[Prediction]:
         """The top_k Predictions for float32 [classes]."""
@@ -170,7 +233,7 @@ class Classifier:
 
 def _named(error: ImageError, number: int, image: ImageSource) -> ImageError:
     """The error with the image's path, or its number, in front."""
-    name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
+    name = name_of(image, number)
     return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
 
 
@@ -179,6 +242,11 @@ def _load(model: str | os.PathLike[str] | Model, threads: int | None) -> Model:
         from bitvit.model import load  # here, as it brings LLVM in
 
         return load(model, threads=threads)
+    if not all(hasattr(model, name) for name in ("config", "preprocessing", "labels")):
+        raise TypeError(
+            f"model: is of type {type(model).__name__}, expected the path of a packed model, or a model as bitvit.load "
+            "gives it"
+        )
     if threads is not None:
         raise ValueError("threads: the model is loaded already; give bitvit.load its threads")
     return model
@@ -188,13 +256,3 @@ def _at_least_one(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
     return int(value)
-
-
-def _several(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """The argument, checked now: an iterator would only fail when it is used."""
-    if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        return images
-    raise ImageError(
-        f"images: is of type {type(images).__name__}, expected a path, the bytes of a file, a PIL image, a uint8 "
-        "array, or a list or iterator of them"
-    )

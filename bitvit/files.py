@@ -1,6 +1,7 @@
 """Opening ordinary files, and writing them so that they are there as a whole or not at all."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from typing import BinaryIO
 
 from bitvit.errors import BitvitError
 from bitvit.messages import shown
+from bitvit.nopaths import no_path, path_text
 
 __all__ = ["make_folder", "open_file", "read_csv", "read_json", "read_text", "replacing", "write_file"]
 
@@ -29,17 +31,20 @@ def open_file(
     A pipe or device is refused: opening one may wait for a writer for ever. missing, folder, special: what the message
     says after the name, the remedy included. Raises `error`.
     """
-    where = os.fspath(path)
+    where = path_text(path)
+    text = os.fsdecode(path)
+    if not text:  # which Path would take for the working folder
+        raise error(f"{where}: {missing}")
     try:
-        mode = Path(path).stat().st_mode
+        mode = Path(text).stat().st_mode
         if stat.S_ISDIR(mode):
             raise error(f"{where}: {folder}")
         if not stat.S_ISREG(mode):
             raise error(f"{where}: {special}")
-        return Path(path).open("rb")
-    except FileNotFoundError:
-        raise error(f"{where}: {missing}") from None
+        return Path(text).open("rb")
     except OSError as problem:
+        if problem.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise error(f"{where}: {no_path(text) or missing}") from None
         raise error(f"{where}: cannot be read: {problem.strerror or problem}; check file and disk") from None
     except ValueError as problem:  # a NUL character
         raise error(f"{shown(where)}: is not a path ({problem}); check the path") from None

@@ -1,7 +1,7 @@
-"""What reads images: folder -> paths, and path, bytes, PIL image or array -> RGB, 8 bits a channel (SPEC section 6).
+"""What reads images: folder -> paths, and any source of an image -> RGB, 8 bits a channel (SPEC section 6).
 
 As in the training code the first frame of an animation is taken, an alpha channel is dropped rather than blended, and
-the orientation that a camera notes in EXIF is ignored.
+the orientation that a camera notes in EXIF is ignored, unless `exif` asks for it.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from bitvit.errors import ImageError
 from bitvit.files import open_file
-from bitvit.messages import plural
+from bitvit.nopaths import is_encoded
+from bitvit.orientation import upright
+from bitvit.sources import ImageSource, Plain, plain
 
 __all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "ImageSource", "find_images", "list_images", "open_image"]
-
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 # Only what cameras, browsers and data sets use: each further decoder is more code that reads untrusted bytes. Pillow
 # tries them in this order; the last two are not among those it loads at once.
@@ -78,34 +78,32 @@ def _is_image_name(name: str) -> bool:
 # ------------------------------------------------------------------------------------------------ image to RGB
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, *, exif: bool = False) -> Image.Image:
     """Decode an image to RGB, 8 bits a channel.
 
-    source: a path; the bytes of a file in one of FORMATS; a PIL image; or a uint8 array, [H, W, 3] in the order R, G,
-    B or [H, W] grey. Raises ImageError if there is no such file, it is not such an image, is damaged, has no pixels
-    or more than MAX_PIXELS (told from its header), or holds more than 8 bits a channel.
+    source: a path; the bytes of a file in one of FORMATS, or an open file that has them; a PIL image; or a uint8 array,
+    [H, W, 3] in the order R, G, B or [H, W] grey (bitvit.sources has all kinds). exif: turn the image upright as its
+    EXIF data says.
+
+    Raises ImageError if there is no such file, it is not such an image, is damaged, has no pixels or more than
+    MAX_PIXELS (told from its header), or holds more than 8 bits a channel.
     """
+    image = _opened(*plain(source))
+    return upright(image) if exif else image
+
+
+def _opened(source: Plain, where: str) -> Image.Image:
+    """where: its name in messages."""
     if isinstance(source, Image.Image):
-        with _naming_faults("PIL image"):
-            return _to_rgb(source, "PIL image")
+        with _naming_faults(where):
+            return _to_rgb(source, where)
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), f"{plural(len(source), 'byte')} of data")
-    if isinstance(source, str | os.PathLike):
-        return _from_file(source)
-    raise ImageError(
-        f"image: is of type {type(source).__name__}, expected a path, the bytes of a file, a PIL image or a uint8 array"
-    )
-
-
-def _from_file(source: str | os.PathLike[str]) -> Image.Image:
-    where = os.fspath(source)
-    remedy = "download the image first" if where.startswith(("http://", "https://")) else "check the path"
+        return _decode(io.BytesIO(source), where)
     with open_file(
         source,
         ImageError,
-        missing=f"no such file; {remedy}",
         folder="is a folder, expected an image; name the files in it",
         special="is not a regular file; save the image to a file first",
     ) as file:
@@ -116,15 +114,20 @@ def _decode(file: BinaryIO, where: str) -> Image.Image:
     """Decode an open file; `where` is its name in messages."""
     try:
         with _naming_faults(where):
-            head = file.read(16)
+            head = file.read(64)
             if not head:
                 raise ImageError(f"{where}: is empty; copy or download the image again")
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
                 return _to_rgb(image, where)
     except UnidentifiedImageError:
+        if is_encoded(head.decode("latin-1")):
+            raise ImageError(
+                f"{where}: base64, the text form of a file; decode it with base64.b64decode first"
+            ) from None
         raise ImageError(
-            f"{where}: not an image that can be read, it begins with {head!r}; expected one of {', '.join(FORMATS)}"
+            f"{where}: not an image that can be read, it begins with {head[:16]!r}; expected one of "
+            f"{', '.join(FORMATS)}"
         ) from None
 
 
@@ -168,14 +171,43 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+def _from_array(array: NDArray[Any]) -> Image.Image:
     """uint8 [H, W, 3] or [H, W] -> RGB image."""
     grey, colour = array.ndim == 2, array.ndim == 3 and array.shape[2] == 3
     where = f"image: array {array.dtype} {array.shape}"
     if array.dtype != np.uint8:
-        raise ImageError(f"{where}, expected uint8 with values 0 to 255")
+        raise ImageError(f"{where}, expected uint8 with values 0 to 255{_RECASTING.get(array.dtype.kind, '')}")
     if not grey and not colour:
-        raise ImageError(f"{where}, expected [height, width, 3], channels last and no alpha, or [height, width]")
+        raise ImageError(
+            f"{where}, expected [height, width, 3], channels last and no alpha, or [height, width]"
+            f"{_reshaping(array.shape)}"
+        )
     if not array.size:
         raise ImageError(f"{where}, expected at least one pixel")
     return _to_rgb(Image.fromarray(array), "image")
+
+
+_RECASTING = {
+    "b": "; give 255 * array.astype('uint8')",
+    "f": "; if its values are 0 to 1, give (255 * array).round().astype('uint8')",
+    "i": "; if its values are, give array.astype('uint8')",
+    "u": "; if its values are, give array.astype('uint8')",
+}
+"""Kind of a dtype -> how the array becomes that of an image."""
+
+
+def _reshaping(shape: tuple[int, ...]) -> str:
+    """How an array of this shape becomes that of an image, where one can tell."""
+    match shape:
+        case (_,):
+            return "; if it holds the bytes of a file, give array.tobytes()"
+        case (3, _, _):
+            return "; give array.transpose(1, 2, 0)"
+        case (_, _, 1):
+            return "; give array[:, :, 0]"
+        case (_, _, 4):
+            return "; give array[:, :, :3]"
+        case (_, _, _, _):
+            return "; give the images of a stack one by one, as list(array)"
+        case _:
+            return ""

@@ -6,6 +6,7 @@ runs (runtime.py). Stages 1 and 2 mix tokens by binary convolutions, stages 3 an
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,10 +22,13 @@ from bitvit.layers.head import Head
 from bitvit.layers.mixer import TokenMixer
 from bitvit.layers.mlp import MLP
 from bitvit.layers.stem import Stem
-from bitvit.modelfile import ModelFile, load_model_file
+from bitvit.messages import plural
+from bitvit.modelfile import ModelFile, digest, load_model_file, read_file, read_model
 from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
 from bitvit.runtime import Runner
+
+__all__ = ["BHViT", "Network", "functions_of", "load"]
 
 MAX_WORKING_BYTES = 1 << 30  # for one image on one thread; BHViT-small takes 3 MB
 
@@ -107,11 +111,16 @@ def _read(config: Config, place: Place, tensors: schema.Tensors) -> Any:
 class BHViT:
     """A packed model, ready to run. Thread-safe: any number of Python threads may call one model.
 
+    It can be pickled: the pickle holds the bytes of its file, which are read again and must not have changed. So it can
+    be unpickled where there is no such file; how many threads it gets is decided there, as by `load`. A copy shares
+    weights and threads with its original.
+
     Raises ModelFileError for a network that would need more than MAX_WORKING_BYTES: attention grows with the square of
     the tokens, so a small file can ask for any amount.
     """
 
     def __init__(self, file: ModelFile, *, threads: int | None = None) -> None:
+        self.path: Path = file.path
         self.config: Config = file.config
         self.preprocessing: Preprocessing = file.preprocessing
         self.labels: tuple[str, ...] | None = file.labels
@@ -123,6 +132,39 @@ class BHViT:
                 f"{MAX_WORKING_BYTES / 2**30:.0f} GB; train with smaller images or another window"
             )
         self.runner = Runner(program, threads)
+        self._threads_wanted = threads
+        self._file, self._digest = file.path.absolute(), file.digest
+        self._bytes: bytes | None = None  # of the file, where it need not exist
+
+    def __repr__(self) -> str:
+        size, classes = self.config.image_size, plural(self.config.num_classes, "class", "classes")
+        return f"<bitvit.BHViT {str(self.path)!r}, {size} x {size} pixels, {classes}, {plural(self.threads, 'thread')}>"
+
+    def __reduce__(self) -> Any:
+        """Raises ModelFileError if the file is gone or has changed since it was loaded."""
+        made_there = ("path", "runner", "_threads_wanted", "_file", "_digest", "_bytes")
+        state = {name: value for name, value in vars(self).items() if name not in made_there}
+        return _unpickled, (type(self), self._packed(), str(self.path), self._threads_wanted), state
+
+    def _packed(self) -> bytes:
+        """The bytes of the model file."""
+        if self._bytes is not None:
+            return self._bytes
+        data = read_file(self._file)
+        if digest(data) != self._digest:
+            raise ModelFileError(
+                f"{self._file}: changed since the model was loaded, so the model cannot be pickled; load it again"
+            )
+        return data
+
+    def __copy__(self) -> "BHViT":
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "BHViT":
+        """Weights never change, and calls of two models may share a team of threads: there is nothing to be copied."""
+        return self.__copy__()
 
     @property
     def threads(self) -> int:
@@ -148,11 +190,19 @@ class BHViT:
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> BHViT:
     """Load a packed model file; compiles its kernels the first time on a machine, then takes them from the cache.
 
-    threads: at most this many for one call; default all cores the process may use. Raises ModelFileError.
+    threads: at most this many for one call; default all cores the process may use. Raises ModelFileError; ValueError
+    for an impossible number of threads.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, expected at least 1, or None for all available cores")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1):
+        raise ValueError(f"threads is {threads!r}, expected a whole number of at least 1, or None for all cores")
     return BHViT(load_model_file(path), threads=threads)
+
+
+def _unpickled(kind: type[BHViT], data: bytes, path: str, threads: int | None) -> BHViT:
+    """What BHViT.__reduce__ has taken apart."""
+    model = kind(read_model(data, Path(path)), threads=threads)
+    model._bytes = data
+    return model
 
 
 def functions_of(path: str | os.PathLike[str]) -> list[Function]:

@@ -28,10 +28,25 @@ from bitvit import bits
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
 from bitvit.files import open_file, write_file
+from bitvit.messages import shown
 from bitvit.preprocess import Preprocessing
 from bitvit.schema import TensorSpec, expected_tensors
 from bitvit.tensorfile import Entry, FormatError, Header, parse_json, read_header
 from bitvit.version import __version__
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_FILE",
+    "MAX_VALUE",
+    "METADATA_KEY",
+    "ModelFile",
+    "digest",
+    "load_model_file",
+    "read_file",
+    "read_model",
+    "save_model_file",
+    "seal",
+]
 
 FORMAT_VERSION = 1
 METADATA_KEY = "bitvit"
@@ -55,6 +70,7 @@ class ModelFile:
     source_sha256: str
     version: str  # of the bitvit that wrote the file
     checksum: str | None  # it was compared; None: the file carries none
+    digest: str  # of the file's bytes, see the function
     tensors: dict[str, NDArray[Any]]  # read-only
 
 
@@ -93,7 +109,16 @@ def seal(data: bytes) -> bytes:
     at = _digits(data)
     if at is None:
         raise ValueError("no place for a checksum")
-    return data[: at.start] + _digest(data, at).encode() + data[at.stop :]
+    return data[: at.start] + digest(data).encode() + data[at.stop :]
+
+
+def digest(data: bytes) -> str:
+    """The sha256 of a model file, in which the digits of its checksum, if it has one, count as zeros."""
+    at = _digits(data)
+    view, found = memoryview(data), hashlib.sha256()
+    for part in (view,) if at is None else (view[: at.start], _NO_DIGITS.encode(), view[at.stop :]):
+        found.update(part)
+    return found.hexdigest()
 
 
 def _digits(data: bytes) -> slice | None:
@@ -101,13 +126,6 @@ def _digits(data: bytes) -> slice | None:
     end = 8 + int.from_bytes(data[:8], "little")
     found = [match.span(1) for match in _SEAL.finditer(data, 0, min(len(data), end))]
     return slice(*found[0]) if len(found) == 1 else None
-
-
-def _digest(data: bytes, digits: slice) -> str:
-    view, found = memoryview(data), hashlib.sha256()
-    for part in (view[: digits.start], _NO_DIGITS.encode(), view[digits.stop :]):
-        found.update(part)
-    return found.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------- read
@@ -119,16 +137,18 @@ def load_model_file(path: str | os.PathLike[str]) -> ModelFile:
     bits set or holds NaN, infinity or a number beyond MAX_VALUE.
     """
     path = Path(path)
-    data = _read(path)
+    return read_model(read_file(path), path)
+
+
+def read_model(data: bytes, path: Path) -> ModelFile:
+    """The packed model in the bytes of a file; path: its name, for messages. Raises what load_model_file does."""
     try:
         header = read_header(io.BytesIO(data), len(data))
     except FormatError as error:
-        raise ModelFileError(
-            f"{path}: not a packed model, or damaged ({error}); if it is a training checkpoint, run"
-            f" bitvit convert {path} -o model.safetensors first"
-        ) from None
+        raise ModelFileError(f"{path}: {_what_else(data, path, error)}") from None
     fields = _metadata(path, header)
-    checksum = _compared(path, data, fields)
+    found = digest(data)
+    checksum = _compared(path, data, fields, found)
     try:
         config = Config.from_dict(fields["config"])
         preprocessing = Preprocessing.from_dict(fields["preprocessing"])
@@ -141,14 +161,43 @@ def load_model_file(path: str | os.PathLike[str]) -> ModelFile:
         raise ModelFileError(f"{path}: the labels are not a list of {config.num_classes} strings; {_AGAIN}")
     tensors = _tensors(path, header, expected_tensors(config), data)
     names = None if labels is None else tuple(labels)
-    return ModelFile(path, config, preprocessing, names, fields["source_sha256"], fields["version"], checksum, tensors)
+    return ModelFile(
+        path, config, preprocessing, names, fields["source_sha256"], fields["version"], checksum, found, tensors
+    )
 
 
 _AGAIN = "convert the checkpoint again with bitvit convert"
 
 
-def _read(path: Path) -> bytes:
-    """All of the file: what is checked is what is used, whatever becomes of the file meanwhile."""
+def _what_else(data: bytes, path: Path, fault: FormatError) -> str:
+    """What a file is that is not well formed, and what to do."""
+    from bitvit.checkpoint.sniff import UNKNOWN, foreign, kind_of  # the other half, which only this message needs
+
+    expected = "expected a packed model written by bitvit convert"
+    convert = f"run bitvit convert {path} -o model.safetensors first"
+    if not data:
+        return f"is empty, {expected}; copy or download it again"
+    kind = kind_of(data[:1024])
+    if kind == "pth-legacy" or (kind == "pth-zip" and b"data.pkl" in data):
+        return f"is a training checkpoint, {expected}; {convert}"
+    if kind == "pth-zip":
+        return f"is a zip archive, {expected}; unpack it first"
+    what, remedy = foreign(data[:1024], path)
+    if kind == "safetensors" or what.startswith(UNKNOWN):
+        reason = fault if kind == "safetensors" else f"it begins with {shown(data[:8])}"
+        return f"not a packed model, or damaged ({reason}); if it is a training checkpoint, {convert}"
+    if what.endswith(" image"):
+        remedy = "name the model first, then the images"
+    elif "checkpoint" in remedy:
+        remedy = "convert the training checkpoint to one"
+    return f"is {what}, {expected}; {remedy}"
+
+
+def read_file(path: Path) -> bytes:
+    """All of the file: what is checked is what is used, whatever becomes of the file meanwhile.
+
+    Raises ModelFileError if it cannot be read, or is larger than MAX_FILE.
+    """
     faults = ("does not exist", "is a folder", "is not a regular file")
     missing, folder, special = (f"{fault}; expected a packed model written by bitvit convert" for fault in faults)
     with open_file(path, ModelFileError, missing=missing, folder=folder, special=special) as file:
@@ -188,14 +237,13 @@ def _metadata(path: Path, header: Header) -> dict[str, Any]:
     return fields
 
 
-def _compared(path: Path, data: bytes, fields: Mapping[str, Any]) -> str | None:
-    """The checksum that the file carries, which its bytes give; None if it carries none."""
+def _compared(path: Path, data: bytes, fields: Mapping[str, Any], found: str) -> str | None:
+    """The checksum that the file carries, which its bytes give as well, `found`; None if it carries none."""
     if _CHECKSUM not in fields:
         return None
     at = _digits(data)
     if at is None or data[at].decode() != fields[_CHECKSUM]:
         raise ModelFileError(f"{path}: broken metadata (the checksum is not as bitvit writes it); {_AGAIN}")
-    found = _digest(data, at)
     if found != fields[_CHECKSUM]:
         raise ModelFileError(
             f"{path}: changed since it was written: its checksum is {fields[_CHECKSUM]}, its bytes give {found}; copy"

@@ -1,7 +1,10 @@
 """Classifier: every kind of image and of collection, with a model that answers with the images' colours."""
 
+import copy
 import io
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from bitvit.errors import ConfigError, ImageError
 from bitvit.images import ImageSource
 from bitvit.preprocess import Preprocessing
 from tests.support.colours import Colours, patch
+from tests.support.uploads import Arrayable, Response, Row, Upload
 
 RED, GREEN, BLUE = patch(255, 0, 0), patch(0, 255, 0), patch(0, 0, 255)
 
@@ -37,8 +41,51 @@ def test_every_source_gives_the_same_answer(tmp_path: Path) -> None:
     path = tmp_path / "green.png"
     Image.fromarray(GREEN).save(path)
     classify = Classifier(Colours())
-    sources = (path, str(path), path.read_bytes(), Image.fromarray(GREEN), GREEN)
-    assert all(classify(source) == classify(GREEN) for source in sources)
+    data = path.read_bytes()
+    for source in (path, str(path), data, bytearray(data), io.BytesIO(data), Image.fromarray(GREEN), Arrayable(GREEN)):
+        expected = classify(GREEN)
+        assert classify(source) == expected
+        assert classify([source, source]) == [expected, expected]
+        assert list(classify(iter([source]))) == [expected]
+        assert list(classify.attempt(source)) == [expected]
+        assert np.array_equal(classify.logits(source), classify.logits(GREEN))
+        assert np.array_equal(classify.logits([source]), classify.logits(GREEN))
+        (pixels, turned) = classify.prepare(0, source)  # type: ignore[misc]
+        assert (pixels.shape, turned) == ((3, 32, 32), False)
+
+
+def test_an_upload_may_be_saved_before_or_afterwards() -> None:
+    """Before, it stands at its end, and was answered with an empty list; afterwards all of it must be saved."""
+    file = io.BytesIO()
+    Image.fromarray(BLUE).save(file, "PNG")
+    data, classify = file.getvalue(), Classifier(Colours())
+    upload = Upload(io.BytesIO(data), "blue.png")
+    assert upload.read() == data
+    assert tops([classify(upload)]) == ["blue"]
+    assert classify.logits(upload).shape == (1, 3)
+    upload.seek(0)
+    assert tops([classify(upload)]) == ["blue"]
+    assert upload.read() == data
+
+
+def test_an_empty_upload_is_no_empty_answer() -> None:
+    classify = Classifier(Colours())
+    for use in (classify, classify.logits, lambda upload: next(classify.attempt(upload))):
+        for source in (io.BytesIO(), Upload(io.BytesIO(), "a.png"), Response(b""), b""):
+            try:
+                outcome = use(source)
+            except ImageError as error:
+                outcome = error
+            assert "is empty; copy or download the image again" in str(outcome)
+
+
+def test_a_column_of_a_table_is_a_collection(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for path, image in zip(paths, (RED, BLUE), strict=True):
+        Image.fromarray(image).save(path)
+    classify = Classifier(Colours())
+    for column in (np.array(paths), np.array(paths, object), Row(paths)):
+        assert tops(classify(column)) == ["red", "blue"]
 
 
 def test_a_list_gives_a_list_of_lists() -> None:
@@ -124,7 +171,7 @@ def test_model_without_a_classifier() -> None:
         Classifier(Colours(labels=None, classes=0))
 
 
-@pytest.mark.parametrize("images", [None, 5, {"a": RED}])
+@pytest.mark.parametrize("images", [None, 5, {"a": RED}, np.float32(5), object(), patch, io.BytesIO])
 def test_something_else_than_images_is_refused_at_once(images: Any) -> None:
     classify = Classifier(Colours())
     for use in (classify, classify.logits, classify.attempt):
@@ -145,7 +192,7 @@ def test_a_bad_image_is_named_by_its_path_or_number(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"^image 1: 1 byte of data: not an image"):
         classify([RED, b"x"])
     with pytest.raises(ImageError, match=r"^image 2: image: array float64"):
-        classify.logits([RED, RED, np.zeros((3, 3))])  # type: ignore[list-item]
+        classify.logits([RED, RED, np.zeros((3, 3))])
 
 
 def test_an_iterator_fails_at_the_bad_image_not_before() -> None:
@@ -170,3 +217,95 @@ def test_images_are_not_kept_open() -> None:
     Image.fromarray(RED).save(file, "PNG")
     classify = Classifier(Colours())
     assert classify(file.getvalue()) == classify(RED)  # an open file would be a ResourceWarning, an error here
+
+
+# ------------------------------------------------------------------------------------------------------- orientation
+def photo(orientation: int | None) -> bytes:
+    """The upper half red, the lower one blue; or the other way round, where 3 says that it is upside down."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate([patch(255, 0, 0)[:20], patch(0, 0, 255)[20:]])).save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def test_orientation_is_ignored_and_counted_or_obeyed() -> None:
+    upright, turned = photo(None), photo(3)
+    ignoring, obeying = Classifier(Colours()), Classifier(Colours(), exif=True)
+    for classify, count in ((ignoring, 1), (obeying, 0)):
+        assert classify.turned == 0
+        classify(turned)
+        assert classify.turned == count
+        list(classify(iter([upright, turned, b"x"][:2])))
+        list(classify.attempt([b"x", turned]))
+        classify.logits([turned, turned, photo(1)])
+        assert classify.turned == 5 * count
+    upside_down = Image.open(io.BytesIO(turned)).transpose(Image.Transpose.ROTATE_180)
+    as_stored, as_meant = ignoring.prepare(0, turned), obeying.prepare(0, turned)
+    assert not isinstance(as_stored, ImageError)
+    assert not isinstance(as_meant, ImageError)
+    assert (as_stored.turned, as_meant.turned) == (True, False)
+    assert np.array_equal(as_stored.pixels, obeying.prepare(0, np.asarray(Image.open(io.BytesIO(turned))))[0])  # type: ignore[index]
+    assert np.array_equal(as_meant.pixels, ignoring.prepare(0, np.asarray(upside_down))[0])  # type: ignore[index]
+
+
+def test_explain_counts_and_obeys_too(tiny: Path) -> None:
+    ignoring, obeying = Classifier(tiny, threads=1), Classifier(tiny, threads=1, exif=True)
+    for classify, colour, count in ((ignoring, (255, 0, 0), 1), (obeying, (0, 0, 255), 0)):
+        explanation = classify.explain(photo(3))
+        assert explanation.image.getpixel((0, 0)) == colour
+        assert classify.turned == count
+        assert explanation.predictions == classify(photo(3))
+
+
+# --------------------------------------------------------------------------------------------------- copies and names
+def pickled(value: Any, protocol: int = pickle.HIGHEST_PROTOCOL) -> Any:
+    return pickle.loads(pickle.dumps(value, protocol))
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, *(partial(pickled, protocol=protocol) for protocol in range(6))]
+)
+def test_a_copy_has_the_same_settings(copied: Callable[[Classifier], Classifier], tiny: Path) -> None:
+    classify = Classifier(tiny, threads=1, batch_size=3, exif=True)
+    classify.labels = tuple(f"class {number}" for number in range(len(classify.labels)))
+    size = classify.model.config.image_size
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    other = copied(classify)
+    assert (other.batch_size, other.exif, other.labels) == (3, True, classify.labels)
+    assert repr(other) == repr(classify)
+    assert other(image) == classify(image)
+    assert other.turned == 0
+
+
+def test_results_and_errors_are_pickled(tiny: Path) -> None:
+    classify = Classifier(tiny, threads=1)
+    size = classify.model.config.image_size
+    explanation = classify.explain(patch(9, 99, 199)[:size, :size])
+    again = pickled(explanation)
+    assert again.predictions == explanation.predictions
+    assert np.array_equal(again.heat, explanation.heat)
+    assert again.overlay().tobytes() == explanation.overlay().tobytes()
+    error = classify.prepare(3, b"x")
+    assert isinstance(error, ImageError)
+    for copied in (copy.copy, copy.deepcopy, pickled):
+        assert (type(copied(error)), str(copied(error))) == (ImageError, str(error))
+
+
+def test_it_says_what_it_is(tiny: Path) -> None:
+    assert repr(Classifier(Colours())) == "<bitvit.Classifier Colours, 32 x 32 pixels, 3 classes, batches of 8>"
+    classify = Classifier(tiny, threads=1, batch_size=2, exif=True)
+    size, classes = classify.model.config.image_size, len(classify.labels)
+    assert repr(classify) == (
+        f"<bitvit.Classifier '{tiny}', {size} x {size} pixels, {classes} classes, 1 thread, batches of 2, "
+        "turned upright by EXIF>"
+    )
+
+
+@pytest.mark.parametrize("model", [None, 5, b"model", io.BytesIO(), {"config": 1}, patch])
+def test_something_else_than_a_model(model: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"model: is of type \w+, expected the path of a packed model, or a model as bit"
+    ):
+        Classifier(model)

@@ -1,5 +1,6 @@
 """Reading images: every kind of source, folders, and an error that says what cannot be opened, and why."""
 
+import base64
 import contextlib
 import io
 import os
@@ -76,12 +77,6 @@ def test_a_palette_image_of_the_caller_is_left_as_it_is() -> None:
     assert "transparency" in image.info
 
 
-def test_orientation_in_exif_is_ignored() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    assert open_image(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif)).size == (30, 20)
-
-
 def test_the_first_frame_of_an_animation_counts() -> None:
     red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
     data = encoded(red, "GIF", save_all=True, append_images=[blue])
@@ -97,7 +92,9 @@ def test_missing_file() -> None:
 
 
 def test_url() -> None:
-    with pytest.raises(ImageError, match=r"https://example.org/cat.jpg: no such file; download the image first"):
+    with pytest.raises(
+        ImageError, match=r"^https://example.org/cat.jpg: is a URL, expected a path; download the file first"
+    ):
         open_image("https://example.org/cat.jpg")
 
 
@@ -123,6 +120,32 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ImageError, match=r"image.png: cannot be read: Permission denied; check file and disk"):
         open_image(path)
+
+
+@pytest.mark.parametrize("text", [encoded(Image.new("RGB", (40, 40)), "PNG"), bytes(1_000_000)], ids=["PNG", "any"])
+def test_base64(text: bytes) -> None:
+    """In place of a path, of bytes, and in a file; the message is short."""
+    encoded_text = base64.b64encode(text).decode()
+    with pytest.raises(ImageError, match=r"characters\): is base64, the text form of a file; give the bytes") as caught:
+        open_image(encoded_text)
+    assert len(str(caught.value)) < 300
+    if text.startswith(b"\x89PNG"):
+        with pytest.raises(ImageError, match=r"base64, the text form of a file; decode it with base64.b64decode first"):
+            open_image(encoded_text.encode())
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "x./" * 5000])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(ImageError, match="no such file; check the path") as caught:
+        open_image(name)
+    assert len(str(caught.value)) < 400
+
+
+def test_names_as_bytes(tmp_path: Path) -> None:
+    """As os.scandir gives them for a folder named in bytes."""
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    with os.scandir(os.fsencode(tmp_path)) as entries:
+        assert [open_image(entry).size for entry in entries] == [(3, 2)]  # type: ignore[arg-type]
 
 
 def test_path_with_nul() -> None:

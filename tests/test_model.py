@@ -1,9 +1,14 @@
 """The whole engine against the golden logits and traces of the PyTorch model."""
 
 import copy
+import dataclasses
+import multiprocessing
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import bitvit
+from bitvit.errors import ModelFileError
+from bitvit.model import BHViT
+from bitvit.modelfile import load_model_file, save_model_file
 from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
 from tests.support.golden_data import case_names, load_case, trace, trace_names
@@ -121,9 +129,10 @@ def test_a_bad_image_does_not_spoil_the_next(bad: float, threads: int, packed: C
     assert np.array_equal(model(case.input), expected)
 
 
-def test_threads_must_be_positive(packed: Callable[[str], Path]) -> None:
-    with pytest.raises(ValueError, match="threads is 0"):
-        bitvit.load(packed("micro96_pth"), threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 2.0, "2", True])
+def test_threads_must_be_a_number_above_zero(threads: Any, packed: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match=f"threads is {threads!r}, expected a whole number of at least 1, or None"):
+        bitvit.load(packed("micro96_pth"), threads=threads)
 
 
 def test_a_model_without_classifier_gives_pooled_features(tmp_path: Path) -> None:
@@ -137,18 +146,130 @@ def test_a_model_without_classifier_gives_pooled_features(tmp_path: Path) -> Non
     assert np.abs(features - expected).max() <= TOLERANCE * expected.std()
 
 
+# -------------------------------------------------------------------------------------------------- pickles and copies
+def taken_along(model: BHViT, pixels: NDArray[np.float32]) -> tuple[bytes, int, str]:
+    """What a worker process finds."""
+    return model(pixels).tobytes(), model.threads, repr(model)
+
+
+def pickled(model: BHViT, protocol: int = pickle.HIGHEST_PROTOCOL) -> BHViT:
+    restored = pickle.loads(pickle.dumps(model, protocol))
+    assert isinstance(restored, BHViT)
+    return restored
+
+
+@pytest.fixture
+def pixels(tiny: Path) -> NDArray[np.float32]:
+    size = load_model_file(tiny).config.image_size
+    return np.random.default_rng(0).normal(size=(3, 3, size, size)).astype(np.float32)
+
+
 @pytest.mark.parametrize("called", [False, True])
-@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
-def test_a_loaded_model_is_not_taken_to_another_process(
-    copied: Callable[[object], object], called: bool, tiny: Path
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, *(partial(pickled, protocol=protocol) for protocol in range(6))]
+)
+def test_a_copy_is_the_same_model(
+    copied: Callable[[BHViT], BHViT], called: bool, tiny: Path, pixels: NDArray[np.float32]
 ) -> None:
-    """It would take addresses along. Nor does it matter whether it has been used."""
-    classifier = bitvit.Classifier(tiny, threads=2)
     model = bitvit.load(tiny, threads=2)
     if called:
-        size = model.config.image_size
-        model(np.zeros((1, 3, size, size), np.float32))
-        classifier(np.zeros((size, size, 3), np.uint8))
-    for loaded in (model, classifier, model.runner):
-        with pytest.raises(TypeError, match="cannot be pickled or deep-copied; load it from its file where it is"):
-            copied(loaded)
+        model(pixels)
+    other = copied(model)
+    assert other is not model
+    assert np.array_equal(other(pixels), model(pixels))
+    assert (other.config, other.preprocessing, other.labels) == (model.config, model.preprocessing, model.labels)
+    assert repr(other) == repr(model)
+
+
+def test_a_pickle_needs_no_file(tiny: Path, pixels: NDArray[np.float32], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(tiny.read_bytes())
+    model = bitvit.load(path, threads=1)
+    data = pickle.dumps(model)
+    path.unlink()
+    restored = pickle.loads(data)
+    assert np.array_equal(restored(pixels), model(pixels))
+    assert np.array_equal(pickled(restored)(pixels), model(pixels))  # it takes its bytes further
+    assert np.array_equal(copy.deepcopy(model)(pixels), model(pixels))
+
+
+def test_a_model_whose_file_has_changed_is_not_pickled(tiny: Path, tmp_path: Path) -> None:
+    """It would come back as another."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(tiny.read_bytes())
+    model = bitvit.load(path)
+    file = load_model_file(path)
+    facts = {"config": file.config, "preprocessing": file.preprocessing, "source_sha256": file.source_sha256}
+    save_model_file(path, file.tensors, labels=None, **facts)  # type: ignore[arg-type]
+    with pytest.raises(
+        ModelFileError, match=r"model\.safetensors: changed since the model was loaded, .* load it again"
+    ):
+        pickle.dumps(model)
+    path.unlink()
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: does not exist"):
+        pickle.dumps(model)
+
+
+def test_the_file_is_found_from_another_folder(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: NDArray[np.float32]
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    model = bitvit.load(tiny.name)
+    monkeypatch.chdir(tmp_path)
+    assert pickled(model).path == Path(tiny.name)
+    assert np.array_equal(pickled(model)(pixels), model(pixels))
+
+
+def test_what_was_set_after_loading_is_kept(tiny: Path) -> None:
+    model = bitvit.load(tiny)
+    model.preprocessing = dataclasses.replace(model.preprocessing, mean=(0.1, 0.2, 0.3))
+    model.labels = tuple(f"class {number}" for number in range(model.config.num_classes))
+    for other in (pickled(model), copy.copy(model)):
+        assert (other.preprocessing, other.labels) == (model.preprocessing, model.labels)
+
+
+@pytest.mark.parametrize(("threads", "on_two", "on_four"), [(None, 2, 4), (3, 2, 3), (1, 1, 1)])
+def test_threads_are_counted_anew(
+    threads: int | None, on_two: int, on_four: int, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another machine has them, and as they were asked for."""
+    monkeypatch.setattr("bitvit.runtime.runner.available_threads", lambda: 2)
+    model = bitvit.load(tiny, threads=threads)
+    assert model.threads == on_two
+    monkeypatch.setattr("bitvit.runtime.runner.available_threads", lambda: 4)
+    other = pickled(model)
+    assert other.threads == on_four
+    monkeypatch.setattr("bitvit.runtime.runner.available_threads", lambda: 2)
+    assert pickled(other).threads == on_two
+
+
+def test_a_spawned_process_gets_the_model(tiny: Path, pixels: NDArray[np.float32]) -> None:
+    model = bitvit.load(tiny, threads=1)
+    expected = taken_along(model, pixels)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(taken_along, model, pixels).result(timeout=100) == expected
+
+
+def test_a_subclass_stays_one(tiny: Path) -> None:
+    model = Named(load_model_file(tiny), threads=1)
+    model.name = "mine"
+    for other in (pickled(model), copy.copy(model), copy.deepcopy(model)):
+        assert isinstance(other, Named)
+        assert other.name == "mine"
+
+
+class Named(BHViT):
+    name = ""
+
+
+def test_a_runner_belongs_to_its_process(tiny: Path) -> None:
+    runner = bitvit.load(tiny, threads=1).runner
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="a runner cannot be pickled or deep-copied; pickle the model"):
+            copied(runner)
+
+
+def test_a_model_says_what_it_is(tiny: Path) -> None:
+    model = bitvit.load(tiny, threads=1)
+    size, classes = model.config.image_size, model.config.num_classes
+    assert repr(model) == f"<bitvit.BHViT '{tiny}', {size} x {size} pixels, {classes} classes, 1 thread>"

@@ -26,7 +26,9 @@ from bitvit.modelfile import (
     FORMAT_VERSION,
     METADATA_KEY,
     ModelFile,
+    digest,
     load_model_file,
+    read_model,
     save_model_file,
     seal,
 )
@@ -207,16 +209,37 @@ def test_a_name_too_long_for_the_file_system(tmp_path: Path) -> None:
     assert_refused(tmp_path / ("x" * 300))
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04" + bytes(100), bytes(8), b"\xff" * 64, b"{}"])
+@pytest.mark.parametrize("content", [b"x", bytes(8), b"\xff" * 64, bytes(8) + b"{}"])
 def test_what_is_no_safetensors(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     assert_refused(tmp_path / "file", "not a packed model, or damaged", "run bitvit convert")
 
 
+@pytest.mark.parametrize(
+    ("content", "what", "remedy"),
+    [
+        (b"", "is empty", "copy or download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself", "git lfs pull"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG image", "name the model first, then the images"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\r", "is a PNG image", "name the model first, then the images"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "is a WEBP image", "name the model first, then the images"),
+        (b"PK\x03\x04" + bytes(100), "is a zip archive", "unpack it first"),
+        (b"\x1f\x8b\x08\0", "is a gzip archive", "convert the training checkpoint to one"),
+        (b"%PDF-1.7\n", "is a PDF document", "convert the training checkpoint to one"),
+        (b"<!DOCTYPE html>\n<html>", "is a web page saved in place of the file", "download the file itself"),
+        (b'{"image_size": 224}', "is JSON text", "convert the training checkpoint to one"),
+        (b"\x80\x04\x95", "is a pickle that torch.save did not write", "torch.save({'model'"),
+    ],
+)
+def test_another_file_is_called_by_its_name(content: bytes, what: str, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert_refused(tmp_path / "file", f"{what}, expected a packed model written by bitvit convert; ", remedy)
+
+
 @pytest.mark.parametrize("sample", ["checkpoint.pth", "bare_legacy.pth"])
 def test_a_pth_checkpoint_is_told_to_be_converted(sample: str, tmp_path: Path) -> None:
     (tmp_path / sample).write_bytes(find(f"pth/{sample}").read_bytes())
-    assert_refused(tmp_path / sample, f"if it is a training checkpoint, run bitvit convert {tmp_path / sample}")
+    assert_refused(tmp_path / sample, "is a training checkpoint, expected", f"run bitvit convert {tmp_path / sample}")
 
 
 def test_a_safetensors_checkpoint_is_told_to_be_converted(packed: Packed, tmp_path: Path) -> None:
@@ -225,6 +248,16 @@ def test_a_safetensors_checkpoint_is_told_to_be_converted(packed: Packed, tmp_pa
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": np.zeros(3, np.float32)}, foreign, metadata={"format": "pt"})
     assert_refused(foreign, "a .safetensors file, but not a packed model")
+
+
+def test_the_bytes_of_a_file_are_read_as_the_file(packed: Packed) -> None:
+    data = packed(MICRO).read_bytes()
+    model = read_model(data, Path("elsewhere"))
+    assert model.path == Path("elsewhere")
+    assert model.digest == digest(data) == model.checksum
+    assert model.tensors.keys() == load_model_file(packed(MICRO)).tensors.keys()
+    with pytest.raises(ModelFileError, match=r"^elsewhere: not a packed model, or damaged"):
+        read_model(data[:-1], Path("elsewhere"))
 
 
 @pytest.mark.parametrize("cut", [1, 8, 1000, 100_000])
@@ -433,6 +466,7 @@ def test_a_file_without_a_checksum_is_read(packed: Packed, tmp_path: Path) -> No
     del fields["checksum"]
     path = with_metadata(packed(MICRO), tmp_path / "m", json.dumps(fields))
     assert load_model_file(path).checksum is None
+    assert load_model_file(path).digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("checksum", [None, "", "0" * 63, 5, "G" * 64, "\\u0030" * 64])

@@ -19,6 +19,7 @@ from bitvit.cli.console import (
     is_animated,
     output,
     print_error,
+    print_turned,
     printable,
     stderr_console,
 )
@@ -59,6 +60,9 @@ def classify(
         int | None,
         typer.Option("--threads", "-t", min=1, metavar="N", help="Threads to use; default: all CPUs of the process."),
     ] = None,
+    exif: Annotated[
+        bool, typer.Option("--exif", help="Turn images upright as their EXIF data says, which is ignored otherwise.")
+    ] = False,
     explain: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Draw over each image where the network looked; PNG files in this folder."),
@@ -80,7 +84,7 @@ def classify(
     from bitvit.classify import Classifier
 
     with compiling_status():
-        classifier = Classifier(model, threads=threads, batch_size=batch_size)
+        classifier = Classifier(model, threads=threads, batch_size=batch_size, exif=exif)
     if explain is None:
         outcomes = classifier.attempt(map(_source, images), top_k)
     else:
@@ -89,6 +93,7 @@ def classify(
     report = _Report(stderr_console())
     with output(out) as stream, progress_bar(report.console, len(images), stream) as advance:
         _WRITERS[form](stream, report.watch(records, advance))
+    print_turned(classifier.turned, len(images))
     if report.failed:
         print_error(f"{report.failed} of {len(images)} images could not be read", report.console)
         raise typer.Exit(SOME_FAILED)
@@ -106,8 +111,22 @@ def _find(paths: Iterable[str], recursive: bool) -> list[str]:
     return images
 
 
-def _source(path: str) -> str | bytes:
-    return sys.stdin.buffer.read() if path == STDIN else path
+class _Stdin:
+    """An image on stdin, which is read when its turn comes."""
+
+    name = "stdin"
+
+    def read(self) -> bytes:
+        if sys.stdin is None:  # so Python says that its descriptor was closed
+            raise ImageError("stdin is closed; redirect an image to it")
+        try:
+            return sys.stdin.buffer.read()
+        except OSError as problem:
+            raise ImageError(f"stdin cannot be read: {problem.strerror}; redirect an image to it") from None
+
+
+def _source(path: str) -> str | _Stdin:
+    return _Stdin() if path == STDIN else path
 
 
 def _explained(

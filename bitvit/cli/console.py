@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from bitvit.errors import BitvitError
 from bitvit.files import replacing
+from bitvit.messages import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,6 +75,16 @@ def print_warning(text: str) -> None:
 
 def print_note(text: str) -> None:
     _print_message("Note", "bold", text, stderr_console())
+
+
+def print_turned(turned: int, images: int) -> None:
+    """Say once how many images would be turned by --exif; nothing if none would."""
+    if turned:
+        whose = "its" if turned == 1 else "their"
+        print_note(
+            f"{turned:,} of {plural(images, 'image')} would be turned by {whose} EXIF data, which is ignored, as in "
+            "the training code; --exif obeys it"
+        )
 
 
 def _print_message(kind: str, style: str, text: str, console: "Console") -> None:

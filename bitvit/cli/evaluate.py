@@ -17,6 +17,7 @@ from bitvit.cli.console import (
     is_animated,
     print_error,
     print_note,
+    print_turned,
     require_stdout,
     stderr_console,
 )
@@ -121,6 +122,9 @@ def evaluate(
             "--threads", "-t", min=1, metavar="N", help="Threads to compute; default: all CPUs of the process."
         ),
     ] = None,
+    exif: Annotated[
+        bool, typer.Option("--exif", help="Turn images upright as their EXIF data says, which is ignored otherwise.")
+    ] = False,
     decoders: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Threads to decode images; default: half the CPUs, up to 4."),
@@ -150,6 +154,7 @@ def evaluate(
             "layout": evaluation.Layout(path_column=path_column, label_column=label_column, root=root),
             "batch_size": batch_size,
             "threads": threads,
+            "exif": exif,
             "decoders": decoders,
             "outputs": evaluation.Outputs(
                 report=output, predictions=predictions, state=place, resume=resume, progress=_both(watch, show)
@@ -166,7 +171,10 @@ def evaluate(
         _print_comparison(result)
     else:
         _print_report(result, output is not None)
-    _report_failures(result.reports if isinstance(result, evaluation.Comparison) else (result,), on_error)
+    reports = result.reports if isinstance(result, evaluation.Comparison) else (result,)
+    turned = {path for report in reports for path in report.turned}
+    print_turned(len(turned), len({path for report in reports for path in report.paths}))
+    _report_failures(reports, on_error)
 
 
 def _both(*calls: "Callable[[Progress], None]") -> "Callable[[Progress], None]":

@@ -14,6 +14,7 @@ from bitvit.evaluation.classes import Label
 from bitvit.files import read_csv
 from bitvit.images import EXTENSIONS, ImageSource, find_images
 from bitvit.messages import listing, plural, shown
+from bitvit.sources import collected, is_one_image
 
 __all__ = ["DataSource", "Dataset", "Layout", "read_data", "read_folds"]
 
@@ -89,6 +90,12 @@ def _from_arrays(data: tuple[Sequence[ImageSource] | NDArray[np.uint8], Iterable
     if len(data) != 2:
         raise ImageError(f"data: a tuple of {len(data)}, expected two: images and labels")
     images, given = data
+    if hasattr(images, "__array__"):
+        images = np.asarray(images)  # a Series counts by its index, an array by position, as labels do
+    elif is_one_image(images):
+        raise ImageError(f"data: a single image of type {type(images).__name__}, expected a list or an array of images")
+    elif not isinstance(images, list | tuple):
+        images = list(collected(images))
     labels = given.tolist() if isinstance(given, np.ndarray) else list(given)
     if len(images) != len(labels):
         found = f"{plural(len(images), 'image')} and {plural(len(labels), 'label')}"

@@ -70,6 +70,8 @@ class Options(TypedDict, total=False):
     """As for Classifier; default: 16."""
     threads: int | None
     """As for Classifier."""
+    exif: bool
+    """As for Classifier; default: False."""
     decoders: int | None
     """Threads that decode images meanwhile; default: half of the CPUs, up to 4."""
     outputs: Outputs
@@ -86,7 +88,7 @@ def evaluate(model: ModelSource, data: DataSource, **options: "Unpack[Options]")
     model: path of a packed model, or a loaded one.
     data: a folder with a folder for each class; a CSV file with the columns path and label, in which paths start from
         the file's own folder; or a pair of images (a list, or uint8 [B, H, W] or [B, H, W, 3]) and labels.
-    options: classes, subset, on_error, layout, batch_size, threads, decoders, outputs; see Options.
+    options: classes, subset, on_error, layout, batch_size, threads, exif, decoders, outputs; see Options.
 
     Raises BitvitError for what the user can mend; ValueError and TypeError for impossible arguments.
     """
@@ -109,7 +111,7 @@ def compare(
 
     models, data: as for evaluate; data may also be a list with one for each model.
     folds: the data has a fold for each model, in this order: the folders in the folder, or the CSV's column `fold`.
-    options: classes, subset, on_error, layout, batch_size, threads, decoders, outputs; see Options.
+    options: classes, subset, on_error, layout, batch_size, threads, exif, decoders, outputs; see Options.
 
     Models that take the same images and prepare them alike share them: each image is decoded once.
 
@@ -129,9 +131,8 @@ def _check(options: Options) -> None:
     """Find out now, not after an hour, what is missing and what could not be written."""
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
-        raise TypeError(
-            f"no such option: {listing(sorted(unknown))}; expected {listing(list(Options.__annotations__))}"
-        )
+        known = list(Options.__annotations__)
+        raise TypeError(f"no such option: {listing(sorted(unknown))}; expected {listing(known, most=len(known))}")
     on_error, outputs = options.get("on_error", "fail"), options.get("outputs", Outputs())
     if on_error not in ("fail", "skip"):
         raise ValueError(f"on_error is {on_error!r}, expected 'fail' or 'skip'")
@@ -176,6 +177,7 @@ def _run(
             subset=options.get("subset"),
             threads=options.get("threads"),
             batch_size=options.get("batch_size", 16),
+            exif=options.get("exif", False),
         )
         for model, dataset in zip(models, datasets, strict=True)
     ]

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.classify import Classifier, Model
+from bitvit.classify import Classifier, Model, Prepared
 from bitvit.errors import BitvitError, ConfigError, ImageError
 from bitvit.evaluation.classes import ClassMap, Label, Matching, find_classes, match_classes
 from bitvit.evaluation.dataset import Dataset
@@ -22,12 +23,15 @@ from bitvit.evaluation.prefetch import prefetch
 from bitvit.evaluation.report import EvalReport, Failure
 from bitvit.evaluation.state import Computed, StateFile
 from bitvit.messages import plural
+from bitvit.sources import is_file
 from bitvit.version import __version__
 
 __all__ = ["ModelSource", "OnError", "Part", "Progress", "Runner", "fingerprint", "plan"]
 
 ModelSource: TypeAlias = str | os.PathLike[str] | Model
 OnError: TypeAlias = Literal["fail", "skip"]
+
+_one_file = threading.Lock()  # open files are read by one thread at a time: members of an archive share its place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +102,14 @@ class Part:
         right = self.computed.logits[start:stop].argmax(axis=1) == self.targets[start:stop]
         return int(right.sum()) - sum(bool(right[n - start]) for n in self.computed.failed if start <= n < stop)
 
-    def prepare(self, number: int) -> NDArray[np.float32] | ImageError:
+    def prepare(self, number: int) -> Prepared | ImageError:
         """Decode an image; called from other threads."""
         place = int(self.taking[number])
-        return self.classifier.prepare(place, self.dataset.images[place])
+        image = self.dataset.images[place]
+        with _one_file if is_file(image) else contextlib.nullcontext():
+            return self.classifier.prepare(place, image)
 
-    def compute(self, batch: list[NDArray[np.float32] | ImageError], on_error: OnError) -> ImageError | None:
+    def compute(self, batch: list[Prepared | ImageError], on_error: OnError) -> ImageError | None:
         """Take a batch of prepared images in: those after the last that is done.
 
         Returns the error that the evaluation is to stop at; images before it are through. Raises BitvitError for logits
@@ -117,7 +123,7 @@ class Part:
         pixels = {start + i: item for i, item in enumerate(batch) if not isinstance(item, ImageError)}
         if pixels:
             good = list(pixels)
-            logits = self.classifier.model(np.stack(list(pixels.values())))
+            logits = self.classifier.model(np.stack([item.pixels for item in pixels.values()]))
             if not np.isfinite(logits).all():
                 raise BitvitError(
                     f"{self.model}: its answer to {self.path(good[0])}, or one soon after it, is not finite; the model "
@@ -126,6 +132,7 @@ class Part:
             computed.logits[good] = logits if self.columns is None else logits[:, self.columns]
         if first is None:
             computed.failed.update({number: str(error) for number, error in errors.items()})
+        computed.turned += [number for number, item in pixels.items() if item.turned]
         computed.done = start + len(batch)
         return None if first is None else errors[first]
 
@@ -147,6 +154,7 @@ class Part:
             data=self.dataset.name,
             failures=tuple(Failure(self.path(n), reason) for n in order if (reason := failed.get(n))),
             notes=self.notes,
+            turned=tuple(map(self.path, sorted(self.computed.turned))),
             seconds=self.computed.seconds,
             paths=tuple(map(self.path, kept)),
             targets=targets,
@@ -162,6 +170,7 @@ def plan(
     subset: Sequence[Label] | None = None,
     threads: int | None = None,
     batch_size: int = 16,
+    exif: bool = False,
 ) -> Part:
     """One model's part of an evaluation: its classes matched with the data's, its images chosen and put in order.
 
@@ -169,10 +178,10 @@ def plan(
     ConfigError for names that do not match; ValueError for impossible arguments.
     """
     if isinstance(source, str | os.PathLike):
-        classifier = Classifier(source, threads=threads, batch_size=batch_size)
+        classifier = Classifier(source, threads=threads, batch_size=batch_size, exif=exif)
         name, sha256 = os.fspath(source), hashlib.sha256(Path(source).read_bytes()).hexdigest()
     else:
-        classifier = Classifier(source, batch_size=batch_size)
+        classifier = Classifier(source, batch_size=batch_size, exif=exif)
         name, sha256 = type(source).__name__, None
     model, count = classifier.model, classifier.model.config.num_classes
     matching = match_classes(
@@ -250,7 +259,9 @@ def fingerprint(parts: Sequence[Part]) -> str:
         raise ValueError("state: needs models that are given by path, to know them again")
     digest = hashlib.sha256(__version__.encode())
     for part in parts:
-        digest.update(f"{part.sha256}\0{part.names}\0{part.columns}\0".encode("utf-8", "surrogateescape"))
+        digest.update(
+            f"{part.sha256}\0{part.names}\0{part.columns}\0{part.classifier.exif}\0".encode("utf-8", "surrogateescape")
+        )
         digest.update("\0".join(part.dataset.paths).encode("utf-8", "surrogateescape"))
         digest.update(part.taking.tobytes() + part.targets.tobytes())
     return digest.hexdigest()

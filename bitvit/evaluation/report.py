@@ -42,6 +42,8 @@ class EvalReport(Metrics):
     """Images that could not be read; no figure counts them."""
     notes: tuple[str, ...]
     """What a reader of the figures should know."""
+    turned: tuple[str, ...]
+    """Images that were taken as they are stored, though their EXIF data calls for a turn (exif=True turns them)."""
     seconds: float
     """Of decoding and computing, which overlap; models that share decoded images share the wait for them."""
     paths: tuple[str, ...]
@@ -75,6 +77,7 @@ class EvalReport(Metrics):
             "confusion": self.confusion.tolist(),
             "calibration": [asdict(part) for part in self.calibration],
             "notes": list(self.notes),
+            "turned": len(self.turned),
             "seconds": self.seconds,
             "versions": {
                 "bitvit": __version__,

@@ -32,6 +32,8 @@ class Computed:
     """Images that are through, failures included."""
     failed: dict[int, str] = field(default_factory=dict)
     """Number of an image -> why it could not be read."""
+    turned: list[int] = field(default_factory=list)
+    """Numbers of images whose EXIF data calls for a turn that they did not get."""
     seconds: float = 0.0
 
 
@@ -68,6 +70,7 @@ class StateFile:
                 "done": part.done,
                 "seconds": part.seconds,
                 "failed": {str(n): why for n, why in part.failed.items() if n < part.done},
+                "turned": [n for n in part.turned if n < part.done],
             }
             for part in self.parts
         ]
@@ -98,6 +101,7 @@ class StateFile:
                     part.logits[:done] = archive[f"logits{i}"]
                     part.done, part.seconds = done, float(unit["seconds"])
                     part.failed = {int(n): str(why) for n, why in unit["failed"].items()}
+                    part.turned = [int(n) for n in unit["turned"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
             raise BitvitError(
                 f"{self.path}: is not a state file, or damaged ({problem}); start afresh without --resume (resume=)"

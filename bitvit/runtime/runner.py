@@ -85,7 +85,9 @@ class Runner:
 
     def __reduce__(self) -> NoReturn:
         """It holds addresses of this process, which mean nothing to another; used or not, it is refused alike."""
-        raise TypeError("a loaded model cannot be pickled or deep-copied; load it from its file where it is needed")
+        raise TypeError(
+            "a runner cannot be pickled or deep-copied; pickle the model, which makes another where it goes"
+        )
 
     @property
     def threads(self) -> int:

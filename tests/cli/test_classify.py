@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from rich.console import Console
 from bitvit.classify import Classifier
 from bitvit.cli.classify import QUICKLY_DONE
 from tests.support.command import Terminal, run, words
+from tests.support.paths import ROOT
 
 
 def test_the_table_has_the_best_classes_of_each_image(model: Path, images: Path) -> None:
@@ -71,6 +74,59 @@ def test_an_image_comes_from_stdin(model: Path, images: Path) -> None:
     assert json.loads(stdout) == expected
 
 
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"", "is empty, or has been read before"), (b"<html>", "not an image that can be read")]
+)
+def test_a_bad_image_on_stdin(data: bytes, said: str, model: Path, images: Path) -> None:
+    stdout, stderr = run("classify", model, "-", images / "a.png", "-f", "jsonl", stdin=data, code=3)
+    assert stderr.startswith(f"Error: image 0: 'stdin': {said}")
+    assert [list(json.loads(line)) for line in stdout.splitlines()] == [["path", "error"], ["path", "predictions"]]
+
+
+def closed(redirection: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+    """A finished `bitvit classify` whose standard descriptors a shell has closed."""
+    command = [
+        "sh",
+        "-c",
+        f'"$@" {redirection}',
+        "sh",
+        sys.executable,
+        "-m",
+        "bitvit",
+        "classify",
+        *map(str, arguments),
+    ]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell")
+def test_closed_descriptors(model: Path, images: Path, tmp_path: Path) -> None:
+    """As a cron job or a service may have them; no file that is opened meanwhile may take their places."""
+    arguments, out = (model, images / "a.png", "-f", "csv"), tmp_path / "out.csv"
+    expected = run("classify", *arguments)[0]
+    done = closed("<&- >&- 2>&-", *arguments, "-o", out)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert out.read_text() == expected
+    done = closed(">&-", *arguments)
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"Error: stdout is closed; name an output file, or redirect stdout to one\n",
+    )
+    done = closed("2>&-", *arguments)
+    assert (done.returncode, done.stdout.decode()) == (0, expected)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell")
+@pytest.mark.parametrize(
+    ("redirection", "said"), [("<&-", "stdin is closed"), (f"0>{os.devnull}", "stdin cannot be read: ")]
+)
+def test_stdin_that_cannot_be_read(redirection: str, said: str, model: Path, images: Path) -> None:
+    done = closed(redirection, model, images / "a.png", "-", "-f", "csv")
+    assert done.returncode == 3
+    assert done.stdout.decode() == run("classify", model, images / "a.png", "-f", "csv")[0]
+    assert done.stderr.decode().splitlines()[0].startswith(f"Error: image 1: {said}")
+
+
 def test_stdin_is_read_only_once(model: Path) -> None:
     _, stderr = run("classify", model, "-", "-", code=1)
     assert stderr == "Error: -: named twice, but stdin can be read only once\n"
@@ -115,6 +171,14 @@ def test_a_checkpoint_in_place_of_a_model_is_refused(checkpoint: Path, images: P
     assert "not a packed model" in stderr
 
 
+def test_arguments_in_another_order_are_told(model: Path, images: Path) -> None:
+    _, stderr = run("classify", images / "b.jpg", model, code=1)
+    expected = (
+        "is a JPEG image, expected a packed model written by bitvit convert; name the model first, then the images"
+    )
+    assert stderr == f"Error: {images / 'b.jpg'}: {expected}\n"
+
+
 @pytest.mark.parametrize("options", [("--top-k", 0), ("--batch-size", 0), ("--threads", 0), ("--format", "xml")])
 def test_wrong_usage_is_explained(options: Sequence[object], model: Path, images: Path) -> None:
     _, stderr = run("classify", model, images, *options, code=2)
@@ -138,6 +202,31 @@ def test_explain_draws_each_image_and_changes_no_prediction(model: Path, images:
         assert np.array_equal(np.asarray(drawn), np.asarray(same))
     _, stderr = run("classify", model, images, "--explain", images / "a.png", code=1)
     assert stderr.startswith(f"Error: {images / 'a.png'}: cannot be made")
+
+
+@pytest.mark.parametrize("explained", [False, True])
+def test_images_that_exif_would_turn_are_counted(explained: bool, model: Path, images: Path, tmp_path: Path) -> None:
+    options = ["--explain", tmp_path / "maps"] if explained else []
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(images / "a.png") as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(images / "turned.png", exif=exif)
+    (images / "bad.png").write_bytes(b"<html>")
+    arguments = ("classify", model, images, "-f", "jsonl", *options)
+    stdout, stderr = run(*arguments, code=3)
+    note, last = stderr.splitlines()[1:]
+    assert note.startswith("Note: 1 of 5 images would be turned by its EXIF data, which is ignored, as in the training")
+    assert note.endswith("code; --exif obeys it")
+    assert last == "Error: 1 of 5 images could not be read"
+
+    def predictions(text: str, name: str) -> object:
+        records = {Path(record["path"]).name: record for record in map(json.loads, text.splitlines())}
+        return records[name]["predictions"]
+
+    assert predictions(stdout, "turned.png") != predictions(stdout, "a.png")
+    stdout, stderr = run(*arguments, "--exif", code=3)
+    assert "EXIF" not in stderr
+    assert predictions(stdout, "turned.png") == predictions(stdout, "a.png")
 
 
 def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:

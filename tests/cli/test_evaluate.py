@@ -124,6 +124,21 @@ def test_columns_of_a_table(model: Path, data: Path, tmp_path: Path) -> None:
     assert json.loads(run(model, tmp_path / "other.csv", *options, "-f", "json")[0])["images"] == 2
 
 
+def test_images_that_exif_would_turn_are_counted_once(model: Path, data: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in (data / "0" / "00.png", data / "1" / "01.png"):
+        with Image.open(path) as image:
+            image.save(path, exif=exif)
+    said = "of 24 images would be turned by their EXIF data, which is ignored, as in the training code; --exif obeys it"
+    for models in ([model], [model, model]):
+        stdout, stderr = run(*models, data, "-f", "json")
+        assert stderr == f"Note: 2 {said}\n"
+    assert [report["turned"] for report in json.loads(stdout)["reports"]] == [2, 2]
+    stdout, stderr = run(model, data, "-f", "json", "--exif")
+    assert (stderr, json.loads(stdout)["turned"]) == ("", 0)
+
+
 def test_bad_images(model: Path, data: Path, here: Path) -> None:
     bad = data / "1" / "01.png"
     bad.write_bytes(b"<html>")

@@ -1,20 +1,24 @@
 """evaluate and compare: from images to a report, with a model whose answers are known and with a packed one."""
 
+import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import bitvit
-from bitvit.errors import BitvitError, ConfigError
+from bitvit.errors import BitvitError, ConfigError, ImageError
 from bitvit.evaluation import Outputs, compare, evaluate
 from bitvit.modelfile import load_model_file
-from tests.support.colours import IMAGES, LABELS, Colours
+from tests.support.colours import IMAGES, LABELS, RED, Colours
 from tests.support.paths import ROOT
+from tests.support.uploads import Arrayable, Row
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 
@@ -58,6 +62,77 @@ def test_arrays_and_tables_give_the_same(folder: Path) -> None:
 def test_grey_arrays() -> None:
     grey = np.zeros((3, 32, 32), np.uint8)
     assert evaluate(Colours(), (grey, [0, 0, 1])).top1 == pytest.approx(2 / 3)
+
+
+def encoded(image: NDArray[np.uint8], orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def test_images_of_every_kind() -> None:
+    files = [encoded(image) for image in IMAGES]
+    choices: list[Any] = [
+        files,
+        [io.BytesIO(data) for data in files],
+        tuple(map(bytearray, files)),
+        (io.BytesIO(data) for data in files),
+        [Arrayable(image) for image in IMAGES],
+        Arrayable(np.stack(IMAGES)),
+    ]
+    for images in choices:
+        assert evaluate(Colours(), (images, LABELS)).top1 == 0.8
+
+
+def test_a_column_of_a_table_goes_by_position(folder: Path) -> None:
+    """As labels do, whatever its index says."""
+    paths = [str(folder / label / f"{number}.png") for number, label in enumerate(LABELS)]
+    report = evaluate(Colours(), (Row(paths), np.array(LABELS)))  # type: ignore[arg-type]
+    assert report.top1 == 0.8
+    assert report.paths == tuple(paths)
+
+
+class Member(io.BytesIO):
+    """A member of an archive: all of them share its file, in which each is found before it is read."""
+
+    reading = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        Member.reading += 1
+        time.sleep(0.005)  # the place where another thread would move the file
+        alone = Member.reading == 1
+        Member.reading -= 1
+        return super().read(size) if alone else b"of another member"
+
+
+def test_open_files_are_read_one_by_one() -> None:
+    members = [Member(encoded(image)) for image in IMAGES * 4]
+    assert evaluate(Colours(), (members, LABELS * 4), decoders=8).top1 == 0.8
+
+
+@pytest.mark.parametrize(
+    "images", [b"\x89PNG", "photo.png", io.BytesIO(), {"a": 1}, 5], ids=lambda it: type(it).__name__
+)
+def test_one_image_is_no_list_of_them(images: Any) -> None:
+    with pytest.raises(
+        ImageError, match=f"(data: a single image|images: is) of type {type(images).__name__}, expected a"
+    ):
+        evaluate(Colours(), (images, [1]))
+
+
+def test_orientation_is_ignored_and_counted_or_obeyed(tmp_path: Path) -> None:
+    for number in range(6):
+        place = tmp_path / ("red", "blue")[number % 2] / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(encoded(RED, 6 if number in (1, 4) else 1))
+    report = evaluate(Colours(), tmp_path)
+    assert sorted(Path(path).name for path in report.turned) == ["1.png", "4.png"]
+    assert report.to_dict()["turned"] == 2
+    obeyed = evaluate(Colours(), tmp_path, exif=True)
+    assert obeyed.turned == ()
+    assert [one.turned for one in compare([Colours(), Colours()], tmp_path).reports] == [report.turned] * 2
 
 
 def test_a_class_map() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bitvit.errors import BitvitError, ImageError
 from bitvit.evaluation import Outputs, Progress, compare, evaluate, state
@@ -43,6 +44,23 @@ def test_resumed_is_the_same_as_uninterrupted(model: Path, noise: Path, tmp_path
     assert same(resumed, whole)
     assert not kept.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["noise"]
+
+
+def test_images_that_exif_would_turn_are_counted_once(model: Path, noise: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in sorted(noise.rglob("*.png"))[::3]:
+        with Image.open(path) as image:
+            image.save(path, exif=exif)
+    whole = evaluate(model, noise)
+    assert len(whole.turned) == 14
+    outputs = Outputs(state=tmp_path / "state", progress=stop_after(20))
+    with pytest.raises(Stop):
+        evaluate(model, noise, batch_size=4, outputs=outputs)
+    outputs = Outputs(state=tmp_path / "state", resume=True)
+    with pytest.raises(BitvitError, match="is of another evaluation"):
+        evaluate(model, noise, exif=True, outputs=outputs)
+    assert evaluate(model, noise, outputs=outputs).turned == whole.turned
 
 
 def test_resume_after_a_bad_image_was_mended(model: Path, noise: Path, tmp_path: Path) -> None:
