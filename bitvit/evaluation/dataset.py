@@ -48,6 +48,7 @@ class Dataset:
     labels: list[Label]
     notes: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()  # classes that have a folder but no image
+    folders: bool = False  # whether the classes are named by folders
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,6 +109,8 @@ def _label(label: Any, number: int) -> Label:
         return label
     if isinstance(label, int | np.integer) and not isinstance(label, bool):
         return int(label)
+    if isinstance(label, float) and label.is_integer():  # pandas' integers are, in a column with gaps
+        return int(label)
     raise ImageError(f"data: label {number} is {shown(label)}, expected a class name or a whole number")
 
 
@@ -148,7 +151,7 @@ def _from_folder(path: Path) -> Dataset:
     stray = len(find_images(path, recursive=False))
     if stray:
         notes.append(f"left out for want of a label: {plural(stray, 'image')} beside the class folders")
-    return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty))
+    return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty), folders=True)
 
 
 # --------------------------------------------------------------------------------------------------------- CSV tables

@@ -21,7 +21,7 @@ from bitvit.evaluation.metrics import measure
 from bitvit.evaluation.prefetch import prefetch
 from bitvit.evaluation.report import EvalReport, Failure
 from bitvit.evaluation.state import Computed, StateFile
-from bitvit.messages import plural
+from bitvit.messages import listing, plural
 from bitvit.version import __version__
 
 __all__ = ["ModelSource", "OnError", "Part", "Progress", "Runner", "fingerprint", "plan"]
@@ -182,6 +182,7 @@ def plan(
         classes=classes,
         where=dataset.name,
         partial=subset is not None,
+        folders=dataset.folders,
     )
     columns = _columns(subset, matching, dataset)
     chosen = range(count) if columns is None else columns.tolist()
@@ -234,7 +235,8 @@ def _notes(
     if columns is not None:
         notes.append(f"{count} of the model's {len(matching.names)} classes take part: the best of them is taken")
     if left_out := len(dataset) - len(targets):
-        notes.append(f"left out: {plural(left_out, 'image')} of other classes")
+        unknown = f"; not the model's: {listing(matching.unknown)}" if matching.unknown else ""
+        notes.append(f"left out: {plural(left_out, 'image')} of other classes{unknown}")
     if missing := count - len(np.unique(targets)):
         answer = "; an answer with one of them counts as wrong" if columns is None else ""
         notes.append(f"{missing} of {count} classes have no images{answer}")

@@ -152,6 +152,7 @@ def test_arrays() -> None:
     dataset = read_data((images, np.array([2, 0, 1], np.uint8)))
     assert dataset.labels == [2, 0, 1]
     assert dataset.paths == ["image 0", "image 1", "image 2"]
+    assert read_data((images, np.array([2.0, 0.0, 1.0]))).labels == [2, 0, 1]  # as pandas has them beside a gap
     assert read_data((["a.png", b"x"], ["cat", "dog"])).paths == ["a.png", "image 1"]
 
 
@@ -163,6 +164,7 @@ def test_arrays() -> None:
         (([], []), "no images"),
         ((["a.png"], [0.5]), "label 0 is 0.5, expected a class name or a whole number"),
         ((["a.png"], [True]), "label 0 is True"),
+        ((["a.png"], [float("nan")]), "label 0 is nan"),
     ],
 )
 def test_wrong_arrays(data: Any, message: str) -> None:
