@@ -1,4 +1,4 @@
-"""What reads images: folder -> paths, and path, bytes, PIL image or array -> RGB, 8 bits a channel (SPEC section 6).
+"""What reads images: path, bytes, PIL image or array -> RGB, 8 bits a channel (SPEC section 6).
 
 As in the training code the first frame of an animation is taken, an alpha channel is dropped rather than blended, and
 the orientation that a camera notes in EXIF is ignored.
@@ -8,7 +8,6 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from bitvit.errors import ImageError
 from bitvit.files import open_file
 from bitvit.messages import plural
 
-__all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "ImageSource", "find_images", "list_images", "open_image"]
+__all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "ImageSource", "open_image"]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -37,45 +36,6 @@ _EXTENSIONS = {
 FORMATS = tuple(_EXTENSIONS)
 EXTENSIONS = tuple(extension for group in _EXTENSIONS.values() for extension in group)
 MAX_PIXELS = 89_478_485  # above it Pillow warns; decoded, 0.36 GB
-
-
-# ------------------------------------------------------------------------------------------------ folder to paths
-
-
-def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """The files of a folder whose names end in one of EXTENSIONS, in either case; sorted, without hidden ones.
-
-    recursive: those in the folders below too; links to folders are not followed. Raises ImageError if the folder or one
-    below cannot be read, or if there is no such file.
-    """
-    found = find_images(folder, recursive=recursive)
-    if not found:
-        below = "" if recursive else "; with --recursive (recursive=True) folders below it are searched too"
-        raise ImageError(f"{os.fspath(folder)}: no images in this folder ({' '.join(EXTENSIONS)}){below}")
-    return found
-
-
-def find_images(folder: str | os.PathLike[str], *, recursive: bool) -> list[Path]:
-    """What list_images gives; an empty list if there is no such file."""
-    found: list[Path] = []
-    try:
-        for place, folders, files in os.walk(folder, onerror=_reraise):
-            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-            found += [Path(place, name) for name in files if _is_image_name(name)]
-    except OSError as problem:
-        raise ImageError(f"{problem.filename}: cannot be read: {problem.strerror}; check the folder") from None
-    return sorted(found)
-
-
-def _reraise(problem: OSError) -> None:
-    raise problem
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-# ------------------------------------------------------------------------------------------------ image to RGB
 
 
 def open_image(source: ImageSource) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Reading images: every kind of source, folders, and an error that says what cannot be opened, and why."""
+"""Reading images: every kind of source, and an error that says what cannot be opened, and why."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from PIL import Image
 
 from bitvit import images
 from bitvit.errors import ImageError
-from bitvit.images import FORMATS, list_images, open_image
+from bitvit.images import FORMATS, open_image
 
 
 def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
@@ -214,31 +214,3 @@ def test_damaged_bytes_give_an_image_or_an_image_error(form: str, changes: list[
         data[place % len(data)] = value
     with contextlib.suppress(ImageError):
         assert open_image(bytes(data)).mode == "RGB"
-
-
-# ----------------------------------------------------------------------------------------------------------- folders
-
-
-def test_folder_lists_its_images_sorted(tmp_path: Path) -> None:
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    (tmp_path / ".hidden").mkdir()
-    for name in ("b.JPG", "a.png", "notes.txt", ".c.png", "deep/d.webp", "deep/er/e.tiff", ".hidden/f.png"):
-        (tmp_path / name).touch()
-
-    def names(recursive: bool) -> list[str]:
-        return [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, recursive=recursive)]
-
-    assert names(False) == ["a.png", "b.JPG"]
-    assert names(True) == ["a.png", "b.JPG", "deep/d.webp", "deep/er/e.tiff"]
-
-
-def test_folder_without_images(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"no images in this folder \(\.jpg .*\); with --recursive"):
-        list_images(tmp_path)
-    with pytest.raises(ImageError, match=r"no images in this folder \(\.jpg .*\)$"):
-        list_images(tmp_path, recursive=True)
-
-
-def test_folder_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="nothing: cannot be read: No such file or directory; check the folder"):
-        list_images(tmp_path / "nothing")

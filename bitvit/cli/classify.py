@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import SOME_FAILED, compiling_status, output, print_error, printable, stderr_console
+from bitvit.cli.console import SOME_FAILED, compiling_status, output, print_error, print_note, printable, stderr_console
 from bitvit.errors import ImageError
 
 if TYPE_CHECKING:
@@ -85,11 +85,17 @@ def classify(
 
 def _find(paths: Iterable[str], recursive: bool) -> list[str]:
     """The images that the arguments name, folders replaced by what is in them."""
-    from bitvit.images import list_images
+    from bitvit.folders import find_images
 
     images: list[str] = []
     for path in paths:
-        images += map(str, list_images(path, recursive=recursive)) if Path(path).is_dir() else [path]
+        if not Path(path).is_dir():
+            images.append(path)
+            continue
+        found = find_images(path, recursive=recursive)
+        images += map(str, found.images)
+        if left_out := found.left_out():
+            print_note(f"{path}: left out: {left_out}")
     if images.count(STDIN) > 1:
         raise ImageError("-: named twice, but stdin can be read only once")
     return images

@@ -60,7 +60,7 @@ def _expanded(paths: list[Path] | None) -> list[Path] | None:
     """Folders replaced by the images in them."""
     if not paths:
         return None
-    from bitvit.images import list_images
+    from bitvit.folders import list_images
 
     return [image for path in paths for image in (list_images(path) if path.is_dir() else [path])]
 

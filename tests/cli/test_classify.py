@@ -65,6 +65,17 @@ def test_folders_stand_for_the_images_in_them(model: Path, images: Path) -> None
     assert names(images / "below", images) == ["d.png", "a.png", "b.jpg", "c.webp"]
 
 
+def test_what_is_left_out_of_a_folder_is_said(model: Path, images: Path) -> None:
+    for name in ("e.heic", "below/f.avif", "below/.g.png"):
+        (images / name).touch()
+    (images / "below" / "back").symlink_to("..")
+    _, stderr = run("classify", model, images, "-r")
+    assert stderr == (
+        f"Note: {images}: left out: 2 files of formats that are not read (1 .avif, 1 .heic; save them as JPEG or PNG), "
+        "1 hidden image, 1 link back to a folder above\n"
+    )
+
+
 def test_an_image_comes_from_stdin(model: Path, images: Path) -> None:
     stdout, _ = run("classify", model, "-", "-f", "jsonl", stdin=(images / "a.png").read_bytes())
     expected = {"path": "-", "predictions": Classifier(model)(images / "a.png")}
@@ -83,7 +94,8 @@ def test_bad_images_are_reported_and_the_others_go_on(model: Path, images: Path)
     assert [Path(record["path"]).name for record in records] == ["no.png", "a.png", "b.jpg", "bad.png", "c.webp"]
     assert [record.get("error") for record in records[:2]] == ["no.png: no such file; check the path", None]
     assert "not an image that can be read" in records[3]["error"]
-    assert stderr.splitlines()[0] == "Error: no.png: no such file; check the path"
+    below = "left out: 1 folder below (--recursive (recursive=True) searches them)"
+    assert stderr.splitlines()[:2] == [f"Note: {images}: {below}", "Error: no.png: no such file; check the path"]
     assert stderr.splitlines()[-1] == "Error: 2 of 5 images could not be read"
 
 
@@ -136,7 +148,7 @@ def test_explain_draws_each_image_and_changes_no_prediction(model: Path, images:
     with Image.open(out / "a-2.png") as drawn, Image.open(out / "stdin.png") as same:
         assert drawn.size == (354, 327)  # 109 pixels on the shorter edge, three times
         assert np.array_equal(np.asarray(drawn), np.asarray(same))
-    _, stderr = run("classify", model, images, "--explain", images / "a.png", code=1)
+    _, stderr = run("classify", model, images / "b.jpg", "--explain", images / "a.png", code=1)
     assert stderr.startswith(f"Error: {images / 'a.png'}: cannot be made")
 
 
