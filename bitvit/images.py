@@ -8,14 +8,15 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from bitvit.errors import ImageError
-from bitvit.files import open_file
+from bitvit.errors import BitvitError, ImageError
+from bitvit.files import EXHAUSTED, open_file
 from bitvit.messages import plural
 
 __all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "ImageSource", "open_image"]
@@ -36,6 +37,7 @@ _EXTENSIONS = {
 FORMATS = tuple(_EXTENSIONS)
 EXTENSIONS = tuple(extension for group in _EXTENSIONS.values() for extension in group)
 MAX_PIXELS = 89_478_485  # above it Pillow warns; decoded, 0.36 GB
+BYTES_TO_DECODE = 12  # of memory for a pixel, at most: a progressive JPEG's coefficients and its colours
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -43,10 +45,12 @@ def open_image(source: ImageSource) -> Image.Image:
 
     source: a path; the bytes of a file in one of FORMATS; a PIL image; or a uint8 array, [H, W, 3] in the order R, G,
     B or [H, W] grey. Raises ImageError if there is no such file, it is not such an image, is damaged, has no pixels
-    or more than MAX_PIXELS (told from its header), or holds more than 8 bits a channel.
+    or more than MAX_PIXELS (told from its header), or holds more than 8 bits a channel; plain BitvitError where memory
+    is too short to decode it, which is no fault of the image.
     """
     if isinstance(source, Image.Image):
-        with _naming_faults("PIL image"):
+        with _naming_faults("PIL image") as decoding:
+            decoding.pixels = source.width * source.height
             return _to_rgb(source, "PIL image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -75,12 +79,14 @@ def _from_file(source: str | os.PathLike[str]) -> Image.Image:
 def _decode(file: BinaryIO, where: str) -> Image.Image:
     """Decode an open file; `where` is its name in messages."""
     try:
-        with _naming_faults(where):
+        with _naming_faults(where) as decoding:
             head = file.read(16)
             if not head:
                 raise ImageError(f"{where}: is empty; copy or download the image again")
+            decoding.pixels = _pixels_of_webp(head + file.read(14))
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
+                decoding.pixels = image.width * image.height
                 return _to_rgb(image, where)
     except UnidentifiedImageError:
         raise ImageError(
@@ -88,19 +94,61 @@ def _decode(file: BinaryIO, where: str) -> Image.Image:
         ) from None
 
 
+@dataclass
+class _Decoding:
+    pixels: int = 0
+    """Of the image, once that is known."""
+
+
 @contextlib.contextmanager
-def _naming_faults(where: str) -> Iterator[None]:
-    """Pillow's exceptions as ImageError, all but that for an unknown format."""
+def _naming_faults(where: str) -> Iterator[_Decoding]:
+    """Pillow's exceptions as ImageError, all but that for an unknown format; as BitvitError where memory is too short.
+
+    That is not always a MemoryError: libjpeg and libwebp then say the file is broken.
+    """
+    decoding = _Decoding()
     try:
-        yield
+        yield decoding
     except (ImageError, UnidentifiedImageError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(where) from None
     except Exception as problem:  # decoders of damaged files raise nearly anything, SyntaxError included
+        if _is_short_of_memory(problem, decoding.pixels):
+            raise BitvitError(
+                f"{where}: too little memory to decode {decoding.pixels:,} pixels; the image is not at fault: give "
+                "the process more memory, or scale the image down"
+            ) from None
         if isinstance(problem, OSError) and problem.errno is not None:  # of the system, not of a decoder
+            if problem.errno in EXHAUSTED:
+                raise BitvitError(
+                    f"{where}: cannot be read: {problem.strerror}; raise the limit of the process"
+                ) from None
             raise ImageError(f"{where}: cannot be read: {problem.strerror}; check file and disk") from None
         raise ImageError(f"{where}: cannot be decoded ({problem}); copy or download the image again") from problem
+
+
+def _is_short_of_memory(problem: Exception, pixels: int) -> bool:
+    """Whether the exception says so, or there would be no room for decoding that many pixels."""
+    if isinstance(problem, MemoryError) or "out of memory" in str(problem):
+        return True
+    try:
+        bytearray(BYTES_TO_DECODE * pixels)
+    except MemoryError:
+        return pixels <= MAX_PIXELS
+    return False
+
+
+def _pixels_of_webp(head: bytes) -> int:
+    """Width times height out of the first 30 bytes of a WebP file, which Pillow does not tell when it fails; else 0."""
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return 0
+    if head[12:16] == b"VP8X":
+        return (1 + int.from_bytes(head[24:27], "little")) * (1 + int.from_bytes(head[27:30], "little"))
+    if head[12:16] == b"VP8L":
+        sides = int.from_bytes(head[21:25], "little")
+        return (1 + sides % 2**14) * (1 + (sides >> 14) % 2**14)
+    return (int.from_bytes(head[26:28], "little") % 2**14) * (int.from_bytes(head[28:30], "little") % 2**14)
 
 
 def _too_large(where: str) -> ImageError:

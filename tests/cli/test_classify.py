@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from rich.console import Console
 
 from bitvit.classify import Classifier
@@ -97,6 +97,24 @@ def test_bad_images_are_reported_and_the_others_go_on(model: Path, images: Path)
     below = "left out: 1 folder below (--recursive (recursive=True) searches them)"
     assert stderr.splitlines()[:2] == [f"Note: {images}: {below}", "Error: no.png: no such file; check the path"]
     assert stderr.splitlines()[-1] == "Error: 2 of 5 images could not be read"
+
+
+def test_too_little_memory_stops(model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageFile.ImageFile, "load", refuse)
+        _, stderr = run("classify", model, images / "a.png", "-o", tmp_path / "out.csv", "-f", "csv", code=1)
+    assert stderr.startswith(
+        f"Error: {images / 'a.png'}: too little memory to decode 15,600 pixels; the image is not at"
+    )
+    assert not (tmp_path / "out.csv").exists()
+    monkeypatch.setattr(Image.Image, "resize", refuse)
+    _, stderr = run("classify", model, images / "a.png", code=1)
+    assert stderr == (
+        "Error: too little memory; allow the process more, or use a smaller --batch-size or fewer --threads\n"
+    )
 
 
 @pytest.mark.parametrize("form", ["table", "csv"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ImageFile
 
 from bitvit.classify import Classifier
 from bitvit.errors import BitvitError, ConfigError, ImageError
@@ -91,6 +92,19 @@ def test_bad_images_may_be_left_out(folder: Path) -> None:
     assert sum(model.batches) == 3
     assert max(model.batches) <= 2
     assert "1 of 3 classes" not in " ".join(report.notes)  # a note on the data, not on what could be read
+
+
+@pytest.mark.parametrize("exception", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_too_little_memory_is_no_bad_image(exception: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out, the image would be missing in the accuracy, though there is nothing wrong with it."""
+
+    def fail(*_args: object) -> None:
+        raise exception
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(BitvitError, match=r"\.png: too little memory to decode 1,024 pixels") as caught:
+        evaluate(Colours(), folder, on_error="skip")
+    assert not isinstance(caught.value, ImageError)
 
 
 def test_nothing_but_bad_images() -> None:
