@@ -30,7 +30,7 @@ def test_a_subset_chooses_images_and_answers() -> None:
     assert report.images == 4
     assert report.logits.shape == (4, 2)
     assert report.targets.tolist() == [0, 0, 1, 1]
-    assert report.confusion.tolist() == [[2, 0], [1, 1]]  # of (0, 10, 0) the first is taken
+    assert np.asarray(report.confusion).tolist() == [[2, 0], [1, 1]]  # of (0, 10, 0) the first is taken
     assert "2 of the model's 3 classes take part: the best of them is taken" in report.notes
     assert "left out: 2 images of other classes; not the model's: 'hat'" in report.notes
 

@@ -35,7 +35,7 @@ def test_figures() -> None:
     assert found.calibration_error == pytest.approx((0.3 + 2 * 0.01 + 0.18) / 4, rel=1e-5)
     assert [part.images for part in found.calibration] == [2, 1, 1]
     assert [part.accuracy for part in found.calibration] == [0.5, 1, 1]
-    assert found.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert np.asarray(found.confusion).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert found.top1_interval == pytest.approx((0.3006, 0.9544), abs=1e-4)  # Wilson's, 3 of 4
 
 

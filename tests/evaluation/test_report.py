@@ -26,6 +26,7 @@ def test_saved_files(folder: Path, tmp_path: Path) -> None:
         "classes.csv",
         "confusion.csv",
         "confusion.png",
+        "confusions.csv",
         "failures.csv",
         "report.json",
     ]
