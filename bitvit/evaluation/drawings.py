@@ -18,7 +18,8 @@ MOST_DRAWN = 200  # classes of a confusion matrix; of more, the most frequent mi
 MOST_NAMED = 40  # classes whose names are written beside it
 LARGE_PRINT = 20  # classes up to which the numbers in it are large
 MISTAKES = 30  # that are drawn as bars
-PALEST = 0.25  # of the colours of mistakes: where that of the least begins, so that it stands out against white
+PALEST = 0.25  # of a scale of colours: where that of the least share begins, so that it stands out against white
+DARKEST = 0.1  # share of mistakes that has the darkest colour, if none is greater
 DOTS_PER_INCH = 120
 
 
@@ -42,15 +43,16 @@ def _matrix(confusion: Confusion, classes: Sequence[ClassScores], title: str) ->
     drawing = figure(side + 2, side)
     axes = drawing.subplots()
     colours = require("matplotlib.colors", "drawing")
-    blues = require("matplotlib", "drawing").colormaps["Blues"]
-    oranges = colours.LinearSegmentedColormap.from_list(
-        "mistakes", require("matplotlib", "drawing").colormaps["Oranges"](np.linspace(PALEST, 1, 256))
-    )
     wrong = np.where(own | (matrix == 0), np.nan, shares)
-    worst = float(np.nanmax(wrong)) if np.isfinite(wrong).any() else 1.0
+    worst = float(np.nanmax(wrong, initial=DARKEST))
     drawn = [  # the scale of mistakes rises steeply first, as most are rare
-        (np.where(own & (matrix > 0), shares, np.nan), blues, colours.Normalize(0, 1), "share that is recognised"),
-        (wrong, oranges, colours.PowerNorm(0.5, 0, worst), "share that is taken for another class"),
+        (
+            np.where(own & (matrix > 0), shares, np.nan),
+            _tinted("Blues"),
+            colours.Normalize(0, 1),
+            "share that is recognised",
+        ),
+        (wrong, _tinted("Oranges"), colours.PowerNorm(0.5, 0, worst), "share that is taken for another class"),
     ]
     for values, colormap, norm, label in drawn:
         image = axes.imshow(values, cmap=colormap, norm=norm, interpolation="nearest")
@@ -77,6 +79,13 @@ def _matrix(confusion: Confusion, classes: Sequence[ClassScores], title: str) ->
             fontsize=8 if count <= LARGE_PRINT else 5,
         )
     return drawing
+
+
+def _tinted(name: str) -> Any:
+    """matplotlib's colours from white to dark, without the white."""
+    colormap = require("matplotlib", "drawing").colormaps[name]
+    make = require("matplotlib.colors", "drawing").LinearSegmentedColormap.from_list
+    return make(f"tinted {name}", colormap(np.linspace(PALEST, 1, 256)))
 
 
 def _bars(confusion: Confusion, classes: Sequence[ClassScores], title: str) -> Any:
