@@ -39,8 +39,8 @@ def test_a_confusion_matrix_of_any_size(count: int, tmp_path: Path) -> None:
     assert len(drawn.getcolors(1 << 24) or ()) > 10
 
 
-@pytest.mark.parametrize("count", [10, 120])
-def test_a_single_mistake_among_thousands_is_seen(count: int, tmp_path: Path) -> None:
+def test_a_single_mistake_among_thousands_is_seen(tmp_path: Path) -> None:
+    count = 10
     matrix = np.diag(np.full(count, 10_000))
     names = [str(number) for number in range(count)]
     without = np.asarray(drawn_confusion(matrix, names, tmp_path / "without.png")).astype(int)
@@ -48,11 +48,11 @@ def test_a_single_mistake_among_thousands_is_seen(count: int, tmp_path: Path) ->
     drawn = np.asarray(drawn_confusion(matrix, names, tmp_path / "with.png")).astype(int)
 
     def orange(image: NDArray[np.int_]) -> NDArray[np.bool_]:
-        return (image[..., 0] - image[..., 2] > 60) & (image[: image.shape[0], :, 0] > image[..., 1])
+        return (image[..., 0] - image[..., 2] > 60) & (image[..., 0] > image[..., 1])
 
     left = slice(0, round(0.7 * drawn.shape[1]))  # without the scales of colours
     cells = orange(drawn[:, left]).sum() - orange(without[:, left]).sum()
-    assert cells > 2 * (30 if count > 40 else 400)  # of each cell's pixels
+    assert cells > 2 * 800  # pixels of a cell
 
 
 def test_without_mistakes_that_is_said(tmp_path: Path) -> None:
