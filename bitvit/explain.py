@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from bitvit.files import write_file
 from bitvit.predictions import Prediction
@@ -124,6 +124,8 @@ class Explanation:
 
     def drawing(self, strength: float = 0.6) -> Image.Image:
         """The overlay, and below it the best predictions and the scale of colours."""
+        from PIL import ImageDraw, ImageFont  # here, as few programs draw
+
         over, font = self.overlay(strength), ImageFont.load_default(TEXT)
         lines = [_line(best, over.width - 2 * GAP) for best in self.predictions[:CAPTION]]
         row, bar = TEXT + GAP, over.height + GAP + len(lines) * (TEXT + GAP)
@@ -164,7 +166,7 @@ def _line(best: Prediction, width: float) -> tuple[str, Any]:
     name, share = best["label"], f"  {100 * best['score']:.1f} %"
     font = next((font for font in _fonts() if _has(font, name)), None)
     if font is None:
-        name, font = f"class {best['index']}", ImageFont.load_default(TEXT)
+        name, font = f"class {best['index']}", next(_fonts())
     if font.getlength(name + share) > width:
         while name and font.getlength(f"{name}...{share}") > width:
             name = name[:-1]
@@ -174,6 +176,8 @@ def _line(best: Prediction, width: float) -> tuple[str, Any]:
 
 def _fonts() -> Iterator[Any]:
     """Pillow's own font, which has little more than ASCII, and what the system has of FONTS."""
+    from PIL import ImageFont
+
     yield ImageFont.load_default(TEXT)
     for file in FONTS:
         with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ import pytest
 from bitvit.evaluation import compare, evaluate
 from bitvit.evaluation.overview import MANY, WORST
 from tests.support.colours import IMAGES, LABELS, Colours
+from tests.support.evaluations import in_a_notebook
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 
@@ -48,7 +49,7 @@ def test_a_report_is_a_few_lines() -> None:
 
 def test_its_html_has_its_figures_and_is_escaped() -> None:
     report = evaluate(Colours(labels=("red", EVIL, "blue")), (IMAGES, [0, 0, 1, 2, 2]))
-    text = report._repr_html_()  # the name that IPython asks for
+    text = in_a_notebook(report)
     assert set(Tags(text).seen) == {"div", "p", "b", "table", "thead", "tbody", "tr", "th", "td"}
     assert "<td>80.00 %</td>" in text
     assert "<td>&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;</td>" in text
@@ -61,7 +62,7 @@ def test_many_classes_and_images_make_no_long_text() -> None:
 
     report = evaluate(Many(labels=None, classes=60), (IMAGES * 50, [0, 0, 20, 40, 40] * 50))
     assert len(repr(report)) < 500
-    html = report._repr_html_()
+    html = in_a_notebook(report)
     assert Tags(html).seen.count("tr") <= 3 + 8 + WORST
     assert f"The 3 classes with the lowest recall, of {len(report.classes)}:" in html
     assert len(report.classes) > MANY
@@ -74,7 +75,7 @@ def test_a_comparison() -> None:
         *["  Colours on arrays: 5 images of 3 classes, top-1 80.00 %"] * 2,
         "  mean: top-1 80.00 %",
     ]
-    html = result._repr_html_()
+    html = in_a_notebook(result)
     assert Tags(html).seen.count("tr") == 1 + 2 + 2
     assert re.search(r"<td>standard deviation</td><td></td><td></td><td>0.00 %</td>", html)
     assert repr(compare([Colours()] * 12, (IMAGES, LABELS))).splitlines()[-2] == "  and 2 more"
