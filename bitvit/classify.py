@@ -190,7 +190,7 @@ class Classifier:
             heat=enlarge(grid, preprocessing.image_size),
             grid=grid,
             predictions=self._best(logits, top_k),
-            image=preprocessing.resized(opened),
+            image=opened,
             preprocessing=preprocessing,
         )
 

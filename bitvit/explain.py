@@ -25,12 +25,14 @@ MLPs and shift residuals did (which mix neighbours). And stages 1 and 2, which a
 into each cell an area far wider than its 16 pixels. Attention is a trace of the computation, not a cause of the answer.
 """
 
+import contextlib
 import dataclasses
 import functools
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +48,19 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "enlarge", "importance", "rollout"]
 
 CELL = 16  # pixels of a side of stage 3's cells: a stem of 4, and two downsamplings
-SMALLEST = 224  # side of an overlay: smaller images are enlarged
+SMALLEST, LARGEST = 448, 768  # pixels of a side of what the network sees, as it is drawn
+MARGIN = 0.25  # of that side: what is shown, at most, of that which was cropped off
+CAPTION = 3  # predictions below a drawing
+CROWDED = 0.2  # place of the mean on the scale, below which it is written where "none" would be
+FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "arial.ttf",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+)
+TEXT, GAP, BAR = 16, 8, 14  # pixels: height of its letters, space around them, height of the scale of colours
 # Dark to bright, as matplotlib's inferno; between them colours are mixed.
 COLOURS = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
 
@@ -61,7 +75,7 @@ class Explanation:
     """The same before it was enlarged: [cells, cells], in sum 1; a cell is 16 x 16 pixels."""
     predictions: list[Prediction]
     image: Image.Image
-    """The image resized, before it was cropped."""
+    """The image as it was decoded."""
     preprocessing: Preprocessing
 
     @property
@@ -69,33 +83,111 @@ class Explanation:
         """The greatest importance of a cell over the mean one; 1 for even attention, which explains nothing."""
         return float(self.grid.max() / self.grid.mean())
 
-    def overlay(self, strength: float = 0.6) -> Image.Image:
-        """The image with the heat map over it, and what was cropped off in grey.
+    @property
+    def _top(self) -> float:
+        """The importance of the brightest colour."""
+        return max(2 / self.heat.size, float(self.heat.max()))
 
-        The colours have a fixed scale: black for no importance, red for the mean, the brightest yellow for twice the
-        mean, or for the greatest importance if that is more. So a map of one colour says that the attention was even.
-        strength: of the colours, 0 … 1; ValueError for another. Small images are enlarged to 224 pixels.
+    def overlay(self, strength: float = 0.6) -> Image.Image:
+        """The image with the heat map over what the network saw of it, and some of what was cropped off, in grey.
+
+        The colours go from black, for no importance, to the brightest yellow, for twice the mean, or for the greatest
+        importance if that is more. So a map in the red of the scale's middle says that the attention was even.
+        strength: of the colours, 0 … 1; ValueError for another. What the network saw is drawn with 448 to 768 pixels a
+        side, out of the image's own pixels.
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
-        scale = max(1, -(-SMALLEST // min(self.image.size)))
-        size = (self.image.width * scale, self.image.height * scale)
-        base = np.asarray(self.image.resize(size, Image.Resampling.NEAREST)).astype(np.float32)
         pad, crop = self.preprocessing.pad, self.preprocessing.crop
-        left, top = self.preprocessing.crop_corner(self.image)
-        seen = self.heat[pad : pad + crop, pad : pad + crop]
-        relative = seen / max(2 / self.heat.size, float(self.heat.max()))
-        shown = Image.fromarray(relative).resize((crop * scale, crop * scale), Image.Resampling.BILINEAR)
-        colours = _colours(np.asarray(shown))
-        box = (slice(top * scale, (top + crop) * scale), slice(left * scale, (left + crop) * scale))
+        resized = self.preprocessing.resized(self.image)
+        left, top = self.preprocessing.crop_corner(resized)
+        margin = MARGIN * crop
+        region = (  # in pixels of the resized image
+            max(0.0, left - margin),
+            max(0.0, top - margin),
+            min(float(resized.width), left + crop + margin),
+            min(float(resized.height), top + crop + margin),
+        )
+        across, down = self.image.width / resized.width, self.image.height / resized.height
+        side, resample = _drawn_side(crop * min(across, down))
+        scale = side / crop
+        size = (round((region[2] - region[0]) * scale), round((region[3] - region[1]) * scale))
+        box = (region[0] * across, region[1] * down, region[2] * across, region[3] * down)
+        base = np.asarray(self.image.resize(size, resample, box)).astype(np.float32)
+        seen = Image.fromarray(self.heat[pad : pad + crop, pad : pad + crop] / np.float32(self._top))
+        colours = _colours(np.asarray(seen.resize((side, side), Image.Resampling.BILINEAR)))
+        x, y = round((left - region[0]) * scale), round((top - region[1]) * scale)
+        place = (slice(y, y + side), slice(x, x + side))
         out = np.repeat(base.mean(axis=2, keepdims=True), 3, axis=2) * 0.5
-        out[box] = (1 - strength) * base[box] + strength * colours
+        out[place] = (1 - strength) * base[place] + strength * colours[: len(base) - y, : base.shape[1] - x]
         return Image.fromarray(np.clip(np.rint(out), 0, 255).astype(np.uint8))
 
+    def drawing(self, strength: float = 0.6) -> Image.Image:
+        """The overlay, and below it the best predictions and the scale of colours."""
+        from PIL import ImageDraw, ImageFont  # here, as few programs draw
+
+        over, font = self.overlay(strength), ImageFont.load_default(TEXT)
+        lines = [_line(best, over.width - 2 * GAP) for best in self.predictions[:CAPTION]]
+        row, bar = TEXT + GAP, over.height + GAP + len(lines) * (TEXT + GAP)
+        drawn = Image.new("RGB", (over.width, bar + BAR + 2 * row + GAP), "white")
+        drawn.paste(over)
+        pen = ImageDraw.Draw(drawn)
+        for number, (line, its_font) in enumerate(lines):
+            pen.text((GAP, over.height + GAP + number * row), line, "black", its_font)
+        width = over.width - 2 * GAP
+        ramp = np.tile(_colours(np.linspace(0, 1, width, dtype=np.float32)), (BAR, 1, 1))
+        drawn.paste(Image.fromarray(np.rint(ramp).astype(np.uint8)), (GAP, bar))
+        mean = 1 / (self._top * self.heat.size)  # its place on the scale
+        ticks = [(mean, "mean", "ma"), (1.0, f"{1 / mean:.1f} x the mean", "ra")]
+        if mean > CROWDED:
+            ticks.append((0.0, "none", "la"))
+        for place, text, anchor in ticks:
+            pen.line([(GAP + place * (width - 1), bar + BAR), (GAP + place * (width - 1), bar + BAR + 4)], "black")
+            pen.text((GAP + place * width, bar + BAR + 4), text, "black", font, anchor)
+        pen.text((over.width / 2, bar + BAR + row), "where the network looked (attention rollout)", "black", font, "ma")
+        return drawn
+
     def save(self, path: str | os.PathLike[str], strength: float = 0.6) -> None:
-        """Write the overlay as a PNG. Raises BitvitError if it cannot be written."""
-        drawn = self.overlay(strength)
+        """Write the drawing as a PNG. Raises BitvitError if it cannot be written."""
+        drawn = self.drawing(strength)
         write_file(path, lambda file: drawn.save(file, "PNG"))
+
+
+def _drawn_side(own: float) -> tuple[int, Image.Resampling]:
+    """The side to draw what the network saw with, which has `own` pixels, and how to get there."""
+    if own >= SMALLEST:
+        return round(min(own, LARGEST)), Image.Resampling.LANCZOS
+    times = math.ceil(SMALLEST / own)  # a whole number, so that each pixel becomes a square
+    return round(own * times), Image.Resampling.NEAREST
+
+
+def _line(best: Prediction, width: float) -> tuple[str, Any]:
+    """A class and its probability, no wider than that, and a font for it; by its number, if none has its letters."""
+    name, share = best["label"], f"  {100 * best['score']:.1f} %"
+    font = next((font for font in _fonts() if _has(font, name)), None)
+    if font is None:
+        name, font = f"class {best['index']}", next(_fonts())
+    if font.getlength(name + share) > width:
+        while name and font.getlength(f"{name}...{share}") > width:
+            name = name[:-1]
+        name += "..."
+    return name + share, font
+
+
+def _fonts() -> Iterator[Any]:
+    """Pillow's own font, which has little more than ASCII, and what the system has of FONTS."""
+    from PIL import ImageFont
+
+    yield ImageFont.load_default(TEXT)
+    for file in FONTS:
+        with contextlib.suppress(OSError):
+            yield ImageFont.truetype(file, TEXT)
+
+
+def _has(font: Any, text: str) -> bool:
+    """Whether a font has all letters: those that it lacks look like a code that never is one."""
+    nothing = bytes(font.getmask("\U0010ffff"))
+    return all(letter.isprintable() and bytes(font.getmask(letter)) != nothing for letter in set(text))
 
 
 def _colours(relative: NDArray[np.float32]) -> NDArray[np.float32]:

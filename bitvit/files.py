@@ -15,7 +15,10 @@ from bitvit.errors import BitvitError
 from bitvit.messages import shown
 from bitvit.nopaths import no_path, path_text
 
-__all__ = ["make_folder", "open_file", "read_csv", "read_json", "read_text", "replacing", "write_file"]
+__all__ = ["EXHAUSTED", "make_folder", "open_file", "read_csv", "read_json", "read_text", "replacing", "write_file"]
+
+EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errors that no file is to blame for: memory, or open files of the process or the system."""
 
 
 def open_file(
@@ -29,7 +32,7 @@ def open_file(
     """Open an ordinary file for reading.
 
     A pipe or device is refused: opening one may wait for a writer for ever. missing, folder, special: what the message
-    says after the name, the remedy included. Raises `error`.
+    says after the name, the remedy included. Raises `error`; plain BitvitError where the system is at its limits.
     """
     where = path_text(path)
     text = os.fsdecode(path)
@@ -45,6 +48,10 @@ def open_file(
     except OSError as problem:
         if problem.errno in (errno.ENOENT, errno.ENAMETOOLONG):
             raise error(f"{where}: {no_path(text) or missing}") from None
+        if problem.errno in EXHAUSTED:
+            raise BitvitError(
+                f"{where}: cannot be opened: {problem.strerror}; raise the limit of the process"
+            ) from None
         raise error(f"{where}: cannot be read: {problem.strerror or problem}; check file and disk") from None
     except ValueError as problem:  # a NUL character
         raise error(f"{shown(where)}: is not a path ({problem}); check the path") from None

@@ -1,4 +1,4 @@
-"""What reads images: folder -> paths, and any source of an image -> RGB, 8 bits a channel (SPEC section 6).
+"""What reads images: any source of an image -> RGB, 8 bits a channel (SPEC section 6).
 
 As in the training code the first frame of an animation is taken, an alpha channel is dropped rather than blended, and
 the orientation that a camera notes in EXIF is ignored, unless `exif` asks for it.
@@ -6,22 +6,21 @@ the orientation that a camera notes in EXIF is ignored, unless `exif` asks for i
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from bitvit.errors import ImageError
-from bitvit.files import open_file
+from bitvit.errors import BitvitError, ImageError
+from bitvit.files import EXHAUSTED, open_file
 from bitvit.nopaths import is_encoded
 from bitvit.orientation import upright
 from bitvit.sources import ImageSource, Plain, plain
 
-__all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "ImageSource", "find_images", "list_images", "open_image"]
+__all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "ImageSource", "open_image"]
 
 # Only what cameras, browsers and data sets use: each further decoder is more code that reads untrusted bytes. Pillow
 # tries them in this order; the last two are not among those it loads at once.
@@ -37,45 +36,7 @@ _EXTENSIONS = {
 FORMATS = tuple(_EXTENSIONS)
 EXTENSIONS = tuple(extension for group in _EXTENSIONS.values() for extension in group)
 MAX_PIXELS = 89_478_485  # above it Pillow warns; decoded, 0.36 GB
-
-
-# ------------------------------------------------------------------------------------------------ folder to paths
-
-
-def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """The files of a folder whose names end in one of EXTENSIONS, in either case; sorted, without hidden ones.
-
-    recursive: those in the folders below too; links to folders are not followed. Raises ImageError if the folder or one
-    below cannot be read, or if there is no such file.
-    """
-    found = find_images(folder, recursive=recursive)
-    if not found:
-        below = "" if recursive else "; with --recursive (recursive=True) folders below it are searched too"
-        raise ImageError(f"{os.fspath(folder)}: no images in this folder ({' '.join(EXTENSIONS)}){below}")
-    return found
-
-
-def find_images(folder: str | os.PathLike[str], *, recursive: bool) -> list[Path]:
-    """What list_images gives; an empty list if there is no such file."""
-    found: list[Path] = []
-    try:
-        for place, folders, files in os.walk(folder, onerror=_reraise):
-            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-            found += [Path(place, name) for name in files if _is_image_name(name)]
-    except OSError as problem:
-        raise ImageError(f"{problem.filename}: cannot be read: {problem.strerror}; check the folder") from None
-    return sorted(found)
-
-
-def _reraise(problem: OSError) -> None:
-    raise problem
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-# ------------------------------------------------------------------------------------------------ image to RGB
+BYTES_TO_DECODE = 12  # of memory for a pixel, at most: a progressive JPEG's coefficients and its colours
 
 
 def open_image(source: ImageSource, *, exif: bool = False) -> Image.Image:
@@ -86,7 +47,8 @@ def open_image(source: ImageSource, *, exif: bool = False) -> Image.Image:
     EXIF data says.
 
     Raises ImageError if there is no such file, it is not such an image, is damaged, has no pixels or more than
-    MAX_PIXELS (told from its header), or holds more than 8 bits a channel.
+    MAX_PIXELS (told from its header), or holds more than 8 bits a channel; plain BitvitError where memory is
+    too short to decode it, which is no fault of the image.
     """
     image = _opened(*plain(source))
     return upright(image) if exif else image
@@ -95,7 +57,8 @@ def open_image(source: ImageSource, *, exif: bool = False) -> Image.Image:
 def _opened(source: Plain, where: str) -> Image.Image:
     """where: its name in messages."""
     if isinstance(source, Image.Image):
-        with _naming_faults(where):
+        with _naming_faults(where) as decoding:
+            decoding.pixels = source.width * source.height
             return _to_rgb(source, where)
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -113,12 +76,14 @@ def _opened(source: Plain, where: str) -> Image.Image:
 def _decode(file: BinaryIO, where: str) -> Image.Image:
     """Decode an open file; `where` is its name in messages."""
     try:
-        with _naming_faults(where):
+        with _naming_faults(where) as decoding:
             head = file.read(64)
             if not head:
                 raise ImageError(f"{where}: is empty; copy or download the image again")
+            decoding.pixels = _pixels_of_webp(head)
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
+                decoding.pixels = image.width * image.height
                 return _to_rgb(image, where)
     except UnidentifiedImageError:
         if is_encoded(head.decode("latin-1")):
@@ -131,19 +96,61 @@ def _decode(file: BinaryIO, where: str) -> Image.Image:
         ) from None
 
 
+@dataclass
+class _Decoding:
+    pixels: int = 0
+    """Of the image, once that is known."""
+
+
 @contextlib.contextmanager
-def _naming_faults(where: str) -> Iterator[None]:
-    """Pillow's exceptions as ImageError, all but that for an unknown format."""
+def _naming_faults(where: str) -> Iterator[_Decoding]:
+    """Pillow's exceptions as ImageError, all but that for an unknown format; as BitvitError where memory is too short.
+
+    That is not always a MemoryError: libjpeg and libwebp then say the file is broken.
+    """
+    decoding = _Decoding()
     try:
-        yield
+        yield decoding
     except (ImageError, UnidentifiedImageError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(where) from None
     except Exception as problem:  # decoders of damaged files raise nearly anything, SyntaxError included
+        if _is_short_of_memory(problem, decoding.pixels):
+            raise BitvitError(
+                f"{where}: too little memory to decode {decoding.pixels:,} pixels; the image is not at fault: give "
+                "the process more memory, or scale the image down"
+            ) from None
         if isinstance(problem, OSError) and problem.errno is not None:  # of the system, not of a decoder
+            if problem.errno in EXHAUSTED:
+                raise BitvitError(
+                    f"{where}: cannot be read: {problem.strerror}; raise the limit of the process"
+                ) from None
             raise ImageError(f"{where}: cannot be read: {problem.strerror}; check file and disk") from None
         raise ImageError(f"{where}: cannot be decoded ({problem}); copy or download the image again") from problem
+
+
+def _is_short_of_memory(problem: Exception, pixels: int) -> bool:
+    """Whether the exception says so, or there would be no room for decoding that many pixels."""
+    if isinstance(problem, MemoryError) or "out of memory" in str(problem):
+        return True
+    try:
+        bytearray(BYTES_TO_DECODE * pixels)
+    except MemoryError:
+        return pixels <= MAX_PIXELS
+    return False
+
+
+def _pixels_of_webp(head: bytes) -> int:
+    """Width times height out of the first 30 bytes of a WebP file, which Pillow does not tell when it fails; else 0."""
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return 0
+    if head[12:16] == b"VP8X":
+        return (1 + int.from_bytes(head[24:27], "little")) * (1 + int.from_bytes(head[27:30], "little"))
+    if head[12:16] == b"VP8L":
+        sides = int.from_bytes(head[21:25], "little")
+        return (1 + sides % 2**14) * (1 + (sides >> 14) % 2**14)
+    return (int.from_bytes(head[26:28], "little") % 2**14) * (int.from_bytes(head[28:30], "little") % 2**14)
 
 
 def _too_large(where: str) -> ImageError:

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import bitvit
+from bitvit import explain
 from bitvit.errors import BitvitError, ImageError
 from bitvit.explain import CELL, Explanation, enlarge, importance, rollout
 from bitvit.model import BHViT
 from bitvit.modelfile import load_model_file
+from bitvit.predictions import Prediction
 from bitvit.preprocess import Preprocessing
 from bitvit.runtime.trace import BlockAttention, Trace
 from bitvit.verify import reference
@@ -251,9 +253,12 @@ def test_explain_errors(classify: bitvit.Classifier, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ drawings
-def explanation(grid: NDArray[np.float32], preprocessing: Preprocessing, size: tuple[int, int]) -> Explanation:
-    heat = enlarge(grid, preprocessing.image_size)
-    return Explanation(heat, grid, [], preprocessing.resized(Image.new("RGB", size, (100, 100, 100))), preprocessing)
+def explanation(
+    grid: NDArray[np.float32], preprocessing: Preprocessing, size: tuple[int, int], names: tuple[str, ...] = ()
+) -> Explanation:
+    predictions: list[Prediction] = [{"label": name, "index": 7, "score": 0.5} for name in names]
+    image = Image.new("RGB", size, (100, 100, 100))
+    return Explanation(enlarge(grid, preprocessing.image_size), grid, predictions, image, preprocessing)
 
 
 def test_heat_lies_over_its_cell() -> None:
@@ -269,13 +274,30 @@ def test_heat_lies_over_its_cell() -> None:
 def test_overlay() -> None:
     grid = np.zeros((14, 14), np.float32)
     grid[0, 0] = 1
-    preprocessing = Preprocessing.for_image_size(224)
-    drawn = np.asarray(explanation(grid, preprocessing, (400, 300)).overlay()).astype(int)
-    assert drawn.shape == (256, 341, 3)
+    drawn = np.asarray(explanation(grid, Preprocessing.for_image_size(224), (800, 600)).overlay()).astype(int)
+    side = 525  # of the image's own pixels, that which is cropped from 256 of 600
+    seen = drawn.max(axis=2) - drawn.min(axis=2) > 0  # not grey
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    assert (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) == (side, side)
+    left, top = columns[0], rows[0]
+    assert (top, left) == pytest.approx((16 * side / 224, 0.25 * side), abs=2)
+    assert drawn.shape[:2] == pytest.approx((600, 1.5 * side), abs=2)
     assert drawn[0, 0].tolist() == [50, 50, 50]  # cropped off
-    left, top = preprocessing.crop_corner(Image.new("RGB", (341, 256)))
     assert drawn[top, left].tolist() == [191, 193, 138]  # 0.6 of the brightest colour, 0.4 of the image
-    assert drawn[top + 200, left + 200].tolist() == pytest.approx([40, 40, 42], abs=1)  # the darkest
+    assert drawn[top + 400, left + 400].tolist() == pytest.approx([40, 40, 42], abs=1)  # the darkest
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [((4000, 3000), 768), ((300, 300), 524), ((40, 30), 472), ((3000, 60), 472), ((60, 3000), 472)]
+)
+def test_any_image_is_drawn_at_a_legible_size(size: tuple[int, int], side: int) -> None:
+    """side: 224 of 256 pixels of the shorter edge, or a whole multiple of them."""
+    grid = np.full((14, 14), 1 / 196, np.float32)
+    drawn = explanation(grid, Preprocessing.for_image_size(224), size).overlay()
+    seen = np.asarray(drawn).astype(int)
+    rows = np.flatnonzero((seen.max(axis=2) - seen.min(axis=2) > 0).any(axis=1))
+    assert rows[-1] - rows[0] + 1 == pytest.approx(side, abs=1)
+    assert max(drawn.size) <= 1.5 * 768 + 1
 
 
 def test_even_attention_is_one_colour_and_small_images_are_enlarged() -> None:
@@ -283,7 +305,44 @@ def test_even_attention_is_one_colour_and_small_images_are_enlarged() -> None:
     preprocessing = Preprocessing.for_image_size(32, pad=2)
     even = explanation(grid, preprocessing, (28, 28))
     drawn = np.asarray(even.overlay())
-    assert drawn.shape == (224, 224, 3)
+    assert drawn.shape == (448, 448, 3)
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 1
     assert even.contrast == 1
-    assert np.array_equal(np.asarray(even.overlay(0)), np.full((224, 224, 3), 100))
+    assert np.array_equal(np.asarray(even.overlay(0)), np.full((448, 448, 3), 100))
+
+
+def test_the_drawing_has_the_image_its_classes_and_a_scale() -> None:
+    grid = np.zeros((2, 2), np.float32)
+    grid[0, 0] = 1
+    preprocessing = Preprocessing.for_image_size(32)
+    bare = explanation(grid, preprocessing, (32, 32))
+    named = explanation(grid, preprocessing, (32, 32), ("cat", "\u732b\U0010fffe", "x" * 300, "fourth"))
+    over, drawn, plain = (np.asarray(image) for image in (named.overlay(), named.drawing(), bare.drawing()))
+    assert drawn.shape[1] == over.shape[1]
+    assert np.array_equal(drawn[: len(over)], over)
+    assert len(drawn) - len(plain) == explain.CAPTION * (explain.TEXT + explain.GAP)  # a line for each of the best
+    assert (drawn[:, -1] == 255).all(axis=1).sum() > 3 * 16  # nothing is written beyond the edge
+    ramp = {tuple(pixel) for pixel in drawn[len(over) :].reshape(-1, 3).tolist()}
+    assert {(0, 0, 4), (252, 255, 164)} <= ramp  # the ends of the scale
+
+
+def test_a_name_without_a_font_is_numbered() -> None:
+    """Told from the drawings: that of a name of unassigned letters is that of `class 7`."""
+    grid, preprocessing = np.full((2, 2), 0.25, np.float32), Preprocessing.for_image_size(32)
+    drawn = [
+        np.asarray(explanation(grid, preprocessing, (32, 32), (name,)).drawing())
+        for name in ("\U0010fffe\U0010fffd", "class 7", "class 8")
+    ]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_the_image_keeps_its_own_pixels(classify: bitvit.Classifier, tmp_path: Path) -> None:
+    image = RNG.integers(0, 256, (700, 900, 3), np.uint8)
+    explained = classify.explain(image)
+    assert explained.image.size == (900, 700)
+    plain = np.asarray(explained.overlay(0)).astype(int)
+    assert len(np.unique(plain.reshape(-1, 3), axis=0)) > 100_000  # not those of 96 x 96 pixels, enlarged
+    explained.save(tmp_path / "heat.png")
+    with Image.open(tmp_path / "heat.png") as drawn:
+        assert drawn.size == explained.drawing().size

@@ -1,10 +1,13 @@
-"""Reading images: every kind of source, folders, and an error that says what cannot be opened, and why."""
+"""Reading images: every kind of source, and an error that says what cannot be opened, and why."""
 
 import base64
 import contextlib
+import errno
 import io
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from bitvit import images
-from bitvit.errors import ImageError
-from bitvit.images import FORMATS, list_images, open_image
+from bitvit.errors import BitvitError, ImageError
+from bitvit.images import FORMATS, open_image
+from tests.support.paths import ROOT
 
 
 def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
@@ -239,29 +243,97 @@ def test_damaged_bytes_give_an_image_or_an_image_error(form: str, changes: list[
         assert open_image(bytes(data)).mode == "RGB"
 
 
-# ----------------------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------ what is not the image's fault
 
 
-def test_folder_lists_its_images_sorted(tmp_path: Path) -> None:
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    (tmp_path / ".hidden").mkdir()
-    for name in ("b.JPG", "a.png", "notes.txt", ".c.png", "deep/d.webp", "deep/er/e.tiff", ".hidden/f.png"):
-        (tmp_path / name).touch()
-
-    def names(recursive: bool) -> list[str]:
-        return [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, recursive=recursive)]
-
-    assert names(False) == ["a.png", "b.JPG"]
-    assert names(True) == ["a.png", "b.JPG", "deep/d.webp", "deep/er/e.tiff"]
+def refuse_memory(*_args: object, **_options: object) -> None:
+    raise MemoryError
 
 
-def test_folder_without_images(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"no images in this folder \(\.jpg .*\); with --recursive"):
-        list_images(tmp_path)
-    with pytest.raises(ImageError, match=r"no images in this folder \(\.jpg .*\)$"):
-        list_images(tmp_path, recursive=True)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF"])
+def test_too_little_memory_is_not_called_damage(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(noise(50, 60)), form)
+    monkeypatch.setattr("PIL.Image.core.new", refuse_memory)
+    for source in (data, Image.open(io.BytesIO(data))):
+        with pytest.raises(
+            BitvitError, match=r"too little memory to decode 3,000 pixels; the image is not at fault: "
+        ) as e:
+            open_image(source)
+        assert not isinstance(e.value, ImageError)
 
 
-def test_folder_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="nothing: cannot be read: No such file or directory; check the folder"):
-        list_images(tmp_path / "nothing")
+def test_a_decoder_that_reports_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Pillow words the code that its decoders give."""
+    problem = OSError(f"{ImageFile.ERRORS[-9]} when reading image file")
+
+    def fail(*_args: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(BitvitError, match="too little memory to decode"):
+        open_image(encoded(Image.new("RGB", (4, 4)), "PNG"))
+
+
+SCARCE = """
+import re, resource, sys
+from pathlib import Path
+from bitvit.errors import BitvitError
+from bitvit.images import open_image
+names = sys.argv[2:]
+open_image(Path(names[0]).with_name("small.webp"))  # loads what is loaded once
+used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), resource.RLIM_INFINITY))
+for name in names:
+    try:
+        print("opened", open_image(name).size)
+    except BitvitError as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_decoders_that_call_too_little_memory_damage(tmp_path: Path) -> None:
+    """libjpeg says "broken data stream" of a progressive image, and libwebp "could not create decoder object"."""
+    big = Image.fromarray(noise(30, 30)).resize((3000, 3000))
+    big.save(tmp_path / "progressive.jpg", progressive=True)
+    big.save(tmp_path / "big.webp", method=0)
+    Image.new("RGB", (4, 4)).save(tmp_path / "small.webp")
+    (tmp_path / "broken.jpg").write_bytes(encoded(Image.fromarray(noise(64, 64)), "JPEG")[:900])
+    files = [tmp_path / name for name in ("progressive.jpg", "big.webp", "broken.jpg", "small.webp")]
+    room = 40 << 20  # enough for the colours, 36 MB, but not for what the decoders keep besides
+    command = [sys.executable, "-c", SCARCE, str(room), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    progressive, webp, broken, small = done.stdout.splitlines()
+    assert progressive.startswith(f"BitvitError {files[0]}: too little memory to decode 9,000,000 pixels; the image is")
+    assert webp.startswith(f"BitvitError {files[1]}: too little memory to decode 9,000,000 pixels; the image is")
+    assert broken.startswith(f"ImageError {files[2]}: cannot be decoded")
+    assert small == "opened (4, 4)"
+
+
+@pytest.mark.parametrize("form", ["VP8", "VP8L", "VP8X"])
+def test_what_room_a_webp_needs_is_told_by_its_header(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode, lossless = ("RGBA" if form == "VP8X" else "RGB"), form == "VP8L"
+    data = encoded(Image.new(mode, (300, 77), (1, 2, 3, 4)[: len(mode)]), "WEBP", lossless=lossless)
+    assert data[12:16].strip() == form.encode()
+    monkeypatch.setattr(Image, "open", refuse_memory)
+    with pytest.raises(BitvitError, match="too little memory to decode 23,100 pixels"):
+        open_image(data)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+def test_limits_of_the_system_are_not_called_damage(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(encoded(Image.new("RGB", (4, 4)), "PNG"))
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for place in (Path, Image):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, "open", refuse)
+            with pytest.raises(BitvitError, match=r"image.png: cannot be (opened|read): ") as caught:
+                open_image(path)
+        assert not isinstance(caught.value, ImageError)
+        assert str(caught.value).endswith(f"{os.strerror(number)}; raise the limit of the process")

@@ -45,6 +45,9 @@ class _Commands(TyperGroup):
         except BitvitError as error:
             print_error(str(error))
             raise typer.Exit(1) from None
+        except MemoryError:
+            print_error("too little memory; allow the process more, or use a smaller --batch-size or fewer --threads")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:

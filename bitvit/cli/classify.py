@@ -5,7 +5,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,7 @@ from bitvit.cli.console import (
     is_animated,
     output,
     print_error,
+    print_note,
     print_turned,
     printable,
     stderr_console,
@@ -101,11 +102,17 @@ def classify(
 
 def _find(paths: Iterable[str], recursive: bool) -> list[str]:
     """The images that the arguments name, folders replaced by what is in them."""
-    from bitvit.images import list_images
+    from bitvit.folders import find_images
 
     images: list[str] = []
     for path in paths:
-        images += map(str, list_images(path, recursive=recursive)) if Path(path).is_dir() else [path]
+        if not Path(path).is_dir():
+            images.append(path)
+            continue
+        found = find_images(path, recursive=recursive)
+        images += map(str, found.images)
+        if left_out := found.left_out():
+            print_note(f"{path}: left out: {left_out}")
     if images.count(STDIN) > 1:
         raise ImageError("-: named twice, but stdin can be read only once")
     return images
@@ -130,29 +137,41 @@ def _source(path: str) -> str | _Stdin:
 
 
 def _explained(
-    classifier: "Classifier", images: Iterable[str], top_k: int, folder: Path
+    classifier: "Classifier", images: Sequence[str], top_k: int, folder: Path
 ) -> "Iterator[list[Prediction] | ImageError]":
-    """What Classifier.attempt gives; each image's heat map is saved under its name, numbered if that is taken."""
+    """What Classifier.attempt gives; each image's heat map is saved under its name, numbered if that is taken.
+
+    Taken by another image's heat map, or by one of the images themselves.
+    """
     from bitvit.files import make_folder
 
     make_folder(folder)
-    taken: set[str] = set()
-    for path in images:
-        name = _free("stdin" if path == STDIN else Path(path).stem, taken)
-        taken.add(name)
+    place = folder.resolve()
+    taken = {str(path).casefold() for image in images if (path := Path(image).resolve()).parent == place}
+    for image in images:
+        wanted = "stdin" if image == STDIN else Path(image).stem
+        name = _free(wanted, place, taken)
         try:
-            explanation = classifier.explain(_source(path), top_k)
+            explanation = classifier.explain(_source(image), top_k)
         except ImageError as error:
             yield error
             continue
+        taken.add(_taken(place, name))
+        if name != wanted:
+            print_note(f"{image}: its heat map is {folder / name}.png, as {wanted}.png is taken")
         explanation.save(folder / f"{name}.png")
         yield explanation.predictions
 
 
-def _free(name: str, taken: Container[str]) -> str:
+def _free(name: str, folder: Path, taken: Container[str]) -> str:
     """The name, or the first of name-2, name-3, ... that is not taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return next(n for n in itertools.chain([name], numbered) if n not in taken)
+    return next(n for n in itertools.chain([name], numbered) if _taken(folder, n) not in taken)
+
+
+def _taken(folder: Path, name: str) -> str:
+    """How a heat map is remembered: without case, which some file systems ignore."""
+    return str(folder / f"{name}.png").casefold()
 
 
 # -------------------------------------------------------------------------------------------------------- records

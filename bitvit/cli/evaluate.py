@@ -132,8 +132,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy on labelled images.
 
-    A class folder or label is matched with the model's class names (case and punctuation do not matter), with class
-    numbers, or by --classes. If images are left out because they cannot be read, the exit code is 3.
+    A class folder or label is matched with the model's class names (case and what separates words do not matter), with
+    class numbers, or by --classes. If images are left out because they cannot be read, the exit code is 3.
 
     Stopped with Ctrl-C or by an error, it keeps what is done: the same command with --resume goes on.
     """

@@ -80,11 +80,11 @@ def _expanded(paths: list[Path] | None) -> list[Path] | None:
     if not paths:
         return None
     from bitvit.errors import ImageError
-    from bitvit.images import find_images
+    from bitvit.folders import find_images
 
     images: list[Path] = []
     for path in paths:
-        found = find_images(path, recursive=False) if path.is_dir() else [path]
+        found = find_images(path, recursive=False, required=False).images if path.is_dir() else [path]
         if not found:
             raise ImageError(f"{path}: --images: no images in this folder; name one that has some, or the files")
         images += found

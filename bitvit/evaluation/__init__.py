@@ -8,13 +8,17 @@
 evaluating  evaluate and compare, from the arguments to what they return
 dataset     folders, CSV files and arrays as labelled images
 classes     the data's class names matched with a model's
+words       when two class names are the same
 job         one model's part of the work, and the runner of all parts
 prefetch    threads that decode ahead
 state       the file from which a stopped evaluation goes on
 metrics     figures of logits and true classes
+confusion   which class was answered for which
 report      what was found, as objects and JSON
+overview    the same in a few lines, and as HTML
 tables      CSV, JSON, and a row for each image
 drawings    the confusion matrix and the calibration diagram
+fonts       class names as they can be drawn
 """
 
 import importlib

@@ -3,21 +3,27 @@
 Names are looked up in these ways, and the first that finds all names of the data set is taken:
 
 1. a map that the user gives: names in the order of the classes, or name -> class;
-2. the model's class names: the same text, else the same letters and digits whatever their case, so that a folder
-   `T-shirt_top` is the class `T-shirt/top`;
+2. the model's class names: the same text, else the same words (bitvit.evaluation.words), so that a folder `T-shirt_top`
+   is the class `T-shirt/top`;
 3. class numbers, 0, 1, ...;
 4. for a model without class names and as many names as classes: the sorted names, as torchvision's ImageFolder
    numbered them in training.
+
+Where two of these may be meant and do not agree, none is taken: the user has to say. Above all, ImageFolder sorts names
+as text, so it gave the folder `10` the number 2; a training that numbers its classes otherwise gave it 10.
 """
 
 import difflib
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TypeAlias
 
 from bitvit.errors import ConfigError
+from bitvit.evaluation.words import number_in, words_of
 from bitvit.files import read_csv, read_json
 from bitvit.labels import labels_from_json, read_labels
 from bitvit.messages import listing, plural, shown
@@ -29,6 +35,7 @@ Label: TypeAlias = str | int
 ClassMap: TypeAlias = Sequence[str] | Mapping[str, Label]
 
 GUESSED = 3  # unknown names that a message lists, each with the name that may be meant
+FIRST = 5  # names by whose example a message shows an order
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,15 @@ def match_classes(
     classes: ClassMap | None = None,
     where: str,
     partial: bool = False,
+    folders: bool = False,
 ) -> Matching:
     """Match the class names of a data set with the classes of a model.
 
     found: the names; integers are class numbers. labels: the model's class names, if it has any; count: how many
     classes it has. classes: the user's map, see above. where: the data set, for messages.
     partial: a name that is not a class is not an error, but is listed in `unknown`.
+    folders: the names are those of folders, which ImageFolder may have numbered in training; else a number in them was
+    written by somebody who meant a class number.
     Raises ConfigError.
     """
     given = sorted(set(found), key=lambda name: (isinstance(name, str), name))
@@ -63,25 +73,28 @@ def match_classes(
         mapped = _map_numbers(classes, labels, count)
         if labels is None and not isinstance(classes, Mapping):
             names = tuple(classes)
-        numbers = {name: mapped[str(name)] for name in given if str(name) in mapped}
+        composed = {unicodedata.normalize("NFC", name): number for name, number in mapped.items()}
+        numbers = {
+            name: n for name in given if (n := composed.get(unicodedata.normalize("NFC", str(name)))) is not None
+        }
         return _checked(Matching(numbers, _rest(given, numbers), names, "your class map"), list(mapped), where, partial)
     known = _Names(labels or ())
-    numbers = {name: number for name in given if (number := known.find(name, where)) is not None}
+    by_name = {name: number for name in given if (number := known.find(name, where)) is not None}
     by_number = {name: number for name in given if (number := _by_number(name, count)) is not None}
-    way = "the model's class names"
-    if len(by_number) == len(given) > len(numbers):
-        return Matching(by_number, [], names, "class numbers")
-    if labels is None and not by_number:
-        way = "their sorted order, as ImageFolder numbers classes: the model has no class names"
-        if len(given) == count:
-            return Matching({name: i for i, name in enumerate(given)}, [], tuple(map(str, given)), way)
-        raise ConfigError(
-            f"{where}: has {plural(len(given), 'class', 'classes')}, but the model has {count} and no names for them; "
-            "say which is which with --classes FILE (classes=)"
-        )
-    if not numbers and by_number:
-        numbers, way = by_number, "class numbers"
-    return _checked(Matching(numbers, _rest(given, numbers), names, way), names, where, partial)
+    all_named, all_numbered = len(by_name) == len(given), len(by_number) == len(given)
+    if all_numbered and not (all_named and folders):
+        _check_agreement(by_name, by_number, names, where)
+    if labels and (all_named or not by_number or (by_name and not all_numbered)):
+        way = "the model's class names" + _not_to_the_letter(by_name, names)
+        return _checked(Matching(by_name, _rest(given, by_name), names, way), names, where, partial, folders)
+    is_named = not any(_value(name) is not None for name in given)
+    if not labels and (is_named or (folders and not all_numbered and len(given) == count)):
+        return _in_sorted_order(given, count, where)
+    matching = Matching(by_number, _rest(given, by_number), names, _by_example(by_number))
+    matching = _checked(matching, names, where, partial, folders)
+    if folders:
+        _check_folders(by_number, count, where)
+    return matching
 
 
 def find_classes(wanted: Sequence[Label], names: Sequence[str], where: str) -> list[int]:
@@ -103,40 +116,65 @@ def _rest(given: Sequence[Label], numbers: Mapping[Label, int]) -> list[Label]:
     return [name for name in given if name not in numbers]
 
 
-def _checked(matching: Matching, known: Sequence[str], where: str, partial: bool) -> Matching:
-    """The matching, unless a name is unknown that should not be, or two names are one class by accident."""
+def _checked(matching: Matching, known: Sequence[str], where: str, partial: bool, folders: bool = True) -> Matching:
+    """The matching, unless a name is unknown that should not be, or two names are one class by accident.
+
+    One number written in two ways, 1 and 1.0, is no accident in a table.
+    """
     unknown = matching.unknown
     if unknown and not partial:
         found = listing(unknown, most=GUESSED, show=lambda name: f"{shown(str(name))}{_guess(str(name), known)}")
         total = plural(len(unknown) + len(matching.numbers), "class", "classes")
         raise ConfigError(
             f"{where}: the model does not know {len(unknown)} of its {total}: {found}; rename them, say what they are "
-            "with --classes FILE (classes=), or evaluate on some classes only with --subset (subset=)"
+            f"with --classes FILE (classes=), or {_leave_out(unknown)}"
         )
     if matching.how == "your class map":
         return matching
     first: dict[int, Label] = {}
     for name, number in matching.numbers.items():
-        if number in first:
-            raise ConfigError(
-                f"{where}: {shown(str(first[number]))} and {shown(str(name))} would both be class {number}, "
-                f"{matching.names[number]!r}; rename one, or say so with --classes FILE (classes=)"
-            )
-        first[number] = name
+        other = first.setdefault(number, name)
+        if other == name or (not folders and _value(name) is not None and _value(name) == _value(other)):
+            continue
+        raise ConfigError(
+            f"{where}: {shown(str(other))} and {shown(str(name))} would both be class {number}, "
+            f"{matching.names[number]!r}; rename one, or say so with --classes FILE (classes=)"
+        )
     return matching
 
 
+def _leave_out(unknown: Sequence[Label]) -> str:
+    """How images of these classes are left out."""
+    if any((value := _value(name)) is not None and value < 0 for name in unknown):
+        return "if a negative number stands for no label, leave such images out with --subset present (subset=)"
+    return "evaluate on some classes only with --subset (subset=)"
+
+
+def _by_example(numbers: Mapping[Label, int]) -> str:
+    """'class numbers', with an example where what is written is not the number alone."""
+    other = next((name for name, number in numbers.items() if str(name) != str(number)), None)
+    return "class numbers" + ("" if other is None else f": {shown(str(other))} is class {numbers[other]}")
+
+
+def _not_to_the_letter(numbers: Mapping[Label, int], names: Sequence[str]) -> str:
+    """Which names were not found by the same text."""
+    others = [name for name, number in numbers.items() if name != names[number]]
+    if not others:
+        return ""
+    return f"; not to the letter: {listing(others, most=GUESSED, show=lambda n: f'{n!r} is {names[numbers[n]]!r}')}"
+
+
 class _Names:
-    """Finds a class by its name: the same text, else the same letters and digits."""
+    """Finds a class by its name: the same text, else the same words."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._exact, self._bare = _places(names), _places([_bare(name) for name in names])
+        self._exact, self._words = _places(names), _places(map(words_of, names))
 
     def find(self, name: Label, where: str) -> int | None:
         """None if there is no such class. Raises ConfigError if there are several."""
         if isinstance(name, int):
             return None
-        hits = self._exact.get(name) or self._bare.get(_bare(name) or name, [])
+        hits = self._exact.get(name) or self._words.get(words_of(name), [])
         if len(hits) > 1:
             raise ConfigError(
                 f"{where}: {shown(name)} may be class {hits[0]} or class {hits[1]}; use class numbers, or --classes "
@@ -145,22 +183,11 @@ class _Names:
         return hits[0] if hits else None
 
 
-def _places(names: Sequence[str]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
+def _places(names: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    places: dict[Hashable, list[int]] = {}
     for number, name in enumerate(names):
         places.setdefault(name, []).append(number)
     return places
-
-
-def _bare(text: str) -> str:
-    """Letters and digits, in lower case; composed, since file systems may store accents apart."""
-    return "".join(letter for letter in unicodedata.normalize("NFC", text).casefold() if letter.isalnum())
-
-
-def _by_number(name: Label, count: int) -> int | None:
-    if isinstance(name, str) and not (name.isascii() and name.isdecimal()):
-        return None
-    return int(name) if 0 <= int(name) < count else None
 
 
 def _guess(name: str, known: Sequence[str]) -> str:
@@ -168,6 +195,92 @@ def _guess(name: str, known: Sequence[str]) -> str:
     return f" (perhaps {near[0]!r})" if near else ""
 
 
+# ----------------------------------------------------------------------------------------------------- class numbers
+def _value(name: Label) -> Decimal | None:
+    return Decimal(name) if isinstance(name, int) else number_in(name)
+
+
+def _by_number(name: Label, count: int) -> int | None:
+    value = _value(name)
+    if value is None or not 0 <= value < count:
+        return None
+    return int(value) if value == int(value) else None
+
+
+def _check_agreement(
+    by_name: Mapping[Label, int], by_number: Mapping[Label, int], names: Sequence[str], where: str
+) -> None:
+    """Raises ConfigError if a number in the data is the name of one class and the number of another."""
+    for name, number in by_name.items():
+        if by_number[name] != number:
+            raise ConfigError(
+                f"{where}: {shown(str(name))} may be the class of that name, which is class {number}, or class "
+                f"{by_number[name]}, which is {names[by_number[name]]!r}; "
+                + _say_order(f"{_start(names, number)} for names, or {_start(range(len(names)), number)} for numbers")
+            )
+
+
+def _check_folders(by_number: Mapping[Label, int], count: int, where: str) -> None:
+    """Raises ConfigError if ImageFolder would have numbered these folders otherwise.
+
+    Folders that are missing here are taken to have been there in training, written alike.
+    """
+    written = {str(name) for name in by_number}
+    width = max(map(len, written), default=1)
+    padded = any(name.startswith("0") and len(name) > 1 for name in written) and {len(n) for n in written} == {width}
+    every = [str(number).zfill(width if padded else 1) for number in range(count)]
+    for name, number in by_number.items():
+        every[number] = str(name)
+    _check_orders(sorted(every), every, written, where)
+
+
+def _in_sorted_order(given: Sequence[Label], count: int, where: str) -> Matching:
+    """The matching for a model that has no names of its own. Raises ConfigError if the order may be another."""
+    if len(given) != count:
+        raise ConfigError(
+            f"{where}: has {plural(len(given), 'class', 'classes')}, but the model has {count} and no names for them; "
+            "say which is which with --classes FILE (classes=)"
+        )
+    names = [str(name) for name in given]
+    alike = len({re.sub(r"[0-9]+", "0", name) for name in names}) == 1
+    if alike or any(number_in(name) is not None for name in names):
+        _check_orders(names, sorted(names, key=_by_value), set(names), where)
+    way = "their sorted order, as ImageFolder numbers classes: the model has no class names"
+    return Matching({name: number for number, name in enumerate(given)}, [], tuple(names), way)
+
+
+def _by_value(name: str) -> tuple[object, ...]:
+    """Sorts numbers by value, and then other names, those alike but for a number by its value."""
+    value = number_in(name)
+    if value is not None:
+        return 0, value
+    return 1, *(int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name)))
+
+
+def _check_orders(as_text: Sequence[str], by_value: Sequence[str], given: set[str], where: str) -> None:
+    """Raises ConfigError if a given name has another place in one order of all classes than in the other."""
+    places = {name: number for number, name in enumerate(by_value)}
+    number, name = next(((i, n) for i, n in enumerate(as_text) if n in given and places[n] != i), (0, None))
+    if name is not None:
+        last = max(number, places[name])
+        raise ConfigError(
+            f"{where}: {shown(name)} is class {number} if the model was trained with torchvision's ImageFolder, which "
+            f"sorts names as text, but class {places[name]} if classes were numbered by value, and the model does not "
+            "tell; " + _say_order(f"{_start(as_text, last)} for ImageFolder, or {_start(by_value, last)} by value")
+        )
+
+
+def _say_order(orders: str) -> str:
+    return f"say it with --classes FILE (classes=), all names in the order of the classes, one a line: {orders}"
+
+
+def _start(names: Sequence[object], last: int) -> str:
+    """The first names, up to that with the number `last` if that is soon."""
+    first = [str(name) for name in names[: max(FIRST, min(last + 1, 2 * FIRST))]]
+    return ", ".join(first) + (", …" if len(first) < len(names) else "")
+
+
+# --------------------------------------------------------------------------------------------------- the user's map
 def _map_numbers(classes: ClassMap, labels: Sequence[str] | None, count: int) -> dict[str, int]:
     """The user's map with class numbers for values."""
     if isinstance(classes, Mapping):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bitvit.errors import ImageError
 from bitvit.evaluation.classes import Label
 from bitvit.files import read_csv
-from bitvit.images import EXTENSIONS, ImageSource, find_images
+from bitvit.folders import Found, find_images
+from bitvit.images import EXTENSIONS, ImageSource
 from bitvit.messages import listing, plural, shown
 from bitvit.sources import collected, is_one_image
 
@@ -49,6 +50,7 @@ class Dataset:
     labels: list[Label]
     notes: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()  # classes that have a folder but no image
+    folders: bool = False  # whether the classes are named by folders
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,7 +71,7 @@ def read_folds(data: DataSource, layout: Layout | None = None) -> list[Dataset]:
     path = _existing(data)
     if not path.is_dir():
         return _from_table(path, layout or Layout(), folds=True)
-    return [_from_folder(folder) for folder in _folders_in(path)]
+    return [_from_folder(folder) for folder in _folders_in(path)[0]]
 
 
 def _existing(data: str | os.PathLike[str]) -> Path:
@@ -115,47 +117,58 @@ def _label(label: Any, number: int) -> Label:
         return label
     if isinstance(label, int | np.integer) and not isinstance(label, bool):
         return int(label)
+    if isinstance(label, float | np.floating) and label.is_integer():  # pandas' integers are, in a column with gaps
+        return int(label)
     raise ImageError(f"data: label {number} is {shown(label)}, expected a class name or a whole number")
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
-def _folders_in(path: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones."""
+def _folders_in(path: Path) -> tuple[list[Path], int]:
+    """The folders in a folder, sorted, without hidden ones, and how many of those there are."""
     try:
-        found = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        found = sorted(entry for entry in path.iterdir() if entry.is_dir())
     except OSError as problem:
         raise ImageError(f"{problem.filename}: cannot be read: {problem.strerror}; check the folder") from None
-    if not found:
+    shown = [entry for entry in found if not entry.name.startswith(".")]
+    if not shown:
         raise ImageError(
             f"{path}: holds no folders; expected one for each class with its images in it, such as {path}/cat/1.jpg, "
             "or a CSV file with the columns path,label"
         )
-    return found
+    return shown, len(found) - len(shown)
 
 
 def _from_folder(path: Path) -> Dataset:
     images: list[ImageSource] = []
     labels: list[Label] = []
     empty: list[str] = []
-    folders = _folders_in(path)
+    folders, hidden = _folders_in(path)
     if all(folder.name.lower() in SPLITS for folder in folders):
         raise ImageError(
             f"{path}: its folders are parts of a data set ({listing([folder.name for folder in folders])}), not "
             f"classes; name one of them, such as {folders[-1]}"
         )
+    total = Found(hidden_folders=hidden)
     for folder in folders:
-        found = find_images(folder, recursive=True)
-        images += map(str, found)
-        labels += [folder.name] * len(found)
-        if not found:
+        found = find_images(folder, recursive=True, required=False)
+        images += map(str, found.images)
+        labels += [folder.name] * len(found.images)
+        total += found
+        if not found.images:
             empty.append(folder.name)
+    left_out = total.left_out()
     if not images:
-        raise ImageError(f"{path}: no images in its {plural(len(folders), 'folder')} ({' '.join(EXTENSIONS)})")
+        raise ImageError(
+            f"{path}: no images in its {plural(len(folders), 'folder')} ({' '.join(EXTENSIONS)})"
+            + (f"; left out: {left_out}" if left_out else "")
+        )
     notes = [f"{name!r}: its folder holds no image" for name in empty]
-    stray = len(find_images(path, recursive=False))
+    stray = len(find_images(path, recursive=False, required=False).images)
     if stray:
         notes.append(f"left out for want of a label: {plural(stray, 'image')} beside the class folders")
-    return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty))
+    if left_out:
+        notes.append(f"left out: {left_out}")
+    return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty), folders=True)
 
 
 # --------------------------------------------------------------------------------------------------------- CSV tables

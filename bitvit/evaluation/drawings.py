@@ -2,49 +2,114 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bitvit.evaluation.metrics import BINS, CalibrationBin, interval
-from bitvit.extras import figure
+from bitvit.evaluation.confusion import Confusion
+from bitvit.evaluation.fonts import drawable
+from bitvit.evaluation.metrics import BINS, CalibrationBin, ClassScores, interval
+from bitvit.extras import figure, require
 from bitvit.files import write_file
 
-__all__ = ["draw_calibration", "draw_confusion"]
+__all__ = ["MOST_DRAWN", "draw_calibration", "draw_confusion"]
 
-MOST_NAMED = 40  # classes whose names are written beside a confusion matrix
+MOST_DRAWN = 200  # classes of a confusion matrix; of more, the most frequent mistakes are drawn
+MOST_NAMED = 40  # classes whose names are written beside it
 LARGE_PRINT = 20  # classes up to which the numbers in it are large
+MISTAKES = 30  # that are drawn as bars
+PALEST = 0.25  # of a scale of colours: where that of the least share begins, so that it stands out against white
+DARKEST = 0.1  # share of mistakes that has the darkest colour, if none is greater
 DOTS_PER_INCH = 120
 
 
 def draw_confusion(
-    path: str | os.PathLike[str], confusion: NDArray[np.int64], names: Sequence[str], title: str
+    path: str | os.PathLike[str], confusion: Confusion, classes: Sequence[ClassScores], title: str
 ) -> None:
-    """Draw a confusion matrix, coloured by each cell's share of its row; a row without images is blank.
+    """Draw a confusion matrix: in blue what was recognised, in orange the mistakes, which have a scale of their own.
 
-    confusion: [classes, classes], a row for each true class, a column for each answer. names: of the classes.
-    Raises BitvitError without matplotlib, or if the file cannot be written.
+    Each cell's colour is its share of its row; cells without images are blank. Of more than MOST_DRAWN classes the most
+    frequent mistakes are drawn instead. Raises BitvitError without matplotlib, or if the file cannot be written.
     """
-    count, sums = len(names), confusion.sum(axis=1, keepdims=True)
-    shares = np.where(sums > 0, confusion / np.maximum(sums, 1), np.nan)
+    drawing = _matrix(confusion, classes, title) if confusion.size <= MOST_DRAWN else _bars(confusion, classes, title)
+    write_file(path, lambda file: drawing.savefig(file, format="png", dpi=DOTS_PER_INCH))
+
+
+def _matrix(confusion: Confusion, classes: Sequence[ClassScores], title: str) -> Any:
+    count, matrix = confusion.size, np.asarray(confusion)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    own = np.eye(count, dtype=bool)
     side = max(4.5, min(12.0, 2.5 + 0.42 * count))
-    drawing = figure(side + 1, side)
+    drawing = figure(side + 2, side)
     axes = drawing.subplots()
-    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-    drawing.colorbar(image, ax=axes, shrink=0.8, label="share of the class's images")
+    colours = require("matplotlib.colors", "drawing")
+    wrong = np.where(own | (matrix == 0), np.nan, shares)
+    worst = float(np.nanmax(wrong, initial=DARKEST))
+    drawn = [  # the scale of mistakes rises steeply first, as most are rare
+        (
+            np.where(own & (matrix > 0), shares, np.nan),
+            _tinted("Blues"),
+            colours.Normalize(0, 1),
+            "share that is recognised",
+        ),
+        (wrong, _tinted("Oranges"), colours.PowerNorm(0.5, 0, worst), "share that is taken for another class"),
+    ]
+    for values, colormap, norm, label in drawn:
+        image = axes.imshow(values, cmap=colormap, norm=norm, interpolation="nearest")
+        drawing.colorbar(image, ax=axes, shrink=0.7, aspect=30, label=label)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
     axes.set_title(title)
-    if count <= MOST_NAMED:
-        labels = [_plain(name) for name in names]
-        axes.set_xticks(range(count), labels, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(count), labels)
-        for row, column in np.argwhere(confusion > 0):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            size = 8 if count <= LARGE_PRINT else 5
-            text = str(confusion[row, column])
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-    write_file(path, lambda file: drawing.savefig(file, format="png", dpi=DOTS_PER_INCH))
+    if count > MOST_NAMED:
+        return drawing
+    names = drawable([scores.name for scores in classes], [scores.number for scores in classes])
+    axes.set_xticks(range(count), names.names, rotation=45, ha="right", rotation_mode="anchor", family=names.families)
+    axes.set_yticks(range(count), names.names, family=names.families)
+    drawing.supxlabel(names.note, fontsize=8)
+    for row, column, images in confusion.cells():
+        _, colormap, norm, _ = drawn[row != column]
+        dark = np.dot(colormap(norm(shares[row, column]))[:3], (0.3, 0.59, 0.11)) < 0.5
+        axes.text(
+            column,
+            row,
+            str(images),
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+            fontsize=8 if count <= LARGE_PRINT else 5,
+        )
+    return drawing
+
+
+def _tinted(name: str) -> Any:
+    """matplotlib's colours from white to dark, without the white."""
+    colormap = require("matplotlib", "drawing").colormaps[name]
+    make = require("matplotlib.colors", "drawing").LinearSegmentedColormap.from_list
+    return make(f"tinted {name}", colormap(np.linspace(PALEST, 1, 256)))
+
+
+def _bars(confusion: Confusion, classes: Sequence[ClassScores], title: str) -> Any:
+    mistakes = confusion.mistakes(MISTAKES)
+    drawing = figure(8, 1.6 + 0.22 * max(1, len(mistakes)))
+    axes = drawing.subplots()
+    drawing.suptitle(title)
+    axes.set_title(f"the most frequent mistakes among {confusion.size:,} classes", fontsize=10)
+    axes.set_xlabel("images")
+    involved = sorted({number for true, answer, _ in mistakes for number in (true, answer)})
+    names = drawable([classes[k].name for k in involved], [classes[k].number for k in involved])
+    drawing.supxlabel(names.note, fontsize=8)
+    shown = dict(zip(involved, names.names, strict=True))
+    places = range(len(mistakes))
+    axes.set_yticks(
+        places, [f"{shown[true]} taken for {shown[answer]}" for true, answer, _ in mistakes], family=names.families
+    )
+    axes.barh(places, [images for *_, images in mistakes], color="tab:orange")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.invert_yaxis()
+    if not mistakes:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no mistakes", ha="center", transform=axes.transAxes)
+    return drawing
 
 
 def draw_calibration(path: str | os.PathLike[str], bins: Sequence[CalibrationBin], title: str) -> None:
@@ -71,9 +136,3 @@ def draw_calibration(path: str | os.PathLike[str], bins: Sequence[CalibrationBin
     lower.set_xlabel("confidence: probability of the answer")
     lower.set_ylabel("images")
     write_file(path, lambda file: drawing.savefig(file, format="png", dpi=DOTS_PER_INCH))
-
-
-def _plain(name: str) -> str:
-    """A class name as matplotlib shows it: no formulas, no longer than fits."""
-    shown = name if len(name) <= 24 else f"{name[:23]}…"
-    return shown.replace("$", r"\$")

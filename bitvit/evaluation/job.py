@@ -22,7 +22,7 @@ from bitvit.evaluation.metrics import measure
 from bitvit.evaluation.prefetch import prefetch
 from bitvit.evaluation.report import EvalReport, Failure
 from bitvit.evaluation.state import Computed, StateFile
-from bitvit.messages import plural
+from bitvit.messages import listing, plural
 from bitvit.sources import is_file
 from bitvit.version import __version__
 
@@ -83,7 +83,7 @@ class Part:
     """Of the columns."""
     notes: tuple[str, ...]
     computed: Computed
-    """Its logits are [B, columns]."""
+    """Its logits are [B, columns], in the data's order."""
 
     def shares_images(self, other: "Part") -> bool:
         """Whether both models take the same images, in the same order and prepared alike."""
@@ -99,7 +99,7 @@ class Part:
 
     def correct(self, start: int, stop: int) -> int:
         """How many of the images from start to stop, which are through, were answered right."""
-        right = self.computed.logits[start:stop].argmax(axis=1) == self.targets[start:stop]
+        right = self.computed.logits[self.computed.rows[start:stop]].argmax(axis=1) == self.targets[start:stop]
         return int(right.sum()) - sum(bool(right[n - start]) for n in self.computed.failed if start <= n < stop)
 
     def prepare(self, number: int) -> Prepared | ImageError:
@@ -129,7 +129,7 @@ class Part:
                     f"{self.model}: its answer to {self.path(good[0])}, or one soon after it, is not finite; the model "
                     "is broken, compare it with its checkpoint by bitvit verify"
                 )
-            computed.logits[good] = logits if self.columns is None else logits[:, self.columns]
+            computed.logits[computed.rows[good]] = logits if self.columns is None else logits[:, self.columns]
         if first is None:
             computed.failed.update({number: str(error) for number, error in errors.items()})
         computed.turned += [number for number, item in pixels.items() if item.turned]
@@ -138,14 +138,16 @@ class Part:
 
     def report(self) -> EvalReport:
         """The figures of all images, which must be through. Raises ImageError if none could be read."""
-        failed, order = self.computed.failed, np.argsort(self.taking).tolist()  # the data's order
+        failed, order = self.computed.failed, np.argsort(self.computed.rows).tolist()  # the data's order
         kept = [n for n in order if n not in failed]
         if not kept:
             raise ImageError(
                 f"{self.dataset.name}: none of the {plural(len(order), 'image')} could be read; the first: "
                 f"{failed[order[0]]}"
             )
-        logits, targets = self.computed.logits[kept], self.targets[kept]
+        # Without failures they are the very array: it may take half of the memory.
+        logits = self.computed.logits if not failed else self.computed.logits[self.computed.rows[kept]]
+        targets = self.targets[kept]
         numbers = range(len(self.names)) if self.columns is None else self.columns.tolist()
         return EvalReport(
             **vars(measure(logits, targets, self.names, tuple(numbers))),
@@ -191,6 +193,7 @@ def plan(
         classes=classes,
         where=f"{name} on {dataset.name}",
         partial=subset is not None,
+        folders=dataset.folders,
     )
     columns = _columns(subset, matching, dataset)
     chosen = range(count) if columns is None else columns.tolist()
@@ -216,7 +219,7 @@ def plan(
         columns=columns,
         names=tuple(matching.names[k] for k in chosen),
         notes=_notes(dataset, matching, targets, columns),
-        computed=Computed(np.zeros((len(taking), len(chosen)), np.float32)),
+        computed=Computed(np.zeros((len(taking), len(chosen)), np.float32), rows=order),
     )
 
 
@@ -243,7 +246,8 @@ def _notes(
     if columns is not None:
         notes.append(f"{count} of the model's {len(matching.names)} classes take part: the best of them is taken")
     if left_out := len(dataset) - len(targets):
-        notes.append(f"left out: {plural(left_out, 'image')} of other classes")
+        unknown = f"; not the model's: {listing(matching.unknown)}" if matching.unknown else ""
+        notes.append(f"left out: {plural(left_out, 'image')} of other classes{unknown}")
     if missing := count - len(np.unique(targets)):
         answer = "; an answer with one of them counts as wrong" if columns is None else ""
         notes.append(f"{missing} of {count} classes have no images{answer}")

@@ -1,26 +1,27 @@
 """Figures of merit of a classifier, from its logits: scikit-learn's functions, called with care.
 
-Apart from the logits no array has images x classes elements: probabilities are computed a few rows, or one class, at a
-time, in float64.
+Apart from the logits no array has images x classes elements, or classes x classes: probabilities are computed a few
+rows, or one class, at a time, in float64.
 """
 
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitvit.evaluation.confusion import Confusion
 from bitvit.extras import require
 from bitvit.predictions import softmax
 
-__all__ = ["BINS", "FIGURES", "CalibrationBin", "ClassScores", "Metrics", "interval", "measure"]
+__all__ = ["BINS", "FIGURES", "CalibrationBin", "ClassScores", "Metrics", "interval", "measure", "parts"]
 
 TOP = 5  # of top-5
 BINS = 15  # of the calibration error
-CHUNK = 1024  # rows
+CHUNK = 1024  # rows, or as many as have
+CHUNK_ELEMENTS = 1 << 22  # elements, if those are fewer
 CONFIDENCE = 0.95  # level of the interval of top-1
 FIGURES = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "roc_auc", "calibration_error")
 
@@ -75,8 +76,8 @@ class Metrics:
     calibration_error: float
     """Mean |confidence - accuracy| over 15 equally wide bins of the top-1 probability, weighted by images (ECE)."""
     classes: tuple[ClassScores, ...]
-    confusion: NDArray[np.int64]
-    """[classes, classes], a row for each true class, a column for each answer."""
+    confusion: Confusion
+    """How often which class was answered for which; np.asarray gives the matrix."""
     calibration: tuple[CalibrationBin, ...]
     """Bins that hold images, in order."""
 
@@ -97,8 +98,9 @@ def measure(
     precision, recall, f1, images = sk.precision_recall_fscore_support(
         targets, answers, labels=every, zero_division=np.nan
     )
-    confusion = sk.confusion_matrix(targets, answers, labels=every)
-    areas = _areas(sk, targets, present, likelihood)
+    confusion = Confusion.of(targets, answers, count)
+    mistaken = {true: answer for true, answer, _ in reversed(confusion.mistakes())}
+    areas = _areas(targets, present, likelihood)
     calibration = _calibration(right, np.minimum(likelihood(answers), 1.0))
     return Metrics(
         images=len(targets),
@@ -119,7 +121,7 @@ def measure(
                 _share(precision[k]),
                 _share(f1[k]) if images[k] else None,
                 areas.get(k),
-                _most_mistaken(confusion[k], k, names),
+                names[mistaken[k]] if k in mistaken else None,
             )
             for k in range(count)
         ),
@@ -128,14 +130,16 @@ def measure(
     )
 
 
-def _parts(count: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+def parts(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of the rows of an array with this shape, a few at a time, so that what is computed of them is small."""
+    rows = max(1, min(CHUNK, CHUNK_ELEMENTS // shape[1]))
+    return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 
 def _normalizers(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """log of the sum of exp(logits) of each row, float64 [B]."""
     found = np.empty(len(logits))
-    for part in _parts(len(logits)):
+    for part in parts(logits.shape):
         rows = logits[part].astype(np.float64)
         most = rows.max(axis=1)
         found[part] = most + np.log(np.exp(rows - most[:, None]).sum(axis=1))
@@ -158,20 +162,28 @@ def _chunked(
     **options: Any,
 ) -> float:
     """A metric that is a mean over rows, computed a few rows at a time."""
-    sums = [metric(targets[part], prepare(logits[part]), normalize=False, **options) for part in _parts(len(targets))]
+    sums = [metric(targets[part], prepare(logits[part]), normalize=False, **options) for part in parts(logits.shape)]
     return float(sum(sums)) / len(targets)
 
 
 def _areas(
-    sk: ModuleType,
-    targets: NDArray[np.int64],
-    present: NDArray[np.int64],
-    likelihood: Callable[[int], NDArray[np.float64]],
+    targets: NDArray[np.int64], present: NDArray[np.int64], likelihood: Callable[[int], NDArray[np.float64]]
 ) -> dict[int, float]:
-    """Area under the ROC curve of each class that has images, against all others."""
+    """Area under the ROC curve of each class that has images, against all others.
+
+    It is the share of the pairs of an image of the class and another that the class's probability orders right (Mann
+    and Whitney's U), so the ranks of the class's own images give it.
+    """
     if len(present) < 2:
         return {}
-    return {int(k): float(sk.roc_auc_score(targets == k, likelihood(int(k)))) for k in present}
+    rank = require("scipy.stats", "evaluate").rankdata
+    areas = {}
+    for k in present.tolist():
+        own = targets == k
+        count = int(own.sum())
+        ordered = float(rank(likelihood(k))[own].sum()) - count * (count + 1) / 2
+        areas[k] = ordered / (count * (len(targets) - count))
+    return areas
 
 
 def interval(right: int, total: int) -> tuple[float, float]:
@@ -192,9 +204,3 @@ def _calibration(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> t
 
 def _share(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _most_mistaken(row: NDArray[np.int64], own: int, names: tuple[str, ...]) -> str | None:
-    others = row.copy()
-    others[own] = 0
-    return names[int(others.argmax())] if others.any() else None

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.evaluation.drawings import draw_calibration, draw_confusion
+from bitvit.evaluation.drawings import MOST_DRAWN, draw_calibration, draw_confusion
 from bitvit.evaluation.metrics import FIGURES, ClassScores, Metrics
+from bitvit.evaluation.overview import comparison_html, comparison_lines, report_html, report_lines
 from bitvit.evaluation.tables import Answer, answers, write_answers, write_csv, write_json
 from bitvit.extras import require
 from bitvit.files import make_folder
@@ -63,8 +64,18 @@ class EvalReport(Metrics):
         classes = [(scores.name, scores.number) for scores in self.classes]
         return answers(self.model, self.paths, self.targets, self.logits, classes)
 
+    def __repr__(self) -> str:
+        return report_lines(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return report_html(self)
+
     def to_dict(self) -> dict[str, Any]:
-        """Everything except what belongs to single images, as JSON can hold it."""
+        """Everything except what belongs to single images, as JSON can hold it.
+
+        `confusion` has the cells that are not 0: [true class, answer, images], classes by their place in `classes`.
+        """
         return {
             "model": self.model,
             "model_sha256": self.model_sha256,
@@ -74,7 +85,7 @@ class EvalReport(Metrics):
             **{name: getattr(self, name) for name in FIGURES},
             "top1_interval_95": list(self.top1_interval),
             "classes": [asdict(scores) for scores in self.classes],
-            "confusion": self.confusion.tolist(),
+            "confusion": self.confusion.cells(),
             "calibration": [asdict(part) for part in self.calibration],
             "notes": list(self.notes),
             "turned": len(self.turned),
@@ -88,9 +99,11 @@ class EvalReport(Metrics):
         }
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write report.json, classes.csv, confusion.csv, confusion.png, calibration.png and, if any, failures.csv.
+        """Write report.json, classes.csv, confusions.csv, confusion.csv, confusion.png, calibration.png, failures.csv.
 
-        Returns their paths. Raises BitvitError if one cannot be written, or without matplotlib.
+        confusions.csv has a row for each pair of true class and answer that occurred, confusion.csv the matrix, unless
+        there are more than MOST_DRAWN classes; failures.csv is written if there are any. Returns their paths. Raises
+        BitvitError if one cannot be written, or without matplotlib.
         """
         folder = Path(folder)
         make_folder(folder)
@@ -98,18 +111,22 @@ class EvalReport(Metrics):
         write_json(folder / "report.json", self.to_dict())
         columns = [field.name for field in fields(ClassScores)]
         write_csv(folder / "classes.csv", columns, map(astuple, self.classes))
-        rows = ([name, *row] for name, row in zip(names, self.confusion.tolist(), strict=True))
-        write_csv(folder / "confusion.csv", ["true \\ answer", *names], rows)
+        cells = ([names[true], names[answer], images] for true, answer, images in self.confusion.cells())
+        write_csv(folder / "confusions.csv", ["true", "answer", "images"], cells)
         title = f"top-1 {100 * self.top1:.2f} % of {self.images:,} images"
-        draw_confusion(folder / "confusion.png", self.confusion, names, title)
+        draw_confusion(folder / "confusion.png", self.confusion, self.classes, title)
         title = f"calibration error (ECE) {self.calibration_error:.4f}"
         draw_calibration(folder / "calibration.png", self.calibration, title)
-        written = ["report.json", "classes.csv", "confusion.csv", "confusion.png", "calibration.png"]
+        written = ["report.json", "classes.csv", "confusions.csv", "confusion.png", "calibration.png"]
+        if self.confusion.size <= MOST_DRAWN:
+            rows = ([name, *row] for name, row in zip(names, np.asarray(self.confusion).tolist(), strict=True))
+            write_csv(folder / "confusion.csv", ["true \\ answer", *names], rows)
+            written.append("confusion.csv")
         if self.failures:
             write_csv(folder / "failures.csv", ["path", "reason"], map(astuple, self.failures))
             written.append("failures.csv")
-        else:
-            (folder / "failures.csv").unlink(missing_ok=True)  # of an earlier evaluation
+        for name in {"confusion.csv", "failures.csv"}.difference(written):
+            (folder / name).unlink(missing_ok=True)  # of an earlier evaluation
         return [folder / name for name in written]
 
     def save_predictions(self, path: str | os.PathLike[str]) -> None:
@@ -122,6 +139,13 @@ class Comparison:
     """Several models side by side, or the folds of a cross-validation."""
 
     reports: tuple[EvalReport, ...]
+
+    def __repr__(self) -> str:
+        return comparison_lines(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return comparison_html(self)
 
     @property
     def mean(self) -> dict[str, float | None]:

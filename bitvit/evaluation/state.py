@@ -8,12 +8,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.errors import BitvitError
+from bitvit.evaluation.metrics import parts
 from bitvit.files import open_file, write_file
 
 __all__ = ["Computed", "StateFile"]
@@ -27,7 +28,9 @@ class Computed:
     """What has been computed for one model: it grows from the first image on."""
 
     logits: NDArray[np.float32]
-    """[images, classes]; rows of images that failed, and of those from `done` on, mean nothing."""
+    """[images, classes]; rows of images that failed, and of those that are not through, mean nothing."""
+    rows: NDArray[np.int64]
+    """[images] the row of each image, in the order in which they are taken."""
     done: int = 0
     """Images that are through, failures included."""
     failed: dict[int, str] = field(default_factory=dict)
@@ -75,9 +78,23 @@ class StateFile:
             for part in self.parts
         ]
         header = json.dumps({"job": self.job, "units": units}).encode()
-        arrays: dict[str, Any] = {f"logits{i}": part.logits[: part.done] for i, part in enumerate(self.parts)}
-        arrays["header"] = np.frombuffer(header, np.uint8)
-        write_file(self.path, lambda file: np.savez(file, **arrays))
+        write_file(self.path, lambda file: self._write(file, header))
+
+    def _write(self, file: BinaryIO, header: bytes) -> None:
+        """What np.savez would write: the header, and of each part the logits of the images that are through.
+
+        A few rows at a time, since they may take half of the memory.
+        """
+        with zipfile.ZipFile(file, "w") as archive:
+            with archive.open("header.npy", "w") as entry:
+                np.save(entry, np.frombuffer(header, np.uint8))
+            for i, part in enumerate(self.parts):
+                shape = (part.done, part.logits.shape[1])
+                with archive.open(f"logits{i}.npy", "w", force_zip64=True) as entry:
+                    form = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(entry, form)
+                    for place in parts(shape):
+                        entry.write(part.logits[part.rows[: part.done][place]].tobytes())
 
     def load(self) -> None:
         """Take up what the file holds; nothing if there is no file.
@@ -98,7 +115,7 @@ class StateFile:
                     )
                 for i, (part, unit) in enumerate(zip(self.parts, header["units"], strict=True)):
                     done = int(unit["done"])
-                    part.logits[:done] = archive[f"logits{i}"]
+                    part.logits[part.rows[:done]] = archive[f"logits{i}"]
                     part.done, part.seconds = done, float(unit["seconds"])
                     part.failed = {int(n): str(why) for n, why in unit["failed"].items()}
                     part.turned = [int(n) for n in unit["turned"]]

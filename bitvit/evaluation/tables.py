@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.errors import BitvitError
+from bitvit.evaluation.metrics import parts
 from bitvit.extras import require
 from bitvit.files import write_file
 from bitvit.predictions import softmax
 
 __all__ = ["Answer", "answers", "check_answers", "write_answers", "write_csv", "write_json"]
-
-CHUNK = 1024  # answers at a time
 
 
 def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -74,21 +73,22 @@ def answers(
     paths: [images]; targets: [images] true classes, as columns of logits; logits: [images, columns]; classes: [columns]
     name and number of each.
     """
-    for start in range(0, len(paths), CHUNK):
-        part = logits[start : start + CHUNK]
-        scores, order = softmax(part), np.argsort(-part, axis=1, kind="stable")
-        ranks = np.argmax(order == targets[start : start + CHUNK, None], axis=1) + 1
-        for row, target in enumerate(targets[start : start + CHUNK].tolist()):
-            best = int(order[row, 0])
+    for part in parts(logits.shape):
+        rows, wanted = logits[part], targets[part, None]
+        scores, best, own = softmax(rows), rows.argmax(axis=1), np.take_along_axis(rows, wanted, axis=1)
+        before = (rows > own) | ((rows == own) & (np.arange(rows.shape[1]) < wanted))  # equal ones by their number
+        ranks = before.sum(axis=1) + 1
+        for row, (path, target) in enumerate(zip(paths[part], targets[part].tolist(), strict=True)):
+            answer = int(best[row])
             yield Answer(
                 model=model,
-                path=paths[start + row],
+                path=path,
                 label=classes[target][0],
                 label_index=classes[target][1],
-                predicted=classes[best][0],
-                predicted_index=classes[best][1],
-                score=float(scores[row, best]),
-                correct=best == target,
+                predicted=classes[answer][0],
+                predicted_index=classes[answer][1],
+                score=float(scores[row, answer]),
+                correct=answer == target,
                 label_score=float(scores[row, target]),
                 label_rank=int(ranks[row]),
             )

@@ -17,6 +17,7 @@ LEAST, MOST = 1e-8, 1.0  # ends of the errors' scale: below float32's resolution
 def draw(rows: Sequence["VerifyRow"], title: str, limit: float) -> Any:
     """Above, each part's largest and typical error, and the limit of the largest; below, the maps of errors.
 
+    On a map blue is within the limit, so a blue map has nothing to look for, and orange is beyond it.
     Raises BitvitError without matplotlib.
     """
     maps = [(row, row.errors) for row in rows if row.errors is not None]
@@ -26,15 +27,28 @@ def draw(rows: Sequence["VerifyRow"], title: str, limit: float) -> Any:
     drawn.suptitle(title)
     _draw_errors(rows, limit, upper.subplots())
     scale = require("matplotlib.colors", "drawing").LogNorm(LEAST, MOST)
+    colours = _colours(float(scale(limit)))
     axes = lower.subplots(lines, MAPS_A_ROW, squeeze=False).reshape(-1)
     for axis in axes:
         axis.set_axis_off()
     for axis, (row, errors) in zip(axes, maps, strict=False):
-        image = axis.imshow(np.clip(errors, LEAST, MOST), norm=scale, cmap="inferno", interpolation="nearest")
+        image = axis.imshow(np.clip(errors, LEAST, MOST), norm=scale, cmap=colours, interpolation="nearest")
         signs = f"{row.sign_disagreements:,} of {row.signs:,} signs differ" if row.signs else "no signs"
         axis.set_title(f"{row.name}\n{signs}", fontsize=7, color="black" if row.passed else "red")
-    lower.colorbar(image, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
+    bar = lower.colorbar(image, ax=axes, label="largest error at a place,\nin standard deviations", shrink=0.9)
+    bar.ax.axhline(limit, color="black", linewidth=1.5)
+    for place, text in ((scale(limit) / 2, "as it should be"), ((1 + scale(limit)) / 2, "beyond the limit")):
+        bar.ax.text(0.5, place, text, rotation=90, ha="center", va="center", fontsize=8, transform=bar.ax.transAxes)
     return drawn
+
+
+def _colours(limit: float) -> Any:
+    """Blues up to the limit, which is a place on the scale from 0 to 1, and oranges beyond it."""
+    maps = require("matplotlib", "drawing").colormaps
+    steps = 512
+    within = round(steps * limit)
+    table = [*maps["Blues"](np.linspace(0.1, 0.6, within)), *maps["Oranges"](np.linspace(0.4, 1, steps - within))]
+    return require("matplotlib.colors", "drawing").ListedColormap(table, "errors")
 
 
 def _draw_errors(rows: Sequence["VerifyRow"], limit: float, axis: Any) -> None:

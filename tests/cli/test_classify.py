@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from rich.console import Console
 
 from bitvit.classify import Classifier
@@ -66,6 +66,17 @@ def test_folders_stand_for_the_images_in_them(model: Path, images: Path) -> None
     assert names(images) == ["a.png", "b.jpg", "c.webp"]
     assert names(images, "--recursive") == ["a.png", "b.jpg", "d.png", "c.webp"]
     assert names(images / "below", images) == ["d.png", "a.png", "b.jpg", "c.webp"]
+
+
+def test_what_is_left_out_of_a_folder_is_said(model: Path, images: Path) -> None:
+    for name in ("e.heic", "below/f.avif", "below/.g.png"):
+        (images / name).touch()
+    (images / "below" / "back").symlink_to("..")
+    _, stderr = run("classify", model, images, "-r")
+    assert stderr == (
+        f"Note: {images}: left out: 2 files of formats that are not read (1 .avif, 1 .heic; save them as JPEG or PNG), "
+        "1 hidden image, 1 link back to a folder above\n"
+    )
 
 
 def test_an_image_comes_from_stdin(model: Path, images: Path) -> None:
@@ -139,8 +150,27 @@ def test_bad_images_are_reported_and_the_others_go_on(model: Path, images: Path)
     assert [Path(record["path"]).name for record in records] == ["no.png", "a.png", "b.jpg", "bad.png", "c.webp"]
     assert [record.get("error") for record in records[:2]] == ["no.png: no such file; check the path", None]
     assert "not an image that can be read" in records[3]["error"]
-    assert stderr.splitlines()[0] == "Error: no.png: no such file; check the path"
+    below = "left out: 1 folder below (--recursive (recursive=True) searches them)"
+    assert stderr.splitlines()[:2] == [f"Note: {images}: {below}", "Error: no.png: no such file; check the path"]
     assert stderr.splitlines()[-1] == "Error: 2 of 5 images could not be read"
+
+
+def test_too_little_memory_stops(model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageFile.ImageFile, "load", refuse)
+        _, stderr = run("classify", model, images / "a.png", "-o", tmp_path / "out.csv", "-f", "csv", code=1)
+    assert stderr.startswith(
+        f"Error: {images / 'a.png'}: too little memory to decode 15,600 pixels; the image is not at"
+    )
+    assert not (tmp_path / "out.csv").exists()
+    monkeypatch.setattr(Image.Image, "resize", refuse)
+    _, stderr = run("classify", model, images / "a.png", code=1)
+    assert stderr == (
+        "Error: too little memory; allow the process more, or use a smaller --batch-size or fewer --threads\n"
+    )
 
 
 @pytest.mark.parametrize("form", ["table", "csv"])
@@ -195,12 +225,15 @@ def test_explain_draws_each_image_and_changes_no_prediction(model: Path, images:
     out = tmp_path / "heat" / "maps"
     stdin = (images / "a.png").read_bytes()
     stdout, stderr = run("classify", model, images, "-", "-f", "jsonl", "--explain", out, code=3, stdin=stdin)
-    assert (stdout, stderr) == run("classify", model, images, "-", "-f", "jsonl", code=3, stdin=stdin)
+    numbered = f"Note: {images / 'a.png'}: its heat map is {out / 'a-2.png'}, as a.png is taken"
+    assert numbered in stderr.splitlines()
+    lines = [line for line in stderr.splitlines() if line != numbered]
+    assert (stdout, "\n".join(lines) + "\n") == run("classify", model, images, "-", "-f", "jsonl", code=3, stdin=stdin)
     assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png", "b.png", "c.png", "stdin.png"]
     with Image.open(out / "a-2.png") as drawn, Image.open(out / "stdin.png") as same:
-        assert drawn.size == (354, 327)  # 109 pixels on the shorter edge, three times
+        assert min(drawn.size) > 448  # legible
         assert np.array_equal(np.asarray(drawn), np.asarray(same))
-    _, stderr = run("classify", model, images, "--explain", images / "a.png", code=1)
+    _, stderr = run("classify", model, images / "b.jpg", "--explain", images / "a.png", code=1)
     assert stderr.startswith(f"Error: {images / 'a.png'}: cannot be made")
 
 
@@ -227,6 +260,20 @@ def test_images_that_exif_would_turn_are_counted(explained: bool, model: Path, i
     stdout, stderr = run(*arguments, "--exif", code=3)
     assert "EXIF" not in stderr
     assert predictions(stdout, "turned.png") == predictions(stdout, "a.png")
+
+
+def test_no_image_is_replaced_by_its_heat_map(model: Path, images: Path) -> None:
+    before = {name: (images / name).read_bytes() for name in ("a.png", "b.jpg")}
+    _, stderr = run("classify", model, images / "b.jpg", images / "a.png", "--explain", images)
+    assert stderr == f"Note: {images / 'a.png'}: its heat map is {images / 'a-2.png'}, as a.png is taken\n"
+    assert before == {name: (images / name).read_bytes() for name in before}
+    assert {"a-2.png", "b.png"} < {path.name for path in images.iterdir()}
+
+
+def test_heat_maps_of_names_that_differ_by_case(model: Path, images: Path, tmp_path: Path) -> None:
+    (images / "A.JPG").write_bytes((images / "b.jpg").read_bytes())
+    run("classify", model, images / "A.JPG", images / "a.png", "--explain", tmp_path / "heat")
+    assert sorted(path.name for path in (tmp_path / "heat").iterdir()) == ["A.png", "a-2.png"]
 
 
 def test_names_are_escaped_for_the_terminal(model: Path, images: Path) -> None:

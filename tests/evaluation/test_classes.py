@@ -15,8 +15,12 @@ def numbers(*found: str | int, labels: tuple[str, ...] | None = CLOTHES, count: 
     return match_classes(found, labels=labels, count=count, where="data", **options).numbers  # type: ignore[arg-type]
 
 
-def test_names_are_matched_by_letters_and_digits() -> None:
-    assert numbers("Trouser", "T-shirt_top", "ANKLE-BOOT") == {"Trouser": 1, "T-shirt_top": 0, "ANKLE-BOOT": 2}
+def test_names_are_matched_by_their_words_and_the_note_says_so() -> None:
+    matching = match_classes(["Trouser", "T-shirt_top", "ANKLE-BOOT"], labels=CLOTHES, count=3, where="data")
+    assert matching.numbers == {"Trouser": 1, "T-shirt_top": 0, "ANKLE-BOOT": 2}
+    assert matching.how == (
+        "the model's class names; not to the letter: 'ANKLE-BOOT' is 'Ankle boot', 'T-shirt_top' is 'T-shirt/top'"
+    )
 
 
 def test_the_same_text_goes_before_similar_text() -> None:
@@ -32,10 +36,132 @@ def test_numbers() -> None:
     assert numbers("0", "02") == {"0": 0, "02": 2}
     assert numbers(1, 2) == {1: 1, 2: 2}
     assert numbers("1", labels=None) == {"1": 1}
+    assert numbers("1.0", "+0", "2e0") == {"1.0": 1, "+0": 0, "2e0": 2}
+    assert match_classes(["0", "02"], labels=None, count=3, where="").how == "class numbers: '02' is class 2"
 
 
-def test_names_that_are_digits_are_names_first() -> None:
-    assert numbers("7", "0", labels=("7", "0", "1")) == {"7": 0, "0": 1}
+def test_a_number_may_be_written_in_two_ways_in_a_table() -> None:
+    assert numbers("1", "1.0", 1) == {"1": 1, "1.0": 1, 1: 1}
+    with pytest.raises(ConfigError, match="'01' and '1' would both be class 1, 'Trouser'; rename one"):
+        numbers("1", "01", folders=True)
+
+
+@pytest.mark.parametrize("labels", [None, ("0", "1", "2"), CLOTHES])
+@pytest.mark.parametrize(
+    "name", ["-1", "0.5", "-0.5", "1e-1", "nan", "1.0.0", "1-", "1 2", "3.0", "1e999", "\N{MINUS SIGN}1"]
+)
+def test_what_is_no_class_number(name: str, labels: tuple[str, ...] | None) -> None:
+    with pytest.raises(ConfigError, match=r"data: the model does not know 1 of its 2 classes: "):
+        numbers(name, "1", labels=labels)
+
+
+def test_images_without_a_label_are_left_out_as_a_subset() -> None:
+    with pytest.raises(ConfigError, match="if a negative number stands for no label, leave such images out with --sub"):
+        numbers("-1", "0", labels=None)
+    matching = match_classes(["-1", "0", "1"], labels=None, count=3, where="data", partial=True)
+    assert (matching.numbers, matching.unknown) == ({"0": 0, "1": 1}, ["-1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("C++", "C"), ("C", "C#"), ("-1", "1"), ("10", "1.0"), ("Rh-", "Rh"), ("ไก", "ไก่"), ("a&b", "ab")],
+)
+def test_names_that_differ_by_a_sign_are_not_the_same(name: str, label: str) -> None:
+    with pytest.raises(ConfigError, match="the model does not know 1 of its 1 class"):
+        numbers(name, labels=(label, "other", "third"))
+
+
+# -------------------------------------------------------------------------------------------- folders and their order
+TWELVE = [str(number) for number in range(12)]
+IMAGEFOLDER = sorted(TWELVE)
+
+
+def test_folders_whose_numbers_sort_otherwise_as_text_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        numbers(*TWELVE, labels=None, count=12, folders=True)
+    assert str(caught.value) == (
+        "data: '10' is class 2 if the model was trained with torchvision's ImageFolder, which sorts names as text, but "
+        "class 10 if classes were numbered by value, and the model does not tell; say it with --classes FILE "
+        "(classes=), all names in the order of the classes, one a line: 0, 1, 10, 11, 2, 3, 4, 5, 6, 7, … for "
+        "ImageFolder, or 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … by value"
+    )
+    for order in (IMAGEFOLDER, TWELVE):
+        found = numbers(*TWELVE, labels=None, count=12, folders=True, classes=order)
+        assert found == {name: number for number, name in enumerate(order)}
+
+
+@pytest.mark.parametrize(
+    ("folders", "count", "name"),
+    [
+        (TWELVE[10:], 12, "10"),  # the others are missing here, but were there in training
+        (["3"], 12, "3"),
+        ([*TWELVE[1:], "12"], 12, "10"),  # numbered from 1
+        (["2", "10", "30"], 3, "10"),  # with gaps
+        (["-2", "-1", "0"], 3, "-1"),
+        (["2", "10", "background"], 3, "10"),
+        ([f"class_{number}" for number in range(12)], 12, "class_10"),
+        ([f"{number}th" for number in range(5, 15)], 10, "10th"),
+        (["1.5", "10", "2"], 3, "10"),
+    ],
+)
+@pytest.mark.parametrize("labels", [None, "names"])
+def test_other_folders_whose_order_is_not_known(folders: list[str], count: int, name: str, labels: str | None) -> None:
+    given = None if labels is None else tuple(f"kind of {'x' * number}" for number in range(count))
+    expected = f"data: '{name}' is class [0-9]+ if the model was trained with torchvision's ImageFolder"
+    with pytest.raises(ConfigError, match=expected if given is None else f"{expected}|the model does not know"):
+        numbers(*folders, labels=given, count=count, folders=True)
+
+
+@pytest.mark.parametrize(
+    ("folders", "count"),
+    [
+        ([f"{number:02}" for number in range(12)], 12),
+        ([f"{number:02}" for number in range(1, 13)], 12),
+        (TWELVE[:10], 10),
+        (TWELVE[1:10], 9),
+        (["0", "2", "5"], 3),
+        (["-1", "0", "1"], 3),
+        (["0", "1", "background"], 3),
+        ([f"class_{number:02}" for number in range(12)], 12),
+        (["A320", "DC-10", "DC-3"], 3),  # names, though with numbers in them: as ImageFolder sorts them
+    ],
+)
+def test_folders_whose_orders_agree(folders: list[str], count: int) -> None:
+    found = numbers(*folders, labels=None, count=count, folders=True)
+    assert found == {name: number for number, name in enumerate(sorted(folders))}
+
+
+def test_some_of_the_folders_whose_orders_agree() -> None:
+    assert numbers("0", "1", labels=None, count=12, folders=True) == {"0": 0, "1": 1}
+    assert numbers("3", "8", labels=None, count=10, folders=True) == {"3": 3, "8": 8}
+    assert numbers("07", "10", labels=None, count=12, folders=True) == {"07": 7, "10": 10}
+
+
+def test_numbers_in_a_table_are_class_numbers() -> None:
+    assert numbers(*TWELVE, labels=None, count=12) == {name: int(name) for name in TWELVE}
+    for beyond in (["1", "2", "3"], ["3", "4", "5"], [3, 4, 5]):
+        with pytest.raises(ConfigError, match=r"the model does not know [13] of its 3 classes: '3'"):
+            numbers(*beyond, labels=None, count=3)
+
+
+def test_names_of_the_model_that_are_numbers_settle_what_folders_are() -> None:
+    found = numbers(*TWELVE, labels=tuple(IMAGEFOLDER), count=12, folders=True)
+    assert found == {name: number for number, name in enumerate(IMAGEFOLDER)}
+    assert numbers("7", "0", labels=("7", "0", "1"), folders=True) == {"7": 0, "0": 1}
+    assert numbers("01", "2", labels=("1", "2", "3"), folders=True) == {"01": 0, "2": 1}
+
+
+def test_a_number_that_is_a_name_and_another_classs_number_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        numbers("2", "1", labels=("1", "2", "3"))
+    assert str(caught.value) == (
+        "data: '1' may be the class of that name, which is class 0, or class 1, which is '2'; say it with --classes "
+        "FILE (classes=), all names in the order of the classes, one a line: 1, 2, 3 for names, or 0, 1, 2 for numbers"
+    )
+    with pytest.raises(ConfigError, match="'1' may be the class of that name"):
+        numbers("0", "1", labels=("1", "2", "3"), folders=True)
+    assert numbers(1, 2, labels=("1", "2", "3")) == {1: 1, 2: 2}
+    assert numbers("1", "3", labels=("1", "2", "3")) == {"1": 0, "3": 2}  # there is no class number 3
 
 
 def test_without_names_the_sorted_order_counts() -> None:
@@ -78,6 +204,8 @@ def test_maps() -> None:
     assert numbers("b", "a", classes=["a", "b", "c"]) == {"a": 0, "b": 1}
     assert numbers("x", "y", "z", classes={"x": "Trouser", "y": 2, "z": "trouser"}) == {"x": 1, "y": 2, "z": 1}
     assert match_classes(["b"], labels=None, count=2, classes=["a", "b"], where="").names == ("a", "b")
+    apart = unicodedata.normalize("NFD", "Gänge")
+    assert numbers(apart, classes=["x", "Gänge", "y"]) == {apart: 1}
 
 
 @pytest.mark.parametrize(

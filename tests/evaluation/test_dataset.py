@@ -1,5 +1,6 @@
 """Labelled images from folders, CSV files and arrays."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,40 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
         ("3.jpg", "cat"),
         ("1.png", "dog"),
     ]
-    assert read_data(tmp_path).notes == ()
+    assert read_data(tmp_path).notes == ("left out: 1 hidden folder",)
+    assert read_data(tmp_path).folders
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_linked_folders_belong_to_their_class(tmp_path: Path) -> None:
+    make(tmp_path, "shard/3.png", "shard/4.png", "data/cat/1.png", "data/dog/2.png")
+    (tmp_path / "data" / "cat" / "shard").symlink_to("../../shard")
+    (tmp_path / "data" / "dog" / "back").symlink_to("..")
+    (tmp_path / "data" / "owl").symlink_to("../shard")
+    assert [(label, name) for name, label in pairs(tmp_path / "data")] == [
+        ("cat", "1.png"),
+        ("cat", "3.png"),
+        ("cat", "4.png"),
+        ("dog", "2.png"),
+        ("owl", "3.png"),
+        ("owl", "4.png"),
+    ]
+    assert read_data(tmp_path / "data").notes == ("left out: 1 link back to a folder above",)
+
+
+def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
+    make(tmp_path, "cat/1.png")
+    for name in ("cat/2.heic", "cat/deep/3.HEIC", "cat/4.avif", "cat/.5.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert read_data(tmp_path).notes == (
+        "left out: 3 files of formats that are not read (1 .avif, 2 .heic; save them as JPEG or PNG), 1 hidden image",
+    )
+    (tmp_path / "cat" / "1.png").unlink()
+    with pytest.raises(
+        ImageError, match=r"no images in its 1 folder \(.*\); left out: 3 files of formats that are not"
+    ):
+        read_data(tmp_path)
 
 
 def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
@@ -152,6 +186,7 @@ def test_arrays() -> None:
     dataset = read_data((images, np.array([2, 0, 1], np.uint8)))
     assert dataset.labels == [2, 0, 1]
     assert dataset.paths == ["image 0", "image 1", "image 2"]
+    assert read_data((images, np.array([2.0, 0.0, 1.0]))).labels == [2, 0, 1]  # as pandas has them beside a gap
     assert read_data((["a.png", b"x"], ["cat", "dog"])).paths == ["a.png", "image 1"]
 
 
@@ -163,6 +198,7 @@ def test_arrays() -> None:
         (([], []), "no images"),
         ((["a.png"], [0.5]), "label 0 is 0.5, expected a class name or a whole number"),
         ((["a.png"], [True]), "label 0 is True"),
+        ((["a.png"], [float("nan")]), "label 0 is nan"),
     ],
 )
 def test_wrong_arrays(data: Any, message: str) -> None:

@@ -4,24 +4,61 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from bitvit.evaluation.drawings import draw_calibration, draw_confusion
-from bitvit.evaluation.metrics import CalibrationBin
+from bitvit.evaluation.confusion import Confusion
+from bitvit.evaluation.drawings import MOST_DRAWN, draw_calibration, draw_confusion
+from bitvit.evaluation.metrics import CalibrationBin, ClassScores
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'bitvit[evaluate]'")
 
 
-@pytest.mark.parametrize("count", [2, 30, 120])
+def scores(names: list[str]) -> list[ClassScores]:
+    return [ClassScores(name, number, 1, None, None, None, None, None) for number, name in enumerate(names)]
+
+
+def drawn_confusion(matrix: NDArray[np.int64], names: list[str], path: Path) -> Image.Image:
+    true, answer = np.nonzero(matrix)
+    confusion = Confusion(len(matrix), true, answer, matrix[true, answer])
+    draw_confusion(path, confusion, scores(names), "title")
+    with Image.open(path) as drawn:
+        return drawn.convert("RGB")
+
+
+@pytest.mark.parametrize("count", [2, 30, 120, MOST_DRAWN + 1])
 def test_a_confusion_matrix_of_any_size(count: int, tmp_path: Path) -> None:
-    """With names that would be formulas, and rows without images."""
-    names = [f"${number}_{{" for number in range(count)]
-    confusion = np.diag(np.arange(count))
-    draw_confusion(tmp_path / "confusion.png", confusion, names, "title")
-    with Image.open(tmp_path / "confusion.png") as drawn:
-        assert 400 < drawn.width < 1600
-        assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
+    """With names that would be formulas, or that no font has, and rows without images."""
+    names = [f"${number}_{{" for number in range(count - 1)] + ["\u732b\udcff"]
+    matrix = np.diag(np.arange(count))
+    matrix[1, 0] = 1
+    drawn = drawn_confusion(matrix, names, tmp_path / "confusion.png")
+    assert 200 < drawn.height < 1600
+    assert 400 < drawn.width < 1700
+    assert len(drawn.getcolors(1 << 24) or ()) > 10
+
+
+def test_a_single_mistake_among_thousands_is_seen(tmp_path: Path) -> None:
+    count = 10
+    matrix = np.diag(np.full(count, 10_000))
+    names = [str(number) for number in range(count)]
+    without = np.asarray(drawn_confusion(matrix, names, tmp_path / "without.png")).astype(int)
+    matrix[2, 5], matrix[7, 1] = 1, 3_000
+    drawn = np.asarray(drawn_confusion(matrix, names, tmp_path / "with.png")).astype(int)
+
+    def orange(image: NDArray[np.int_]) -> NDArray[np.bool_]:
+        return (image[..., 0] - image[..., 2] > 60) & (image[..., 0] > image[..., 1])
+
+    left = slice(0, round(0.7 * drawn.shape[1]))  # without the scales of colours
+    cells = orange(drawn[:, left]).sum() - orange(without[:, left]).sum()
+    assert cells > 2 * 800  # pixels of a cell
+
+
+def test_without_mistakes_that_is_said(tmp_path: Path) -> None:
+    count = MOST_DRAWN + 50
+    drawn = drawn_confusion(np.eye(count, dtype=np.int64), ["x"] * count, tmp_path / "confusion.png")
+    assert len(drawn.getcolors(1 << 24) or ()) > 10
 
 
 def test_a_calibration_diagram_of_few_answers(tmp_path: Path) -> None:

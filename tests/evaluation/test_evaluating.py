@@ -34,7 +34,7 @@ def test_report_of_a_folder(folder: Path) -> None:
         ("blue", 2, 0.5),
     ]
     assert report.classes[2].mistaken_for == "green"
-    assert report.confusion.tolist() == [[2, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert np.asarray(report.confusion).tolist() == [[2, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert report.loss == pytest.approx(-np.log(np.exp(10) / (np.exp(10) + 2)) * 0.8 + 0.2 * (10 + 9.0798e-5), rel=1e-4)
     assert [Path(path).name for path in report.paths] == ["3.png", "4.png", "2.png", "0.png", "1.png"]
     assert report.targets.tolist() == [2, 2, 1, 0, 0]
@@ -55,7 +55,7 @@ def test_arrays_and_tables_give_the_same(folder: Path) -> None:
     for other in (stacked, table):
         assert (other.top1, other.roc_auc) == (expected.top1, expected.roc_auc)
         assert other.loss == pytest.approx(expected.loss)
-        assert other.confusion.tolist() == expected.confusion.tolist()
+        assert other.confusion.cells() == expected.confusion.cells()
     assert np.array_equal(table.logits, expected.logits)
 
 

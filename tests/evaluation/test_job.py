@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ImageFile
 
 from bitvit.classify import Classifier
 from bitvit.errors import BitvitError, ConfigError, ImageError
@@ -29,9 +30,9 @@ def test_a_subset_chooses_images_and_answers() -> None:
     assert report.images == 4
     assert report.logits.shape == (4, 2)
     assert report.targets.tolist() == [0, 0, 1, 1]
-    assert report.confusion.tolist() == [[2, 0], [1, 1]]  # of (0, 10, 0) the first is taken
+    assert np.asarray(report.confusion).tolist() == [[2, 0], [1, 1]]  # of (0, 10, 0) the first is taken
     assert "2 of the model's 3 classes take part: the best of them is taken" in report.notes
-    assert "left out: 2 images of other classes" in report.notes
+    assert "left out: 2 images of other classes; not the model's: 'hat'" in report.notes
 
 
 def test_the_present_classes_as_a_subset() -> None:
@@ -91,6 +92,19 @@ def test_bad_images_may_be_left_out(folder: Path) -> None:
     assert sum(model.batches) == 3
     assert max(model.batches) <= 2
     assert "1 of 3 classes" not in " ".join(report.notes)  # a note on the data, not on what could be read
+
+
+@pytest.mark.parametrize("exception", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_too_little_memory_is_no_bad_image(exception: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out, the image would be missing in the accuracy, though there is nothing wrong with it."""
+
+    def fail(*_args: object) -> None:
+        raise exception
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(BitvitError, match=r"\.png: too little memory to decode 1,024 pixels") as caught:
+        evaluate(Colours(), folder, on_error="skip")
+    assert not isinstance(caught.value, ImageError)
 
 
 def test_nothing_but_bad_images() -> None:

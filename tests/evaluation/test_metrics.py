@@ -1,6 +1,7 @@
 """Figures of hand-made answers, worked out on paper."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_figures() -> None:
     assert found.calibration_error == pytest.approx((0.3 + 2 * 0.01 + 0.18) / 4, rel=1e-5)
     assert [part.images for part in found.calibration] == [2, 1, 1]
     assert [part.accuracy for part in found.calibration] == [0.5, 1, 1]
-    assert found.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert np.asarray(found.confusion).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert found.top1_interval == pytest.approx((0.3006, 0.9544), abs=1e-4)  # Wilson's, 3 of 4
 
 
@@ -87,3 +88,39 @@ def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts.loss == pytest.approx(whole.loss)
     assert parts.loss == pytest.approx(-np.log(softmax(logits)[np.arange(50), targets]).mean())
     assert [c.roc_auc for c in parts.classes] == [c.roc_auc for c in whole.classes]
+
+
+def test_areas_are_scikit_learns() -> None:
+    """With equal scores too."""
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    logits, targets = rng.integers(-2, 3, (400, 6)).astype(np.float32), rng.integers(0, 5, 400)
+    found = measure(logits, targets, tuple("abcdef"), tuple(range(6)))
+    wide = logits.astype(np.float64)
+    most = wide.max(axis=1, keepdims=True)  # rounded as measure rounds, so that the same probabilities are equal
+    probabilities = np.exp(wide - (most + np.log(np.exp(wide - most).sum(axis=1, keepdims=True))))
+    assert len(np.unique(probabilities[:, 0])) < 390
+    for number in range(5):
+        expected = roc_auc_score(targets == number, probabilities[:, number])
+        assert found.classes[number].roc_auc == pytest.approx(expected, rel=1e-12)
+    assert found.classes[5].roc_auc is None
+
+
+def test_thousands_of_classes_take_little_memory() -> None:
+    """A matrix of all pairs would be 1.2 GB."""
+    count = 12_000
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((60, count)).astype(np.float32), rng.integers(0, count, 60)
+    names = tuple(map(str, range(count)))
+    measured()  # loads what is loaded once
+    tracemalloc.start()
+    found = measure(logits, targets, names, tuple(range(count)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert found.confusion.images.sum() == 60
+    wrong = {int(true): int(answer) for true, answer in zip(targets, logits.argmax(axis=1), strict=True)}
+    for true, answer in wrong.items():
+        if (targets == true).sum() == 1:
+            assert found.classes[true].mistaken_for == (None if true == answer else str(answer))

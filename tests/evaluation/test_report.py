@@ -4,13 +4,15 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import bitvit
 from bitvit.evaluation import Outputs, compare, evaluate
-from tests.support.colours import Colours
+from tests.support.colours import IMAGES, Colours
 from tests.support.evaluations import rows_of
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
@@ -26,6 +28,7 @@ def test_saved_files(folder: Path, tmp_path: Path) -> None:
         "classes.csv",
         "confusion.csv",
         "confusion.png",
+        "confusions.csv",
         "failures.csv",
         "report.json",
     ]
@@ -35,6 +38,13 @@ def test_saved_files(folder: Path, tmp_path: Path) -> None:
     rows = list(csv.reader(io.StringIO((out / "confusion.csv").read_text())))
     assert rows == [["true \\ answer", "red", "green", "blue"], ["red", "1", "0", "0"], ["green", "0", "1", "0"], [
         "blue", "0", "1", "1"]]  # fmt: skip
+    assert saved["confusion"] == [[0, 0, 1], [1, 1, 1], [2, 1, 1], [2, 2, 1]]
+    assert [tuple(row.values()) for row in rows_of(out / "confusions.csv")] == [
+        ("red", "red", "1"),
+        ("green", "green", "1"),
+        ("blue", "green", "1"),
+        ("blue", "blue", "1"),
+    ]
     classes = rows_of(out / "classes.csv")
     assert [(row["name"], row["images"], row["recall"]) for row in classes][2] == ("blue", "2", "0.5")
     assert rows_of(out / "failures.csv")[0]["path"].endswith("0.png")
@@ -44,6 +54,20 @@ def test_saved_files(folder: Path, tmp_path: Path) -> None:
     (folder / "red" / "0.png").unlink()
     evaluate(Colours(), folder, outputs=Outputs(report=out))
     assert not (out / "failures.csv").exists()
+
+
+def test_of_many_classes_there_is_no_matrix(tmp_path: Path) -> None:
+    class Many(Colours):
+        def __call__(self, pixels: Any, /) -> Any:
+            return np.repeat(super().__call__(pixels), 100, axis=1)
+
+    (tmp_path / "confusion.csv").write_text("of an earlier evaluation")
+    report = evaluate(Many(labels=None, classes=300), (IMAGES, [0, 0, 100, 200, 200]))
+    written = report.save(tmp_path)
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    assert "confusion.csv" not in {path.name for path in written}
+    assert len(rows_of(tmp_path / "confusions.csv")) == 4
+    assert (tmp_path / "report.json").stat().st_size < 100_000
 
 
 def test_saved_comparison(folder: Path, tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def test_the_state_of_another_evaluation(model: Path, noise: Path, tmp_path: Pat
 # ------------------------------------------------------------------------------------------------ the file by itself
 def computed(done: int = 0) -> state.Computed:
     """Of five images and two classes."""
-    return state.Computed(np.arange(10, dtype=np.float32).reshape(5, 2) * (done > 0), done)
+    logits = np.arange(10, dtype=np.float32).reshape(5, 2) * (done > 0)
+    return state.Computed(logits, np.array([2, 0, 1, 4, 3]), done)
 
 
 def test_what_is_done_survives(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitvit.evaluation import EvalReport
+from bitvit.evaluation import Comparison, EvalReport
 
 
 def same(one: EvalReport, other: EvalReport) -> bool:
@@ -19,3 +19,8 @@ def same(one: EvalReport, other: EvalReport) -> bool:
 def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file with a header."""
     return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def in_a_notebook(report: EvalReport | Comparison) -> str:
+    """The HTML that IPython asks for."""
+    return report._repr_html_()

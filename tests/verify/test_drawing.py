@@ -43,6 +43,21 @@ def test_wrong_and_undecided_parts_are_marked() -> None:
     assert "wrong" not in [text.get_text() for text in calm.axes[0].get_legend().get_texts()]
 
 
+def test_colours_tell_what_is_within_the_limit() -> None:
+    """A map where all is well is blue throughout, and what is beyond the limit stands out in orange."""
+    limit = 2e-5
+    errors = np.array([[0, 1e-9, 1e-7], [1e-6, 1.9e-5, 2.1e-5], [1e-3, 0.5, 30]], np.float32)
+    maps = [VerifyRow("stem", 30.0, 1e-7, 0, 9, 0, 3, 9, errors)]
+    _, lower = drawing.draw(maps, "title", limit).subfigs
+    (image,) = lower.axes[0].get_images()
+    red, green, blue, _ = np.moveaxis(image.cmap(image.norm(image.get_array())), -1, 0)
+    assert np.array_equal(blue > red, errors <= limit)
+    assert np.array_equal(red > blue, errors > limit)
+    assert (red + green + blue)[errors <= limit].min() > 1.5  # none of them dark
+    words = [text.get_text() for axis in lower.axes for text in axis.texts]
+    assert words == ["as it should be", "beyond the limit"]
+
+
 def test_a_report_is_drawn_as_a_png(tmp_path: Path) -> None:
     report = VerifyReport(ROWS, inputs=2, apart=0, top1_agreement=1.0, max_relative_logit_error=1e-6)
     report.draw(tmp_path / "verify.png")

@@ -14,7 +14,14 @@ from .checkpoint import write_bytes, write_whole
 __all__ = ["say", "write_curves", "write_log"]
 
 Row = dict[str, float]
-PANELS = (("task", "distillation", "oscillation"), ("top1",), ("flips",), ("learning_rate",))
+MANY = 40  # points, which would be too dense to mark each
+# Each panel's title, what its axis measures, and the values of a row that are drawn in it, with their names for people.
+PANELS = (
+    ("losses", "loss", {"task": "cross-entropy", "distillation": "distillation", "oscillation": "oscillation"}),
+    ("accuracy on the test images", "top-1, %", {"top1": "top-1"}),
+    ("binary weights that change sign", "share of the weights", {"flips": "flips"}),
+    ("learning rate", "step size", {"learning_rate": "learning rate"}),
+)
 
 
 def write_log(path: Path, log: Sequence[Row]) -> None:
@@ -32,16 +39,21 @@ def write_curves(path: Path, log: Sequence[Row]) -> bool:
         drawn = figure(10, 6)
     except BitvitError:
         return False
-    for names, axes in zip(PANELS, drawn.subplots(2, 2).flat, strict=True):
-        for name in names:
+    for (title, measured, names), axes in zip(PANELS, drawn.subplots(2, 2).flat, strict=True):
+        for name, label in names.items():
             points = [(row["epoch"], row[name]) for row in log if name in row]
             if points:
-                axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name)
+                axes.plot(*zip(*points, strict=True), marker="." if len(points) < MANY else "", label=label)
+        axes.set_title(title)
         axes.set_xlabel("epoch")
-        axes.set_title(", ".join(names))
+        axes.set_ylabel(measured)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        if len(names) > 1:
+        if axes.get_lines():
             axes.legend()
+        else:
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
+    drawn.suptitle(path.resolve().parent.name)
     write_whole(path, lambda file: drawn.savefig(file, dpi=100, format="png"))
     return True
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.errors import BitvitError
-from bitvit.images import list_images
+from bitvit.folders import list_images
 
 from .settings import TrainingError
 
