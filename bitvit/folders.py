@@ -54,7 +54,7 @@ class Found:
         return self
 
     def left_out(self) -> str:
-        """What was left out, in words; empty if nothing was."""
+        """What was left out, in words; empty if nothing was. Folders below are not: the caller did not ask for them."""
         parts = []
         if self.unread:
             kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(self.unread.items()))
@@ -68,8 +68,6 @@ class Found:
             parts.append(f"{plural(self.loops, 'link')} back to a folder above")
         if self.broken:
             parts.append(plural(self.broken, "broken link"))
-        if self.folders:
-            parts.append(f"{plural(self.folders, 'folder')} below (--recursive (recursive=True) searches them)")
         return ", ".join(parts)
 
 
@@ -99,10 +97,11 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool, required: bo
     except OSError as problem:
         raise ImageError(f"{problem.filename}: cannot be read: {problem.strerror}; check the folder") from None
     if required and not found.images:
-        left_out = found.left_out()
+        left_out = f"; left out: {text}" if (text := found.left_out()) else ""
+        below = f"; --recursive (recursive=True) searches the {plural(found.folders, 'folder')} below"
         raise ImageError(
-            f"{os.fspath(folder)}: no images in this folder ({' '.join(EXTENSIONS)})"
-            + (f"; left out: {left_out}" if left_out else "")
+            f"{os.fspath(folder)}: no images in this folder ({' '.join(EXTENSIONS)}){left_out}"
+            + (below if found.folders else "")
         )
     found.images.sort()
     return found
