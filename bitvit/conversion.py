@@ -49,7 +49,7 @@ def choose_labels(
     """Class names, and notes about where they come from."""
     if given is not None:
         names = _checked_labels(given, config)
-        return names, ["class names are placeholders, as given"] if placeholders(names) else []
+        return names, [f"class names: as given{', which are only numbers' if placeholders(names) else ''}"]
     found = class_names(config_json, config.num_classes)
     if found.names is not None:
         return _checked_labels(found.names, config), [f"class names: {found.note}"]
@@ -112,7 +112,9 @@ def _triple(name: str, values: Sequence[float]) -> Triple:
     if not all(0 <= number <= 1 for number in (r, g, b)):  # false for NaN
         scaled = ",".join(f"{number / 255:.4g}" for number in (r, g, b))
         hint = f"; on the scale from 0 to 255? then give {scaled}" if 1 < max(r, g, b) <= 255 else ""
-        raise ConfigError(f"{name}: {r:g},{g:g},{b:g}, expected numbers from 0 to 1, the range of pixels{hint}")
+        raise ConfigError(
+            f"preprocessing: {name} is {r:g},{g:g},{b:g}, expected numbers from 0 to 1, the range of pixels{hint}"
+        )
     return r, g, b
 
 

@@ -264,7 +264,7 @@ def test_attributes_are_data(tmp_path: Path) -> None:
         (b"]q\x00h\x00a", "<list>"),  # a list in itself
         (b"]q\x00h\x00\x85q\x01a", "<list>"),
         (b"}q\x00X\x01\0\0\0ah\x00s", "<dict>"),
-        (b"cargparse\nNamespace\n)\x81q\x00}X\x01\0\0\0ah\x00sb", "<Namespace>"),
+        (b"cargparse\nNamespace\n)\x81q\x00}X\x01\0\0\0ah\x00sb", "<argparse.Namespace>"),
         (b"\x8fq\x00(h\x00\x90", "<set>"),
         (b"K\x01q\x000K\x02q\x000h\x00", 2),  # a memo slot used again
     ],

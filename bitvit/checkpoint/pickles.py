@@ -249,14 +249,16 @@ class InertPickle:
             self.refuse(f"setting the attributes of {described(target)}")
 
     def push_storage(self, persistent_id: object) -> None:
-        """('storage', class, key, location, count) and, in the legacy format, a view, which must be None."""
+        """('storage', class, key, location, count) and, in the legacy format, a view, which must be None; or the class
+        of an nn.Module."""
         match persistent_id:
             case ("storage", Global(name=name), str(key), _, int(count), *view) if name in STORAGE_CODES:
                 if type(count) is bool or count < 0 or view not in ([], [None]):
                     raise ValueError(f"a storage of {count} elements, or a view of one")
                 self.storages[key] = Storage(STORAGE_CODES[name], key, count)
                 self.stack.append(self.storages[key])
-            case ("module", *_):
-                self.refuse("the source code of an nn.Module (torch.nn.modules.)")
+            case ("module", Global() as cls, *_):  # the legacy format: with its source code, which is text
+                self.has_module = True
+                self.stack.append(cls)
             case _:
                 raise ValueError("a persistent id that describes no storage")

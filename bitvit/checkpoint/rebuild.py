@@ -178,7 +178,7 @@ def _with_metadata(tensor: Tensor, metadata: object) -> Tensor | UnreadTensor:
     if negated and tensor.code != "b1":  # there is no minus of a bool
         return replace(tensor, negative=not tensor.negative)
     shown = listing(metadata) if isinstance(metadata, dict) else described(metadata)
-    return UnreadTensor(f"with metadata ({shown}) that is not understood,", "v.resolve_conj().resolve_neg()")
+    return UnreadTensor(f"oddly marked ({shown})", "v.resolve_conj().resolve_neg()")
 
 
 def _unread(what: str, mend: str | None = None) -> Callable[..., UnreadTensor]:
@@ -217,7 +217,7 @@ _PLAIN_CLASSES = {
     "re": "RegexFlag _compile",
     "signal": "Signals",
     "time": "struct_time",
-    "types": "SimpleNamespace",
+    "types": "GenericAlias SimpleNamespace",
     "uuid": "SafeUUID UUID",
     "zoneinfo": "ZoneInfo ZoneInfo._unpickle",
 }
@@ -257,7 +257,7 @@ _TENSOR_CALLS: dict[str, Callable[..., object]] = {
     "torch._utils _rebuild_qtensor": _unread("quantized", "v.dequantize() if v.is_quantized else v"),
     "torch._utils _rebuild_nested_tensor": _unread("nested"),
     "torch.nested._internal.nested_tensor _rebuild_njt": _unread("nested"),
-    "torch._utils _rebuild_meta_tensor_no_storage": _unread("meta (one without values)"),
+    "torch._utils _rebuild_meta_tensor_no_storage": _unread("valueless meta"),
     "torch._utils _rebuild_wrapper_subclass": _unread("wrapped"),
     "torch._utils _rebuild_device_tensor_from_numpy": _unread("device", "v.cpu()"),
     "torch._utils _rebuild_device_tensor_from_cpu_tensor": _rebuild_parameter,
@@ -276,6 +276,7 @@ CALLS: Mapping[str, Callable[..., object]] = {
     "argparse Namespace": _make_instance("argparse Namespace"),
     "copyreg _reconstructor": _reconstruct,
     "_codecs encode": _encode,
+    "_operator getitem": _opaque("type"),  # Optional[int]
     "builtins set": make_set,
     "builtins frozenset": make_set,
     "builtins list": _make_list,
@@ -315,6 +316,7 @@ NAMES = frozenset(
         *(f"torch per_{scheme}" for scheme in ("tensor_affine", "tensor_symmetric", "channel_affine")),
         *(f"torch per_channel_{scheme}" for scheme in ("symmetric", "affine_float_qparams")),
         *(f"numpy {name}" for name in _NUMPY_TYPES.split()),
+        *(f"typing {name}" for name in ("Any", "Dict", "List", "Optional", "Sequence", "Tuple", "Type", "Union")),
         *(
             f"builtins {name}"
             for name in ("bool", "bytes", "float", "int", "str", "tuple", "Ellipsis", "NotImplemented")

@@ -176,7 +176,8 @@ def _options(top: State) -> tuple[dict[str, Any] | None, list[str]]:
         fields = _fields(top.get(key))
         if fields is not None:
             inner = next(filter(None, (_fields(fields.get(name)) for name in _ARGS_KEYS)), {})  # Lightning's own
-            return {name: _plain(value) for name, value in (inner | fields).items() if isinstance(name, str)}, notes
+            merged = {name: value for name, value in (inner | fields).items() if not inner or name not in _ARGS_KEYS}
+            return {name: _plain(value) for name, value in merged.items() if isinstance(name, str)}, notes
         if top.get(key) is not None:
             notes.append(f"{key!r} is {described(top[key])}, which tells nothing of the network and of the images")
     return None, notes
@@ -184,15 +185,28 @@ def _options(top: State) -> tuple[dict[str, Any] | None, list[str]]:
 
 def _fields(value: object) -> State | None:
     """The named values of a dict or of an object, OmegaConf's among them, whose values lie in nodes."""
-    fields = value.fields if isinstance(value, Instance) else value
-    if isinstance(fields, dict) and isinstance(fields.get("_content"), dict):
-        fields = fields["_content"]
+    fields = _content(value)
+    if isinstance(fields, Instance):
+        fields = {name: field for name, field in fields.fields.items() if not _is_special(fields, name)}
     return fields if isinstance(fields, dict) else None
 
 
+def _is_special(owner: Instance, name: object) -> bool:
+    """Whether an attribute is the class's own; argparse's have the names that a script gave them."""
+    return owner.name != "argparse Namespace" and isinstance(name, str) and name.startswith("__")
+
+
+def _content(value: object) -> object:
+    """What a node of OmegaConf holds: a dict or list of nodes, or a value; anything else as it is."""
+    if isinstance(value, Instance):
+        return value.fields.get("_content", value.fields.get("_val", value))
+    return value
+
+
 def _plain(value: object) -> object:
-    if isinstance(value, Instance) and "_val" in value.fields:
-        value = value.fields["_val"]  # a node of OmegaConf
+    value = _content(value)
+    if isinstance(value, list) and len(value) <= 1000:
+        value = [_content(item) for item in value]
     scalar = str | bytes | int | float | None
     if isinstance(value, scalar):
         return value
