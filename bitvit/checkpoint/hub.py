@@ -117,7 +117,7 @@ def _from_index(path: Path) -> Parts:
     if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
         raise CheckpointError(f"{path}: is not {expected}: no weight_map from names to files in it; {FETCH_AGAIN}")
     files = sorted(set(names.values()))
-    strange = [file for file in files if Path(file).name != file or "\\" in file or "\0" in file]
+    strange = [file for file in files if not file.strip(".") or Path(file).name != file or set(file) & set("\\:\0")]
     if strange or len(files) > _MAX_SHARDS:
         what = f"names {shown(strange[0])}, which is not in its folder" if strange else f"names {len(files)} files"
         raise CheckpointError(f"{path}: {what}; {FETCH_AGAIN}")
