@@ -21,6 +21,7 @@ from bitvit.messages import listing
 __all__ = ["CALLS", "NAMES", "is_class", "is_known", "make_dict", "make_set", "modern"]
 
 _MAX_NDIM = 32  # NumPy 1's limit
+_LONGEST_NAME, _MOST_DOTS = 300, 12  # of a class's module and name
 
 
 # ---------------------------------------------------------------------------------------------------------- containers
@@ -352,6 +353,8 @@ def is_class(name: str) -> bool:
 
     Of the standard library only the classes of the tables are; others of it act when they are called.
     """
+    if len(name) > _LONGEST_NAME or name.count(".") > _MOST_DOTS:  # looking at it has to cost as little as an opcode
+        return False
     module, _, rest = name.partition(" ")
     if module.partition(".")[0] in sys.stdlib_module_names or name in NAMES:
         return False
