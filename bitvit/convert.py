@@ -6,7 +6,6 @@ whatever comes next; layer scales into `out`; the shift residuals into one stenc
 a float downsampling into its weights and a row per token.
 """
 
-import contextlib
 import os
 import time
 import warnings
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from bitvit import bits, schema
 from bitvit.config import Config, Place
-from bitvit.errors import CheckpointError, ConfigError, located
+from bitvit.errors import CheckpointError, located
 from bitvit.fold import (
     Floats,
     ShiftGroup,
@@ -32,7 +31,6 @@ from bitvit.fold import (
     sinusoidal_positions,
 )
 from bitvit.modelfile import MAX_VALUE, save_model_file
-from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from bitvit.schema import Activation, Affine
 
 if TYPE_CHECKING:
@@ -53,6 +51,8 @@ class ConversionReport:
     zero_weights: int  # centred weights that were exactly 0 and became -1
     warnings: list[str]
     seconds: float
+    notes: list[str] = field(default_factory=list)
+    """What was found, taken and assumed: where class names and preprocessing come from, averaged weights beside."""
 
 
 def convert(
@@ -69,49 +69,44 @@ def convert(
 ) -> ConversionReport:
     """Convert a BHViT checkpoint (.safetensors or .pth) into a packed model file.
 
-    checkpoint: trained with the authors' code or any with the same parameter names (SPEC section 3).
+    checkpoint: trained with the authors' code or any with the same parameter names (SPEC section 3); a file, the index
+    of several, or the folder of a Hugging Face model, whose config.json is then taken too.
     out: the file to write; never half-written.
-    config: config.json of the training run, as a path or a dict; needed only for what shapes cannot tell.
+    config: config.json of the training run, as a path, its folder or a dict; needed only for what shapes cannot tell.
     ema: take the exponential moving average of the weights (`model_ema`).
-    labels: one name a class.
-    mean, std: of R, G, B in [0, 1]; default ImageNet's.
+    labels: one name a class; default: `id2label` of config.json, if those are names.
+    mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint tells, else ImageNet's.
     resize, pad: preprocessing of images, see Preprocessing.for_image_size.
 
-    Raises CheckpointError, ConfigError or ModelFileError; nothing is written then.
+    The report's notes say what was assumed; names that stand for two classes are warned of. Raises CheckpointError,
+    ConfigError or ModelFileError; nothing is written then.
     """
-    from bitvit.checkpoint import read_network  # which only a conversion needs: every program imports this module
+    # Which only a conversion needs, and every program imports this module.
+    from bitvit.checkpoint import read_network
+    from bitvit.checkpoint.hub import parts_of, read_config
+    from bitvit.conversion import check_target, choose_labels, choose_preprocessing, repeated_labels
 
     start = time.perf_counter()
     source, target = Path(checkpoint), Path(out)
-    with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to
-        if target.samefile(source):
-            raise CheckpointError(f"{out}: is the checkpoint itself; choose another output file")
-    if os.path.isdir(target):  # noqa: PTH112 - unlike Path.is_dir never raises
-        raise CheckpointError(
-            f"{out}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
-        )
-    network = read_network(source, config=config, ema=ema)
-    shape = network.config
-    names = _checked_labels(labels, shape)
-    preprocessing = Preprocessing.for_image_size(
-        shape.image_size,
-        mean=_triple("mean", mean, IMAGENET_MEAN),
-        std=_triple("std", std, IMAGENET_STD),
-        resize=resize,
-        pad=pad,
-    )
+    check_target(target, parts_of(source).files)
+    fields = read_config(config)
+    network = read_network(source, config=fields, ema=ema)
+    shape, found = network.config, network.checkpoint
+    names, about_names = choose_labels(labels, found.config if fields is None else fields, shape)
+    preprocessing, about_images = choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
     with located(source):
         packed = pack(network)
-        notes = [f"{source}: {note}" for note in packed.notes()]
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
+        faults = [f"{source}: {fault}" for fault in packed.notes()]
+    faults += repeated_labels(names or ())
+    for fault in faults:
+        warnings.warn(fault, stacklevel=2)
     save_model_file(
         target,
         packed.tensors,
         config=shape,
         preprocessing=preprocessing,
         labels=names,
-        source_sha256=network.checkpoint.sha256,
+        source_sha256=found.sha256,
     )
     return ConversionReport(
         path=target,
@@ -120,39 +115,10 @@ def convert(
         binary_weights=packed.binary_weights,
         float_parameters=sum(t.size for t in packed.tensors.values() if t.dtype == np.float32),
         zero_weights=packed.zero_weights,
-        warnings=notes,
+        warnings=faults,
         seconds=time.perf_counter() - start,
+        notes=[*found.notes, *about_names, *about_images],
     )
-
-
-def _checked_labels(labels: Sequence[str] | None, config: Config) -> tuple[str, ...] | None:
-    if labels is None:
-        return None
-    if len(labels) != config.num_classes:
-        raise ConfigError(
-            f"labels: {len(labels)} names for {config.num_classes} classes; give one name a class, in order"
-        )
-    names = tuple(str(label) for label in labels)
-    try:
-        "".join(names).encode()
-    except UnicodeEncodeError as problem:
-        raise ConfigError(
-            f"labels: {problem.object[problem.start]!r} is half of a surrogate pair; give names that are text"
-        ) from None
-    return names
-
-
-def _triple(
-    name: str, values: Sequence[float] | None, default: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    if values is None:
-        return default
-    if len(values) == 1:
-        values = [values[0]] * 3
-    if len(values) != 3:
-        raise ConfigError(f"{name}: {len(values)} values, expected one, or three for R, G, B")
-    r, g, b = (float(v) for v in values)
-    return r, g, b
 
 
 # ------------------------------------------------------------------------------------------------------------- packing

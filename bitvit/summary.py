@@ -148,7 +148,7 @@ def _summarize_packed(path: Path) -> Summary:
 def _summarize_checkpoint(path: Path, config_json: str | os.PathLike[str] | Mapping[str, Any] | None) -> Summary:
     network = read_network(path, config=config_json)
     rows = _rows(network.config, network.parameters, packed=False)
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in network.checkpoint.files)
     return Summary(
         path=path,
         packed=False,

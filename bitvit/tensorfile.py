@@ -17,18 +17,20 @@ from typing import Any, BinaryIO
 
 from bitvit.messages import shown
 
-__all__ = ["MAX_HEADER", "SIZES", "Entry", "FormatError", "Header", "parse_json", "read_header"]
+__all__ = ["BITS", "MAX_HEADER", "Entry", "FormatError", "Header", "UnknownTypeError", "parse_json", "read_header"]
 
 MAX_HEADER = 4 << 20  # bytes; BHViT-small has 0.2 MB
 PREFIX = 8  # bytes before the header
 
-SIZES = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
 }
-"""Bytes of an element."""
+"""Bits of an element."""
 
 _METADATA = "__metadata__"
 _MAX_ELEMENTS = 1 << 60  # no product of a tensor's dimensions may exceed it, those of 0 left out
@@ -37,6 +39,10 @@ _MAX_DIGITS = 100  # Python reads a number in the square of its length
 
 class FormatError(ValueError):
     """The file is not well formed; its text says why, but neither which file nor what to do."""
+
+
+class UnknownTypeError(FormatError):
+    """A tensor's dtype is none of `BITS`: the file may be of a later format."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +132,15 @@ def _entry(name: str, fields: object, start: int) -> Entry:
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{shown(name)} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in SIZES:
-        raise FormatError(f"{shown(name)} has dtype {shown(dtype)}, expected one of {', '.join(SIZES)}")
+    if not isinstance(dtype, str) or dtype not in BITS:
+        error = UnknownTypeError if isinstance(dtype, str) else FormatError
+        raise error(f"{shown(name)} has dtype {shown(dtype)}, expected one of {', '.join(BITS)}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise FormatError(f"{shown(name)} has a shape or data_offsets that are not counts")
     if math.prod(side for side in shape if side) > _MAX_ELEMENTS:
         raise FormatError(f"{shown(name)} has shape {shown(shape)}: too many elements to count")
     begin, end = offsets
-    if end - begin != math.prod(shape) * SIZES[dtype]:
+    if 8 * (end - begin) != math.prod(shape) * BITS[dtype]:
         raise FormatError(f"{shown(name)} of {dtype} and shape {shown(shape)} has {end - begin} bytes")
     return Entry(dtype, tuple(shape), start + begin, start + end)
 

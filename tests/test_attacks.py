@@ -131,6 +131,19 @@ BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "directory.pth": (_directory, "its directory has more than 4194304 bytes"),
     "sets.pth": (_pth(repeated(b"\x8f", 15 * MEGABYTE)), "takes more than 600000 steps"),
     "globals.pth": (_pth(repeated(b"cargparse\nNamespace\n", 15 * MEGABYTE)), "takes more than 600000 steps"),
+    "objects.pth": (
+        _pth(b"\x80\x02c__main__\nModel\nq\x010(" + b"h\x01)\x81" * MEGABYTE + b"t."), "takes more than 600000 steps"
+    ),
+    "names.pth": (
+        _pth(
+            b"\x80\x02" + text("A." * 12 + "A" * 270) + b"q\x01" + text("a") + b"q\x0200("
+            + b"h\x02h\x01\x93)\x81" * MEGABYTE + b"t."
+        ), "takes more than 600000 steps",
+    ),
+    "fields.pth": (
+        _pth(b"\x80\x02c__main__\nModel\nq\x010(" + b"h\x01)\x81}X\1\0\0\0aNsb" * MEGABYTE + b"t."),
+        "takes more than 600000 steps",
+    ),
     "pickles.pth": (  # each of five pickles short enough
         _legacy(repeated(b"]", 500_000), repeated(b"]", 500_000)), "takes more than 600000 steps"
     ),
@@ -264,7 +277,7 @@ def test_attributes_are_data(tmp_path: Path) -> None:
         (b"]q\x00h\x00a", "<list>"),  # a list in itself
         (b"]q\x00h\x00\x85q\x01a", "<list>"),
         (b"}q\x00X\x01\0\0\0ah\x00s", "<dict>"),
-        (b"cargparse\nNamespace\n)\x81q\x00}X\x01\0\0\0ah\x00sb", "<Namespace>"),
+        (b"cargparse\nNamespace\n)\x81q\x00}X\x01\0\0\0ah\x00sb", "<argparse.Namespace>"),
         (b"\x8fq\x00(h\x00\x90", "<set>"),
         (b"K\x01q\x000K\x02q\x000h\x00", 2),  # a memo slot used again
     ],

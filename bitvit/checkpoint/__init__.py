@@ -1,14 +1,15 @@
 """Training checkpoints: from a file that anyone may have written to a trained network with our names.
 
-file      bytes of it                     values    what a pickle may hold, and becomes
-sniff     which format it is              pickles   the inert pickle machine
-elements  types of numbers                state     from pickle to state dict
-torchzip, legacy, safetensors             the three formats
+file      bytes of it                     inert       stand-ins for what a pickle holds
+hub       folders and shards              rebuild     which globals a pickle may speak of
+sniff     which format it is              pickles     the inert pickle machine
+dtypes    types of numbers                state_dict  from pickle to state dict
+prefixes  wrappers' names                 torchzip, legacy, safetensors: the three formats
 read      read_checkpoint: file -> state dict, under the authors' names
 
-names     the authors' names and ours     infer     state dict -> Config
-shapes    what a network must hold        check     what it must not
-network   read_network: file -> TrainedNetwork
+names     the authors' names and ours     infer       state dict -> Config
+shapes    what a network must hold        check       what it must not
+training  of which images and classes     network     read_network: file -> TrainedNetwork
 """
 
 from typing import TYPE_CHECKING, Any

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SAFETENSORS_CODES", "STORAGE_CODES", "TORCH_CODES", "native", "stored_dtype"]
+__all__ = ["SAFETENSORS_CODES", "STORAGE_CODES", "TORCH_CODES", "UNREAD_CODES", "native", "stored_dtype"]
 
 
 class _Element(NamedTuple):
@@ -31,16 +31,38 @@ _ELEMENTS = (
     _Element("b1", "BOOL", "BoolStorage", "bool"),
 )
 
+# Elements whose storages are only skipped: torch's storage class, and how many bytes each takes.
+_UNREAD = {
+    "complex64": ("ComplexFloatStorage", 8),
+    "complex128": ("ComplexDoubleStorage", 16),
+    "qint8": ("QInt8Storage", 1),
+    "quint8": ("QUInt8Storage", 1),
+    "qint32": ("QInt32Storage", 4),
+    "quint4x2": ("QUInt4x2Storage", 1),
+    "quint2x4": ("QUInt2x4Storage", 1),
+}
+
 # Globals of a pickle are spelt 'module name', as in the GLOBAL opcode.
 SAFETENSORS_CODES = {element.safetensors: element.code for element in _ELEMENTS}
-STORAGE_CODES = {f"torch {element.storage}": element.code for element in _ELEMENTS if element.storage}
+UNREAD_CODES = frozenset(_UNREAD)
+"""Codes of elements that have a size but become no array: torch's names of them."""
+STORAGE_CODES = {
+    f"{module} {storage}": code
+    for module in ("torch", "torch.cuda")
+    for storage, code in (
+        *((element.storage, element.code) for element in _ELEMENTS if element.storage),
+        *((storage, code) for code, (storage, _) in _UNREAD.items()),
+    )
+}
 STORAGE_CODES |= {"torch UntypedStorage": "u1", "torch.storage UntypedStorage": "u1"}
 TORCH_CODES = {f"torch {element.torch}": element.code for element in _ELEMENTS}
 
 
 def stored_dtype(code: str, order: str) -> np.dtype[Any]:
     """How elements of a code lie in a file of byte order '<' or '>': bfloat16 as a float32's upper half, bool as a
-    byte."""
+    byte; those of `UNREAD_CODES` as so many bytes."""
+    if code in UNREAD_CODES:
+        return np.dtype(f"V{_UNREAD[code][1]}")
     return np.dtype(order + {"bf16": "u2", "b1": "u1"}.get(code, code))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,12 +40,13 @@ def size(file: io.BufferedReader) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def sha256(file: io.BufferedReader) -> str:
-    """Hex digest of the whole file."""
+def sha256(files: Iterable[io.BufferedReader]) -> str:
+    """Hex digest of whole files, one after the other."""
     digest = hashlib.sha256()
-    file.seek(0)
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    for file in files:
+        file.seek(0)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

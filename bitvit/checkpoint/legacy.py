@@ -9,13 +9,13 @@ from bitvit.checkpoint.inert import Storage, described
 from bitvit.checkpoint.pickles import MAX_PICKLE, InertPickle
 from bitvit.checkpoint.remedies import FETCH_AGAIN, RESAVE
 from bitvit.checkpoint.sniff import LEGACY_MAGIC
-from bitvit.checkpoint.state_dict import Content, Source, select
+from bitvit.checkpoint.state_dict import Source, Stored, select
 from bitvit.errors import CheckpointError
 
 __all__ = ["read_legacy"]
 
 
-def read_legacy(file: io.BufferedReader, ema: bool) -> Content:
+def read_legacy(file: io.BufferedReader, ema: bool) -> Stored:
     """The state dict and options in a file of the old format. Raises CheckpointError."""
     content, extents = _pickles(file)
 

@@ -11,18 +11,15 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint import names
 from bitvit.checkpoint.check import check_state
+from bitvit.checkpoint.hub import ConfigSource, read_config
 from bitvit.checkpoint.infer import assumptions, infer_config
 from bitvit.config import Config
-from bitvit.errors import ConfigError, located
-from bitvit.files import read_json
+from bitvit.errors import located
 
 if TYPE_CHECKING:
     from bitvit.checkpoint.read import Checkpoint
 
 __all__ = ["TrainedNetwork", "read_network", "trained_network"]
-
-ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | None
-"""config.json of the training run: its path, or its fields, of which only those are needed that shapes do not tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,8 @@ def read_network(
 ) -> TrainedNetwork:
     """Read a training checkpoint and find out which network it is of.
 
-    config: config.json of the training run, as a path or its fields; needed only for what shapes do not tell.
+    config: config.json of the training run, as a path, the folder that it is in, or its fields; needed only for what
+    shapes do not tell. Default: that of the folder, if path is the folder of a Hugging Face model.
     ema: take the averaged weights. ignore: fields of config.json and options of the training that change nothing,
     though they are not known. Raises CheckpointError or ConfigError.
     """
@@ -70,7 +68,7 @@ def trained_network(
     checkpoint: "Checkpoint", config: ConfigSource = None, ignore: Collection[str] = ()
 ) -> TrainedNetwork:
     """The network of a checkpoint that has been read. Arguments and errors as for `read_network`."""
-    fields = _read_config(config)
+    fields = checkpoint.config if config is None else read_config(config)
     sequence = []
     if (state := _plain_classifier(checkpoint.state)) is not checkpoint.state:
         checkpoint = dataclasses.replace(checkpoint, state=state)
@@ -97,14 +95,3 @@ def _checked(checkpoint: "Checkpoint", config: Config) -> TrainedNetwork:
     with located(checkpoint.path):
         check_state(checkpoint.state, config)
     return TrainedNetwork(checkpoint, config, names.rename(config, checkpoint.state))
-
-
-def _read_config(config: ConfigSource) -> Mapping[str, Any] | None:
-    """The fields of a config.json. Raises ConfigError."""
-    if config is None or isinstance(config, Mapping):
-        return config
-    read = read_json(config, ConfigError, "the config.json of the model")
-    if not isinstance(read, dict):
-        where = os.fspath(config)
-        raise ConfigError(f"{where}: holds a JSON {type(read).__name__}, expected an object with fields such as depths")
-    return read

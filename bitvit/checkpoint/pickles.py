@@ -1,8 +1,8 @@
 """The inert pickle machine.
 
 A .pth file is a pickle, and a pickle is a program. None is ever given to `pickle`: `InertPickle` walks the opcodes with
-`pickletools.genops`, a parser that calls nothing, and builds inert values (inert.py). A global that is not in the two
-tables there ends the reading, and so does an opcode that is not below.
+`pickletools.genops`, a parser that calls nothing, and builds inert values (inert.py). A global that rebuild.py does not
+know ends the reading, and so does an opcode that is not below.
 """
 
 import contextlib
@@ -13,18 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from bitvit.checkpoint.dtypes import STORAGE_CODES
-from bitvit.checkpoint.inert import (
-    CALLS,
-    NAMES,
-    Global,
-    Namespace,
-    Opaque,
-    Storage,
-    described,
-    make_dict,
-    make_set,
-    weight,
-)
+from bitvit.checkpoint.inert import Global, Instance, Opaque, Storage, described, weight
+from bitvit.checkpoint.rebuild import CALLS, is_class, is_known, make_dict, make_set, modern
 from bitvit.checkpoint.remedies import FETCH_AGAIN, RESAVE
 from bitvit.errors import CheckpointError
 
@@ -35,6 +25,8 @@ MAX_WORK = (
     600_000  # opcodes and copied elements of a file; that one has about 3e5. Bounds time to 2 s, memory to 150 MB
 )
 _MAX_INT_BITS = 1024  # the largest legitimate one is the 77-bit magic number of the legacy format
+
+_MODULES = "torch.nn.modules."
 
 # Opcodes that push the value pickletools has parsed for them.
 LITERALS = {
@@ -60,6 +52,7 @@ class InertPickle:
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
         self.storages: dict[str, Storage] = {}  # by key, of all the pickles
+        self.has_module = False  # whether an nn.Module has been met
 
     def run(self) -> object:
         """The next pickle's object; the stream then stands behind the pickle."""
@@ -153,15 +146,15 @@ class InertPickle:
     def refuse(self, what: str) -> NoReturn:
         """End the reading: the pickle wants something that is not on the allow-lists."""
         arguments = (what, *self.remaining_arguments())
-        if any(isinstance(argument, str) and "torch.nn.modules." in argument for argument in arguments):
-            kind = "it is a whole pickled nn.Module, not a state dict"
-        elif "torch._utils." in what or what.endswith("Storage'") or "torch.float" in what:
+        if self.has_module or any(isinstance(text, str) and _MODULES in text for text in arguments):
+            kind = "it holds a whole pickled nn.Module, not only a state dict"
+        elif "torch._utils." in what:
             kind = "it holds a kind of tensor that no BHViT has"
         else:
             kind = "it holds more than plain values"
         raise CheckpointError(
             f"the pickle asks for {what} at byte {self.position}: {kind}; "
-            f"only tensors and plain Python values are read, and nothing was executed; {RESAVE}"
+            f"only tensors, plain values and objects of plain classes are read, and nothing was executed; {RESAVE}"
         )
 
     def remaining_arguments(self) -> Iterator[object]:
@@ -198,18 +191,23 @@ class InertPickle:
 
     def extend(self, items: list[object]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Instance):
+            return  # items of a list's subclass have no names
         if not isinstance(target, list):
             raise ValueError(f"items appended to {described(target)}, which is not a list")
         target.extend(items)
 
     def set_items(self, items: list[object]) -> None:
         target = self.stack[-1]
-        if not isinstance(target, dict) or len(items) % 2:
+        fields = target.fields if isinstance(target, Instance) else target
+        if not isinstance(fields, dict) or len(items) % 2:
             raise ValueError(f"{len(items)} keys and values put into {described(target)}")
-        target.update(make_dict(list(zip(items[::2], items[1::2], strict=True))))
+        fields.update(make_dict(list(zip(items[::2], items[1::2], strict=True))))
 
     def add_items(self, items: list[object]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Instance):
+            return
         if not isinstance(target, set):
             raise ValueError(f"items added to {described(target)}, which is not a set")
         target.update(make_set(items))
@@ -218,37 +216,49 @@ class InertPickle:
 
     def push_global(self, name: str) -> None:
         self.charge(2)  # its text makes it the slowest of opcodes
-        if name not in CALLS and name not in NAMES:
+        name = modern(name)
+        if not is_known(name):
             self.refuse(f"the global {described(name.replace(' ', '.'))}")
+        self.has_module |= name.startswith(_MODULES)
         self.stack.append(Global(name))
 
     def call(self, function: object, args: object, options: object = None) -> None:
-        """Push what a function of `CALLS` makes of the arguments."""
-        if not isinstance(function, Global) or function.name not in CALLS or options:
+        """Push what a function of `CALLS` makes of the arguments, or an object of a class."""
+        if not isinstance(function, Global) or not (
+            is_class(function.name) or (function.name in CALLS and not options)
+        ):
             self.refuse(f"a call of {described(function)}")
         if not isinstance(args, tuple):
             raise ValueError(f"{function.name} called with {described(args)} in place of arguments")
         self.charge(len(args) + sum(weight(arg) for arg in args))
-        self.stack.append(CALLS[function.name](*args))
+        if function.name in CALLS:
+            self.stack.append(CALLS[function.name](*args))
+        else:
+            self.charge(2)
+            self.stack.append(Instance(function.name))
 
     def build(self, state: object) -> None:
-        """Attributes of the object on the stack: kept for a Namespace, of no use for an OrderedDict (`_metadata`)."""
+        """Attributes of the object on the stack: kept for an Instance, of no use for an OrderedDict (`_metadata`)."""
         target = self.stack[-1]
-        if isinstance(target, Namespace):
-            self.charge(weight(state))
-            target.fields.update(make_dict(state))
-        elif not isinstance(target, dict | Opaque):
+        if isinstance(target, Instance):
+            for fields in state if isinstance(state, tuple) and len(state) == 2 else (state,):  # dict, and slots
+                if isinstance(fields, dict):
+                    self.charge(weight(fields))
+                    target.fields.update(make_dict(fields))
+        elif not isinstance(target, dict | list | set | Opaque):
             self.refuse(f"setting the attributes of {described(target)}")
 
     def push_storage(self, persistent_id: object) -> None:
-        """('storage', class, key, location, count) and, in the legacy format, a view, which must be None."""
+        """('storage', class, key, location, count) and, in the legacy format, a view, which must be None; or the class
+        of an nn.Module."""
         match persistent_id:
             case ("storage", Global(name=name), str(key), _, int(count), *view) if name in STORAGE_CODES:
                 if type(count) is bool or count < 0 or view not in ([], [None]):
                     raise ValueError(f"a storage of {count} elements, or a view of one")
                 self.storages[key] = Storage(STORAGE_CODES[name], key, count)
                 self.stack.append(self.storages[key])
-            case ("module", *_):
-                self.refuse("the source code of an nn.Module (torch.nn.modules.)")
+            case ("module", Global() as cls, *_):  # the legacy format: with its source code, which is text
+                self.has_module = True
+                self.stack.append(cls)
             case _:
                 raise ValueError("a persistent id that describes no storage")

@@ -1,7 +1,8 @@
 """From what was pickled to a state dict of arrays: which of its dicts it is, and the tensors of that one alone."""
 
 import io
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,22 +10,33 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint.dtypes import native, stored_dtype
 from bitvit.checkpoint.file import Extent, read_extent, size
-from bitvit.checkpoint.inert import Global, Namespace, Storage, Tensor, described, kind_of
-from bitvit.checkpoint.remedies import RESAVE
+from bitvit.checkpoint.inert import Global, Instance, Storage, Tensor, UnreadTensor, described, kind_of
+from bitvit.checkpoint.prefixes import has_network
+from bitvit.checkpoint.remedies import RESAVE, rewritten
 from bitvit.errors import CheckpointError
 from bitvit.messages import listing, shown
 
-__all__ = ["MAX_GROWTH", "Content", "Source", "check_finite", "no_ema", "select", "strip_prefixes"]
+__all__ = ["MAX_GROWTH", "Source", "Stored", "check_finite", "no_ema", "select"]
 
 MAX_GROWTH = 4  # a state dict of more than this many times its file's size can only be overlapping views
 
 
-class Content(NamedTuple):
-    """What the readers of the three formats return."""
+class Stored(NamedTuple):
+    """What the readers of the three formats return: a state dict whose tensors are not read yet."""
 
-    state: dict[str, NDArray[Any]]
-    args: dict[str, Any] | None
-    has_ema: bool
+    names: Collection[str]
+    read: Callable[[Mapping[str, str]], dict[str, NDArray[Any]]]
+    """The tensors of some of the names, under the names that they are given. Raises CheckpointError."""
+    keys: tuple[object, ...] | None
+    """Where in a .pth the state dict is; None: the file is a .safetensors."""
+    args: dict[str, Any] | None = None
+    averages: str | None = None
+    """The key of averaged weights."""
+    is_averaged: bool = False
+    """Whether the state dict is that of the averaged weights."""
+    instead: str = "a .safetensors file holds one state dict"
+    """What the file has where it has no averaged weights."""
+    notes: tuple[str, ...] = ()
 
 
 class Source(NamedTuple):
@@ -36,23 +48,42 @@ class Source(NamedTuple):
 
 
 _STATE_KEYS = ("model", "state_dict", "model_state_dict")
-_EMA_KEYS = ("model_ema", "state_dict_ema")
+_EMA_KEYS = (
+    *("model_ema", "state_dict_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "model_ema_v2"),
+    *("swa_model", "swa_state_dict", "averaged_model"),
+)
+_INNER_KEYS = (*_STATE_KEYS, "module", "shadow")
+_ARGS_KEYS = ("args", "hyper_parameters", "hparams", "opt")
+
+State = dict[Any, Any]
+Place = tuple[object, ...]  # the keys that lead to a state dict
 
 
-def select(file: io.BufferedReader, source: Source, ema: bool) -> Content:
-    """Find the wanted state dict and the options in what was pickled, and read that state dict's tensors.
-
-    Raises CheckpointError.
-    """
-    top = source.content
+def select(file: io.BufferedReader, source: Source, ema: bool) -> Stored:
+    """Find the wanted state dict and the options in what was pickled. Raises CheckpointError."""
+    top, path = source.content, os.fsdecode(file.name)
     if not isinstance(top, dict):
-        raise CheckpointError(f"holds {described(top)}, expected a state dict; {RESAVE}")
-    averaged = next((top[key] for key in _EMA_KEYS if isinstance(top.get(key), dict)), None)
-    if ema and averaged is None:
-        raise no_ema(f"found {listing(top)}, expected {_EMA_KEYS[0]!r}")
-    chosen = averaged if ema and averaged is not None else _trained(top)
-    tensors = _tensors(chosen)
-    return Content(strip_prefixes(_decode(file, source, tensors)), _plain_args(top), averaged is not None)
+        raise _no_state_dict(path, top)
+    averaged = next(filter(None, (_averaged(top, key) for key in _EMA_KEYS)), None)
+    chosen, place = averaged if ema and averaged else _trained(top, path, averaged)
+    tensors = _tensors(chosen, path, place)
+    args, notes = _options(top)
+    if place and place[0] not in (*_STATE_KEYS, *_EMA_KEYS):
+        notes.append(f"the state dict is that of {shown(place[0])}")
+
+    def read(names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+        return _decode(file, source, {new: tensors[name] for name, new in names.items()})
+
+    return Stored(
+        names=tensors,
+        read=read,
+        keys=place,
+        args=args,
+        averages=str(averaged[1][0]) if averaged else None,
+        is_averaged=bool(ema and averaged),
+        instead=f"found {listing(top)}, expected {_EMA_KEYS[0]!r}",
+        notes=tuple(notes),
+    )
 
 
 def no_ema(found: str) -> CheckpointError:
@@ -60,63 +91,128 @@ def no_ema(found: str) -> CheckpointError:
     return CheckpointError(f"has no averaged (EMA) weights: {found}; read it without ema")
 
 
-def _trained(top: dict[Any, Any]) -> dict[Any, Any]:
+def _averaged(top: State, key: str) -> tuple[State, Place] | None:
+    """The averaged weights under a key."""
+    if not isinstance(top.get(key), dict):
+        return None
+    state, place = _within(top[key], (key,))
+    return (state, place) if key in _EMA_KEYS[:2] or _has_tensors(state) else None
+
+
+def _trained(top: State, path: str, averaged: object) -> tuple[State, Place]:
     """The state dict inside a training script's dict, or that dict itself."""
     for key in _STATE_KEYS:
         if isinstance(top.get(key), dict):
-            return top[key]
-    if any(isinstance(value, Tensor) for value in top.values()):
-        return top
-    raise CheckpointError(
+            return _within(top[key], (key,))
+    if _has_tensors(top):
+        return top, ()
+    networks = [key for key, value in top.items() if isinstance(value, dict) and has_network(value)]
+    networks = [key for key in networks if key not in _EMA_KEYS]
+    if len(networks) == 1:
+        return top[networks[0]], (networks[0],)
+    if networks:
+        remedy = rewritten(path, networks[:1])
+        raise CheckpointError(f"holds {len(networks)} networks: {listing(networks)}; save one of them alone; {remedy}")
+    if averaged:
+        raise CheckpointError("holds averaged (EMA) weights and no others; convert it with --ema (ema=True)")
+    raise _no_state_dict(path, top)
+
+
+def _within(state: State, place: Place) -> tuple[State, Place]:
+    """A state dict, or the one that is inside it under a usual name."""
+    for key in () if _has_tensors(state) else _INNER_KEYS:
+        inner = state.get(key)
+        if isinstance(inner, dict) and _has_tensors(inner):
+            return inner, (*place, key)
+    return state, place
+
+
+def _has_tensors(state: State) -> bool:
+    return any(isinstance(value, Tensor | UnreadTensor) for value in state.values())
+
+
+def _no_state_dict(path: str, top: object) -> CheckpointError:
+    """The error of a file without a state dict: says whether it holds a whole network."""
+    members = top.items() if isinstance(top, dict) else [(None, top)]
+    for key, value in members:
+        if isinstance(value, Instance) and value.is_module:
+            place = f"[{key!r}]" if isinstance(top, dict) else ""
+            return CheckpointError(
+                f"holds <{kind_of(value)}>, a whole pickled nn.Module, expected a state dict; if you trust the file, "
+                "write its weights where the code of its class can be imported: import torch; torch.save("
+                f"torch.load({path!r}, weights_only=False){place}.state_dict(), 'weights.pth')"
+            )
+    if not isinstance(top, dict):
+        return CheckpointError(f"holds {described(top)}, expected a state dict; {RESAVE}")
+    return CheckpointError(
         f"no state dict inside: found {listing(top) or 'nothing'}, "
         f"expected one of {', '.join(map(repr, _STATE_KEYS))} or tensors; {RESAVE}"
     )
 
 
-def _tensors(state: dict[Any, Any]) -> dict[str, Tensor]:
+def _tensors(state: State, path: str, place: Place) -> dict[str, Tensor]:
     """The state dict, once all its names are text and all its values tensors."""
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
+            mend = value.mend if isinstance(value, UnreadTensor) else _MENDS.get(kind_of(value))
             raise CheckpointError(
-                f"entry {described(name)} of the state dict is {described(value)}, expected a tensor; {RESAVE}"
+                f"entry {described(name)} of the state dict is {described(value)}, expected a tensor of an ordinary "
+                f"dtype; {rewritten(path, place, value=mend) if mend else RESAVE}"
             )
     if not state:
         raise CheckpointError(f"the state dict is empty; {RESAVE}")
     return state
 
 
-def _plain_args(top: dict[Any, Any]) -> dict[str, Any] | None:
-    """The training script's options, without anything nested: a few bytes of pickle can nest without end."""
-    args = top.get("args")
-    fields = args.fields if isinstance(args, Namespace) else args
-    if not isinstance(fields, dict):
-        return None
-    return {name: _plain(value) for name, value in fields.items() if isinstance(name, str)}
+_MENDS = {"NumPy array": "torch.as_tensor(v)", "NumPy scalar": "torch.as_tensor(v)"}
+
+# ------------------------------------------------------------------------------------------------------------- options
+
+
+def _options(top: State) -> tuple[dict[str, Any] | None, list[str]]:
+    """The training script's options, without anything nested, and notes about those that cannot be read."""
+    notes: list[str] = []
+    for key in _ARGS_KEYS:
+        fields = _fields(top.get(key))
+        if fields is not None:
+            inner = next(filter(None, (_fields(fields.get(name)) for name in _ARGS_KEYS)), {})  # Lightning's own
+            merged = {name: value for name, value in (inner | fields).items() if not inner or name not in _ARGS_KEYS}
+            return {name: _plain(value) for name, value in merged.items() if isinstance(name, str)}, notes
+        if top.get(key) is not None:
+            notes.append(f"{key!r} is {described(top[key])}, which tells nothing of the network and of the images")
+    return None, notes
+
+
+def _fields(value: object) -> State | None:
+    """The named values of a dict or of an object, OmegaConf's among them, whose values lie in nodes."""
+    fields = _content(value)
+    if isinstance(fields, Instance):
+        fields = {name: field for name, field in fields.fields.items() if not _is_special(fields, name)}
+    return fields if isinstance(fields, dict) else None
+
+
+def _is_special(owner: Instance, name: object) -> bool:
+    """Whether an attribute is the class's own; argparse's have the names that a script gave them."""
+    return owner.name != "argparse Namespace" and isinstance(name, str) and name.startswith("__")
+
+
+def _content(value: object) -> object:
+    """What a node of OmegaConf holds: a dict or list of nodes, or a value; anything else as it is."""
+    if isinstance(value, Instance):
+        return value.fields.get("_content", value.fields.get("_val", value))
+    return value
 
 
 def _plain(value: object) -> object:
+    value = _content(value)
+    if isinstance(value, list) and len(value) <= 1000:
+        value = [_content(item) for item in value]
     scalar = str | bytes | int | float | None
     if isinstance(value, scalar):
         return value
     if isinstance(value, list | tuple) and len(value) <= 1000 and all(isinstance(item, scalar) for item in value):
         return value
     return value.name.replace(" ", ".") if isinstance(value, Global) else f"<{kind_of(value)}>"
-
-
-def strip_prefixes(state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Take off what DistributedDataParallel ('module.') and torch.compile ('_orig_mod.') put before the names.
-
-    CheckpointError if two names become one.
-    """
-    stripped: dict[str, NDArray[Any]] = {}
-    for full, array in state.items():
-        name = full
-        while name.startswith(("module.", "_orig_mod.")):
-            name = name.partition(".")[2]
-        if name in stripped:
-            raise CheckpointError(f"{shown(name)} occurs with and without a prefix such as 'module.'; {RESAVE}")
-        stripped[name] = array
-    return stripped
 
 
 # ---------------------------------------------------------------------------------------------- from storage to array
@@ -150,7 +246,8 @@ def _tensor_array(raw: NDArray[np.uint8], tensor: Tensor, order: str) -> NDArray
     picked = np.lib.stride_tricks.as_strided(elements, tensor.size, [step * dtype.itemsize for step in tensor.stride])
     if picked.nbytes != raw.nbytes or not picked.flags.c_contiguous:
         picked = picked.copy(order="C")
-    return native(picked, tensor.code)
+    array = native(picked, tensor.code)
+    return np.negative(array) if tensor.negative else array
 
 
 def check_finite(state: Mapping[str, NDArray[Any]]) -> None:

@@ -10,7 +10,7 @@ from bitvit.checkpoint.file import Extent, read_bytes, read_extent
 from bitvit.checkpoint.inert import Storage
 from bitvit.checkpoint.pickles import MAX_PICKLE, InertPickle
 from bitvit.checkpoint.remedies import FETCH_AGAIN, GIVE_CHECKPOINT, RESAVE, UNPACK
-from bitvit.checkpoint.state_dict import Content, Source, select
+from bitvit.checkpoint.state_dict import Source, Stored, select
 from bitvit.errors import CheckpointError, located
 from bitvit.messages import listing, shown
 
@@ -28,7 +28,7 @@ class _Member(NamedTuple):
     stop: int
 
 
-def read_zip(file: io.BufferedReader, ema: bool) -> Content:
+def read_zip(file: io.BufferedReader, ema: bool) -> Stored:
     """The state dict and options in an archive. Raises CheckpointError."""
     entries, stop = _directory(file)
     prefix = _prefix([entry.filename for entry in entries])

@@ -12,26 +12,32 @@ if TYPE_CHECKING:
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="SRC", help="Training checkpoint, .safetensors or .pth.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Training checkpoint: .safetensors, .pth, or a Hugging Face folder.")
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Packed model to write, .safetensors.")],
     config: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSON", help="config.json of the training, for sizes that the checkpoint does not determine."
+            metavar="JSON",
+            help="config.json of the training, or its folder, for sizes that the checkpoint does not determine.",
         ),
     ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Convert the averaged weights ('model_ema').")] = False,
     labels: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Class names: a text file with one per line, or .json with a list or {number: name}."
+            metavar="FILE",
+            help="Class names: a text file with one per line, or .json with a list or {number: name}. "
+            "Default: id2label of config.json.",
         ),
     ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
             metavar="R,G,B",
-            help="Mean of each channel, on a scale from 0 to 1, or one number for all three. Default: ImageNet's.",
+            help="Mean of each channel, on a scale from 0 to 1, or one number for all three. Default: that of the "
+            "training, as far as the checkpoint tells, else ImageNet's.",
         ),
     ] = None,
     std: Annotated[
@@ -102,3 +108,5 @@ def _print_report(report: "ConversionReport") -> None:
     print(f"{printable(str(report.path))}: {report.bytes:,} bytes in {report.seconds:.1f} s")
     print(f"  {report.binary_weights:,} weights of 1 bit, {report.float_parameters:,} float32")
     print(f"  {config.image_size} x {config.image_size} pixels, {config.num_classes} classes")
+    for note in report.notes:
+        print(f"  note: {printable(note)}")

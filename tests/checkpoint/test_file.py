@@ -17,7 +17,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    refuse(tmp_path, "is a folder, expected a file")
+    refuse(tmp_path, "is a folder without model.safetensors or pytorch_model.bin")
 
 
 def test_path_with_a_nul(tmp_path: Path) -> None:

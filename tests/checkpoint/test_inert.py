@@ -67,7 +67,7 @@ def test_rebuilds_what_checkpoints_hold_beside_tensors(tmp_path: Path) -> None:
         "queue": [7],
         "bytes": b"\x00\xff",
         "tensor": "<tensor>",
-        "namespace": "<Namespace>",
+        "namespace": "<argparse.Namespace>",
         "complex": "<complex>",
         "popped": 1,
         "pop mark": 1,
@@ -143,11 +143,3 @@ def test_tensors_outside_their_storage_are_refused(
 )
 def test_malformed_tensors_are_refused(tmp_path: Path, value: Raw, problem: str) -> None:
     refuse(write_zip(tmp_path / "t.pth", {"w": value}, {"0": FIVE}), "malformed or truncated pickle", problem)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    ["torch ComplexFloatStorage", "torch QInt8Storage", "torch float8_e4m3fn", "torch._utils _rebuild_sparse_tensor"],
-)
-def test_other_kinds_of_tensor_are_named(tmp_path: Path, asked: str) -> None:
-    refuse(write_zip(tmp_path / "t.pth", {"w": glob(*asked.split())}, {}), "a kind of tensor that no BHViT has")

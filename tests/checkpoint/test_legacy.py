@@ -6,12 +6,18 @@ import pytest
 
 from bitvit.checkpoint import read_checkpoint
 from tests.support.checkpoints import FIVE, assert_same, refuse, write_legacy
-from tools.fuzz.pickles import MAGIC, Raw, call, emit, pickled, storage, tensor
+from tools.fuzz.pickles import MAGIC, Raw, build, call, emit, glob, pickled, storage, tensor
 
 
 def test_whole_modules_of_the_legacy_format_are_named(tmp_path: Path) -> None:
-    source = Raw(emit(("module", 0, "model.py", "class Model: ...")) + b"Q")
-    refuse(write_legacy(tmp_path / "t.pth", source, {}), "the source code of an nn.Module", "a whole pickled nn.Module")
+    """A class comes with its source code, which is text; an object of it may also lie beside the weights."""
+    source = Raw(emit(("module", glob("torch.nn.modules.loss", "CrossEntropyLoss"), "loss.py", "class ...")) + b"Q")
+    loss = build(Raw(source.code + b")\x81"), {"_modules": {}, "_parameters": {}})
+    refuse(write_legacy(tmp_path / "t.pth", loss, {}), "a whole pickled nn.Module", "torch.load(")
+    beside = {"model": {"w": tensor("0", (5,))}, "criterion": loss}
+    assert_same(read_checkpoint(write_legacy(tmp_path / "t.pth", beside, {"0": FIVE})).state, {"w": FIVE})
+    nameless = Raw(emit(("module", 0, "loss.py", "class ...")) + b"Q")
+    refuse(write_legacy(tmp_path / "t.pth", nameless, {}), "describes no storage")
 
 
 def test_truncated_legacy_file(tmp_path: Path) -> None:

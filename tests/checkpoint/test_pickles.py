@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bitvit.checkpoint import pickles, read_checkpoint, torchzip
 from bitvit.errors import BitvitError, CheckpointError
 from tests.support.checkpoints import FIVE, read_zip, refuse, write_legacy, write_zip
-from tools.fuzz.pickles import MAGIC, Raw, attacks, build, call, glob, namespace, tensor, text
+from tools.fuzz.pickles import MAGIC, Raw, attacks, call, glob, namespace, tensor, text
 
 ATTACKS = list(attacks("x"))
 
@@ -64,7 +64,8 @@ def test_attacks_are_live(tmp_path: Path, name: str) -> None:
         (b"ccollections\nOrderedDict.fromkeys\n)R", "'collections.OrderedDict.fromkeys'"),
         (b"ccollections\nnamedtuple\n)R", "'collections.namedtuple'"),
         (b"cbuiltins\n__import__\n(" + text("os") + b"tR", "'builtins.__import__'"),
-        (b"c__main__\nModel\n)\x81", "'__main__.Model'"),
+        (b"csubprocess\nPopen\n)\x81", "'subprocess.Popen'"),
+        (b"c__main__\nmake_model\n)\x81", "'__main__.make_model'"),
         (b"\x82\x01", "the opcode EXT1 (1)"),
         (b"\x83\x01\x00", "the opcode EXT2 (1)"),
         (b"\x84\x01\x00\x00\x00", "the opcode EXT4 (1)"),
@@ -82,6 +83,8 @@ def test_attacks_are_live(tmp_path: Path, name: str) -> None:
         (b"cargparse\nNamespace\n}b", "setting the attributes of <argparse Namespace>"),
         (tensor("0", (5,)).code + b"}b", "setting the attributes of <tensor>"),
         (b"K\x01}b", "setting the attributes of 1"),
+        (b"cbuiltins\ngetattr\n(cbuiltins\ndict\n" + text("fromkeys") + b"tR)R", "a call of <builtins.dict.fromkeys>"),
+        (b"cdatetime\ndatetime\n)R)R", "a call of <datetime.datetime>"),
     ],
 )
 def test_gadgets_are_refused_by_name(tmp_path: Path, payload: bytes, asked: str) -> None:
@@ -105,8 +108,7 @@ def test_gadgets_are_refused_by_name(tmp_path: Path, payload: bytes, asked: str)
         (call("collections", "OrderedDict", "abc"), "'abc' in place of a container"),
         (call("collections", "OrderedDict", [1]), "cannot unpack"),
         (call("builtins", "set", 5), "5 in place of a container"),
-        (call("argparse", "Namespace", 5), "argument"),
-        (build(namespace(), 5), "5 in place of a container"),
+        (call("copyreg", "_reconstructor", glob("builtins", "dict")), "an object of <builtins dict>, which is not a"),
         (Raw(b"ccollections\nOrderedDict\n]R"), "in place of arguments"),
         (Raw(b"h\x09"), "memo slot 9 is empty"),
         (Raw(b"K\x01K\x02\x93"), "expected str instance"),
@@ -139,9 +141,18 @@ def test_opcodes_of_all_protocols_have_been_thought_of() -> None:
 @pytest.mark.parametrize("first", ["models.bhvit Classifier", "torch.nn.modules.container Sequential"])
 def test_whole_modules_are_named(tmp_path: Path, first: str) -> None:
     linear = b"ctorch.nn.modules.linear\nLinear\n)\x81"
-    module = Raw("c{}\n{}\n".format(*first.split()).encode() + b")\x81}(" + text("_modules") + linear + b"ub")
-    for value in (module, {"model": module}):
-        refuse(write_zip(tmp_path / "t.pth", value, {}), f"'{first.replace(' ', '.')}'", "a whole pickled nn.Module")
+    parts = text("_modules") + linear + text("_parameters") + b"}"
+    module = Raw("c{}\n{}\n".format(*first.split()).encode() + b")\x81}(" + parts + b"ub")
+    function = Raw(module.code[:-2] + text("act") + glob("torch.nn.functional", "relu").code + b"ub")
+    named = first.replace(" ", ".")
+    for value, place in ((module, ""), ({"model": module}, "['model']")):
+        path = write_zip(tmp_path / "t.pth", value, {})
+        line = f"torch.save(torch.load({str(path)!r}, weights_only=False){place}.state_dict(), 'weights.pth')"
+        refuse(path, f"holds <{named}>, a whole pickled nn.Module, expected a state dict", line)
+    refuse(
+        write_zip(tmp_path / "t.pth", function, {}),
+        *("'torch.nn.functional.relu'", "holds a whole pickled nn.Module", "nothing was executed"),
+    )
 
 
 def test_deep_nesting_costs_no_recursion(tmp_path: Path) -> None:

@@ -6,11 +6,42 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
+from bitvit.checkpoint import read_checkpoint
+from bitvit.errors import CheckpointError
 from tests.support.checkpoints import FIVE, refuse, write_safetensors
 
 
-def test_safetensors_dtype_without_numpy_counterpart_is_refused(tmp_path: Path) -> None:
-    refuse(write_safetensors(tmp_path / "m.safetensors", "F8_E4M3", [2], b"ab"), "'w' has dtype F8_E4M3", "float32")
+@pytest.mark.parametrize(
+    ("dtype", "shape", "data"),
+    [
+        ("F8_E4M3", [2], b"ab"),
+        ("F8_E5M2", [2], b"ab"),
+        ("F8_E8M0", [2], b"ab"),
+        ("F8_E4M3FNUZ", [2], b"ab"),
+        ("C64", [1], bytes(8)),
+        ("F4", [4], b"ab"),
+        ("F6_E2M3", [4], b"abc"),
+        ("F6_E3M2", [4], b"abc"),
+        ("F3_OF_A_LATER_RELEASE", [4], b"abc"),
+    ],
+)
+def test_dtypes_that_no_bhvit_has_are_named_and_not_called_damage(
+    tmp_path: Path, dtype: str, shape: list[int], data: bytes
+) -> None:
+    path = write_safetensors(tmp_path / "m.safetensors", dtype, shape, data)
+    with pytest.raises(CheckpointError, match=f"'w' has dtype '?{dtype}") as caught:
+        read_checkpoint(path)
+    message = str(caught.value)
+    assert "damaged" not in message
+    remedy = f"load_file({str(path)!r})" if dtype.startswith("F8") else "before they were quantized"
+    assert remedy in message
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("F4", [3]), ("F4", [5]), ("F6_E2M3", [3])])
+def test_bytes_of_small_elements_are_counted(tmp_path: Path, dtype: str, shape: list[int]) -> None:
+    refuse(
+        write_safetensors(tmp_path / "m.safetensors", dtype, shape, b"ab"), "damaged", f"'w' of {dtype}", "has 2 bytes"
+    )
 
 
 def test_packed_model_is_named(tmp_path: Path) -> None:

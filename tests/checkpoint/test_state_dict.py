@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from bitvit.checkpoint import read_checkpoint, state_dict
 from bitvit.checkpoint.file import Extent, read_extent
 from tests.support.checkpoints import FIVE, assert_same, read_zip, refuse, write_legacy, write_zip
-from tools.fuzz.pickles import Raw, call, storage, tensor
+from tools.fuzz.pickles import Raw, build, call, glob, namespace, storage, tensor
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", None])
@@ -36,7 +36,7 @@ def test_refuses_names_that_clash_once_stripped(tmp_path: Path) -> None:
     refuse(write_zip(tmp_path / "t.pth", value, {"0": FIVE}), "'w' occurs with and without a prefix")
 
 
-@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema"])
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema", "swa_state_dict"])
 def test_ema_picks_the_averaged_weights(tmp_path: Path, key: str) -> None:
     value = {"model": {"w": tensor("0", (5,))}, key: {"module.w": tensor("1", (5,))}}
     path = write_zip(tmp_path / "t.pth", value, {"0": FIVE, "1": -FIVE})
@@ -44,6 +44,22 @@ def test_ema_picks_the_averaged_weights(tmp_path: Path, key: str) -> None:
     averaged = read_checkpoint(path, ema=True)
     assert_same(averaged.state, {"w": -FIVE})
     assert averaged.has_ema
+    note = f"averaged (EMA) weights are there too ({key!r}): --ema (ema=True) takes them"
+    assert (read_checkpoint(path).notes, averaged.notes) == ((note,), ())
+
+
+def test_averaged_weights_alone_are_asked_for_by_name(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "t.pth", {"model_ema": {"w": tensor("0", (5,))}, "epoch": 1}, {"0": FIVE})
+    refuse(path, "holds averaged (EMA) weights and no others; convert it with --ema (ema=True)")
+    assert_same(read_checkpoint(path, ema=True).state, {"w": FIVE})
+
+
+def test_averaged_weights_inside_a_helper_s_own_state(tmp_path: Path) -> None:
+    ema = {"decay": 0.99, "shadow": {"w": tensor("1", (5,))}}
+    path = write_zip(tmp_path / "t.pth", {"model": {"w": tensor("0", (5,))}, "ema": ema}, {"0": FIVE, "1": -FIVE})
+    assert_same(read_checkpoint(path, ema=True).state, {"w": -FIVE})
+    plain = write_zip(tmp_path / "u.pth", {"model": {"w": tensor("0", (5,))}, "ema": {"decay": 0.9}}, {"0": FIVE})
+    assert not read_checkpoint(plain).has_ema
 
 
 def test_ema_is_refused_where_there_is_none(tmp_path: Path) -> None:
@@ -65,8 +81,57 @@ def test_args_may_be_a_dict(tmp_path: Path) -> None:
 
 
 def test_args_of_another_kind_are_none(tmp_path: Path) -> None:
-    value = {"model": {"w": tensor("0", (5,))}, "args": ["--shift3"]}
-    assert read_zip(tmp_path, value, {"0": FIVE}).args is None
+    found = read_zip(tmp_path, {"model": {"w": tensor("0", (5,))}, "args": ["--shift3"]}, {"0": FIVE})
+    assert found.args is None
+    assert found.notes == ("'args' is <list>, which tells nothing of the network and of the images",)
+
+
+def _object(name: str, **fields: object) -> Raw:
+    return build(Raw(glob("settings", name).code + b")\x81"), fields)
+
+
+def _node(value: object) -> Raw:
+    return _object("AnyNode", _val=value)
+
+
+@pytest.mark.parametrize(
+    ("rest", "args"),
+    [
+        ({"hyper_parameters": {"shift3": True}}, {"shift3": True}),  # Lightning
+        ({"hyper_parameters": {"args": namespace(shift3=True), "lr": 0.1}}, {"shift3": True, "lr": 0.1}),
+        ({"args": {"shift3": True}, "hyper_parameters": {"shift3": False}}, {"shift3": True}),
+        ({"args": None, "opt": namespace(shift3=True)}, {"shift3": True}),
+        ({"args": _object("Args", shift3=True, __version__=1)}, {"shift3": True}),  # a dataclass
+        ({"args": _object("DictConfig", _content={"a": _node(1), "b": _object("ListConfig", _content=[_node(1), 2])},
+                          _parent=None)}, {"a": 1, "b": [1, 2]}),  # OmegaConf
+    ],
+)  # fmt: skip
+def test_args_have_several_names_and_kinds(rest: dict[str, object], args: dict[str, object], tmp_path: Path) -> None:
+    found = read_zip(tmp_path, {"state_dict": {"w": tensor("0", (5,))}, **rest}, {"0": FIVE})
+    assert found.args == args
+    assert found.notes == ()
+
+
+NETWORK = {"vit.encoder.layerA.0.w": tensor("0", (5,))}
+
+
+@pytest.mark.parametrize(
+    ("value", "note"),
+    [
+        ({"net": NETWORK, "epoch": 1, "losses": {"x": tensor("0", (5,))}}, "the state dict is that of 'net'"),
+        ({"model": {"state_dict": NETWORK, "step": 1}}, None),
+        ({"module": NETWORK, "model": None}, "the state dict is that of 'module'"),
+    ],
+)
+def test_a_network_under_another_key(value: dict[str, object], note: str | None, tmp_path: Path) -> None:
+    found = read_zip(tmp_path, value, {"0": FIVE})
+    assert_same(found.state, {"vit.encoder.layerA.0.w": FIVE})
+    assert found.notes == ((note,) if note else ())
+
+
+def test_several_networks_are_told_apart_by_the_user(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "t.pth", {"student": NETWORK, "teacher": NETWORK}, {"0": FIVE})
+    refuse(path, "holds 2 networks: 'student', 'teacher'", f"torch.load({str(path)!r}, weights_only=False)['student']")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +146,7 @@ def test_args_of_another_kind_are_none(tmp_path: Path) -> None:
         ({"model": {"w": tensor("0", (5,)), "k": 3}}, ["entry 'k' of the state dict is 3, expected a tensor"]),
         ({"w": tensor("0", (5,)), "k": {"a": 1}}, ["entry 'k' of the state dict is <dict>"]),
         ({"model": {7: tensor("0", (5,))}}, ["entry 7 of the state dict is <tensor>"]),
+        ({"model": {"w": call("datetime", "date", 1)}}, ["entry 'w' of the state dict is <datetime.date>"]),
     ],
 )
 def test_pickles_without_a_state_dict(tmp_path: Path, value: object, parts: list[str]) -> None:
@@ -112,6 +178,12 @@ def test_strides_are_numpy_s(tmp_path: Path, layout: tuple[int, int, tuple[int, 
         assert_same(read_checkpoint(path).state, {"w": expected})
     else:
         refuse(path, "whose last element is number")
+
+
+def test_numpy_arrays_are_no_tensors(tmp_path: Path) -> None:
+    array = call("numpy._core.multiarray", "_reconstruct", glob("numpy", "ndarray"), (0,), "b")
+    path = write_zip(tmp_path / "t.pth", {"model": {"w": array}}, {})
+    refuse(path, "entry 'w' of the state dict is <NumPy array>", "torch.save({k: torch.as_tensor(v) for k, v in")
 
 
 def test_shared_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

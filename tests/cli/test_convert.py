@@ -1,5 +1,6 @@
 """bitvit convert: options, warnings, and one line for a mistake."""
 
+import json
 import re
 import sys
 import warnings
@@ -23,7 +24,23 @@ def test_the_report_tells_size_and_shape(checkpoint: Path, config: Path, tmp_pat
     weights = written.config.num_classes
     assert re.search(rf"model.safetensors: {out.stat().st_size:,} bytes in \d+\.\d s", stdout)
     assert f"96 x 96 pixels, {weights} classes" in stdout
+    assert "  note: no class names (none were given): classes are called by their numbers" in stdout
+    assert "  note: preprocessing: shorter edge to 109 pixels, centre crop of 96 x 96 pixels; mean 0.485" in stdout
     assert stderr == ""
+
+
+def test_a_folder_is_all_that_is_needed(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    place, out = tmp_path / "net", tmp_path / "model.safetensors"
+    place.mkdir()
+    (place / "model.safetensors").symlink_to(checkpoint)
+    count = golden_data.load_case(CASE).options["num_labels"]
+    labels = {"id2label": {number: f"name {number}" for number in range(count)}}
+    (place / "config.json").write_text(json.dumps(json.loads(config.read_text()) | labels))
+    stdout, _ = run("convert", place, "-o", out)
+    assert "  note: class names: id2label of config.json" in stdout
+    assert load_model_file(out).labels == tuple(f"name {number}" for number in range(count))
+    run("convert", checkpoint, "-o", out, "--config", place)
+    assert load_model_file(out).labels == tuple(f"name {number}" for number in range(count))
 
 
 def test_options_reach_the_model_file(checkpoint: Path, config: Path, tmp_path: Path) -> None:
@@ -70,6 +87,8 @@ def test_wrong_usage_is_explained(options: Sequence[str], message: str, checkpoi
         (("--resize", "20"), "preprocessing: resize is 20, expected an integer from 96"),
         (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers above 0"),
         (("--ema",), "checkpoint.safetensors: "),
+        (("--mean", "123,117,104"), "mean is 123,117,104, expected numbers from 0 to 1"),
+        (("-o", "model.onnx"), "model.onnx: a model of bitvit would be written, which is no .onnx file"),
     ],
 )
 def test_errors_leave_no_file(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from bitvit.checkpoint.inert import CALLS, NAMES
+from bitvit.checkpoint.rebuild import CALLS, NAMES
 
 from . import damage
 from .pickles import MAGIC, Raw, attacks, build, call, emit, glob, namespace, pickled, storage, tensor, text
@@ -20,6 +20,7 @@ _OPCODES = [opcode for opcode in pickletools.opcodes if opcode.name != "STOP"]
 _GLOBALS = [
     *(name.replace(" ", "\n") for name in (*CALLS, *sorted(NAMES))),
     *("os\nsystem", "builtins\neval", "torch\nload", "torch.storage\n_load_from_bytes", "__main__\nModel"),
+    *("__main__\nrun", "torch.optim.adamw\nAdamW", "torch.nn.modules.linear\nLinear", "__builtin__\nunicode"),
 ]
 _ATTACKS = [*attacks("/nonexistent/canary").values()]
 
@@ -130,13 +131,19 @@ def _tensor(rng: Random) -> bytes:
     ndim = rng.choice((0, 1, 1, 2, 2, 3, 33))
     sides = [rng.choice((0, 1, 2, 3, damage.number(rng))) for _ in range(ndim)]
     steps = [rng.choice((0, 1, 2, 3, damage.number(rng))) for _ in range(ndim)]
-    kind = rng.choice(("FloatStorage", "HalfStorage", "BFloat16Storage", "ByteStorage", "BoolStorage", "LongStorage"))
+    kind = rng.choice(
+        ("FloatStorage", "HalfStorage", "BFloat16Storage", "ByteStorage", "BoolStorage", "ComplexFloatStorage")
+    )
     base = storage(rng.choice(("0", "1", "9")), rng.choice((0, 1, 5, 6, 100)), kind)
     offset = rng.choice((0, 0, 1, damage.number(rng)))
     size, stride = tuple(sides), tuple(steps)
     hooks = call("collections", "OrderedDict")
     name = rng.choice(("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v2", "_rebuild_tensor_v3"))
-    more = (glob("torch", rng.choice(("uint16", "float32", "bfloat16"))),) if name.endswith("v3") else ()
+    more: tuple[object, ...] = ()
+    if name.endswith("v3"):
+        more = (glob("torch", rng.choice(("uint16", "float32", "bfloat16", "float8_e5m2"))),)
+    if not name.endswith("tensor") and rng.random() < 0.2:
+        more = (*more, rng.choice(({"neg": True}, {"conj": True}, {"neg": 1}, {}, 5)))
     return call("torch._utils", name, base, offset, size, stride, False, hooks, *more).code
 
 
@@ -160,7 +167,7 @@ def _grammatical(rng: Random) -> bytes:
     if rng.random() < 0.3:
         return pickled(state)
     wrapper: dict[str, object] = {rng.choice(("model", "state_dict", "net")): state}
-    for key in rng.sample(("args", "optimizer", "model_ema", "epoch"), rng.randint(0, 3)):
+    for key in rng.sample(("args", "hyper_parameters", "optimizer", "model_ema", "epoch"), rng.randint(0, 3)):
         wrapper[key] = _value(rng, 3)
     return pickled(wrapper)
 
@@ -283,7 +290,8 @@ def _legacy(rng: Random, seed: PthSeed, code: bytes, ways: tuple[str, ...]) -> b
                 head[0] = damage.damage(rng, MAGIC[2:])
                 head[0] = MAGIC[:2] + head[0]
     tail = b"".join(
-        struct.pack("<Q", counts.get(key, len(data) // 4) & (1 << 64) - 1) + data for key, data in seed.storages.items()
+        struct.pack("<Q", counts.get(key, len(data) // (4 if len(data) > 4 else 1)) & (1 << 64) - 1) + data
+        for key, data in seed.storages.items()
     )
     return b"".join(head) + code + pickled(keys) + tail
 

@@ -14,7 +14,7 @@ from bitvit.modelfile import save_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.schema import expected_tensors
 
-from .pickles import Raw, call, glob, namespace, pickled, storage, tensor
+from .pickles import Raw, build, call, glob, namespace, pickled, storage, tensor
 
 State = dict[str, NDArray[Any]]
 
@@ -103,6 +103,7 @@ class PthSeed:
 _FIVE = np.arange(5, dtype=np.float32).tobytes()
 _SIX = np.arange(6, dtype=np.float32).tobytes()
 _STORAGES = {"0": _FIVE, "1": _SIX}
+_FOUR = {"2": b"\x01\x02\xff\x00"}  # signed bytes
 
 
 def _training_script() -> bytes:
@@ -118,10 +119,18 @@ def _training_script() -> bytes:
         "betas": (0.9, 0.999),
         "none": None,
         "set": call("builtins", "set", [1, 2]),
+        "when": call("datetime", "datetime", call("_codecs", "encode", "\x07", "latin1")),
+        "phase": call("__main__", "Phase", 1),
+        "settings": build(Raw(glob("__main__", "Settings").code + b")\x81"), {"lr": 0.1, "steps": [1, 2]}),
+        "zone": call("__builtin__", "getattr", glob("zoneinfo", "ZoneInfo"), "_unpickle"),
     }
     return pickled(
         {
             "model": weights,
+            "lazy": call(
+                "torch._utils", "_rebuild_tensor_v2", storage("0", 5), 0, (5,), (1,), False, hooks, {"neg": True}
+            ),
+            "quantized": call("torch._utils", "_rebuild_qtensor", storage("2", 4, "QInt8Storage"), 0, (4,), (1,)),
             "model_ema": {"w": tensor("0", (5,)), "v": tensor("1", (3, 2), (1, 3), count=6)},
             "optimizer": {"state": {0: {"step": 3, "exp_avg": tensor("0", (4,), (1,), 1, count=5)}}},
             "args": namespace(**rest),
@@ -138,19 +147,22 @@ def _untyped() -> bytes:
     return pickled({"w": call("torch._utils", "_rebuild_tensor_v3", *args)})
 
 
-def _network(config: Config) -> PthSeed:
-    """A whole BHViT."""
+def _network(config: Config, prefix: str = "") -> PthSeed:
+    """A whole BHViT, its names behind a prefix."""
     state = checkpoint_state(config)
     keys = {name: str(k) for k, name in enumerate(state)}
-    code = pickled({"model": {name: Raw(tensor(keys[name], array.shape).code) for name, array in state.items()}})
+    code = pickled(
+        {"model": {prefix + name: Raw(tensor(keys[name], array.shape).code) for name, array in state.items()}}
+    )
     return PthSeed(code, {keys[name]: array.tobytes() for name, array in state.items()}, weight=0.01)
 
 
 PTH_SEEDS = (
     PthSeed(pickled({"w": tensor("0", (5,)), "v": tensor("1", (2, 3))}), _STORAGES),
-    PthSeed(_training_script(), _STORAGES),
+    PthSeed(_training_script(), _STORAGES | _FOUR),
     PthSeed(_untyped(), _STORAGES),
     PthSeed(pickled({"model": {"w": tensor("0", (5,)), "v": tensor("1", (6,))}}), _STORAGES, legacy=True),
-    PthSeed(_training_script(), _STORAGES, legacy=True),
+    PthSeed(_training_script(), _STORAGES | _FOUR, legacy=True),
     *(_network(config) for config in CONFIGS),
+    _network(CONFIGS[0], "model."),
 )

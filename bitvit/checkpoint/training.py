@@ -1,0 +1,106 @@
+"""What is known of the images and the classes that a network was trained on."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bitvit.errors import ConfigError
+from bitvit.labels import labels_from_json
+from bitvit.messages import listing, plural, shown
+from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Triple
+
+if TYPE_CHECKING:
+    from bitvit.checkpoint.read import Checkpoint
+
+__all__ = ["ClassNames", "Normalization", "class_names", "normalization", "placeholders", "repeated"]
+
+_DATA_SETS: Mapping[str, tuple[str, Triple, Triple]] = {
+    **dict.fromkeys(("CIFAR", "IMNET", "INAT", "INAT19", "PETS"), ("ImageNet's", IMAGENET_MEAN, IMAGENET_STD)),
+    "CERVICAL": ("its own", (0.6776, 0.4484, 0.4917), (0.1164, 0.1472, 0.1421)),
+}
+"""The training scripts' choices of --data-set, and whose mean and standard deviation they normalise its images with."""
+
+_PLACEHOLDER = re.compile(r"(?:LABEL|class)[_ ]?\d+", re.IGNORECASE)
+
+
+class Normalization(NamedTuple):
+    """Of images, and where it was found."""
+
+    mean: Triple
+    std: Triple
+    source: str
+
+
+def normalization(checkpoint: "Checkpoint") -> Normalization:
+    """What the checkpoint says of it, else ImageNet's, as in the training code; `source` says which and why."""
+    args = checkpoint.args or {}
+    for fields, names, origin in (
+        (args, ("mean", "std"), "the checkpoint's args"),
+        (_of_processor(checkpoint.preprocessor), ("image_mean", "image_std"), "preprocessor_config.json"),
+    ):
+        mean, std = (_triple(fields.get(name)) for name in names)
+        if mean and std:
+            return Normalization(mean, std, f"of {origin}")
+    data_set = args.get("data_set")
+    if isinstance(data_set, str) and data_set in _DATA_SETS:
+        whose, mean, std = _DATA_SETS[data_set]
+        return Normalization(mean, std, f"{whose}, with which the training code normalises data_set {data_set!r}")
+    told = f"data_set {shown(data_set)} is not one of the training code's" if data_set else "the checkpoint tells none"
+    source = f"ImageNet's, an assumption: {told}; if you trained with others, give them (--mean, --std)"
+    return Normalization(IMAGENET_MEAN, IMAGENET_STD, source)
+
+
+def _of_processor(fields: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The fields of an image processor that does normalise."""
+    return fields if fields and fields.get("do_normalize", True) is True else {}
+
+
+def _triple(value: object) -> Triple | None:
+    """Three numbers for values in [0, 1], none of them a mistake."""
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return None
+    numbers = [float(number) for number in value if type(number) in (int, float)]
+    if len(numbers) < 3 or not all(0 <= number <= 1 for number in numbers):
+        return None
+    return numbers[0], numbers[1], numbers[2]
+
+
+class ClassNames(NamedTuple):
+    """Names of classes in order, or None and why there are none."""
+
+    names: tuple[str, ...] | None
+    note: str
+
+
+def class_names(config: Mapping[str, Any] | None, num_classes: int) -> ClassNames:
+    """The class names of a config.json (id2label), unless they are none or not as many as the network has classes."""
+    found = (config or {}).get("id2label")
+    if not found:
+        return ClassNames(None, "none were given")
+    if isinstance(found, Mapping):
+        found = {str(number): name for number, name in found.items()}
+    try:
+        names = labels_from_json(found, "id2label of config.json")
+    except ConfigError as problem:
+        return ClassNames(None, f"{problem}: not used")
+    if len(names) != num_classes:
+        return ClassNames(
+            None, f"id2label of config.json has {plural(len(names), 'name')}, not {num_classes}: not used"
+        )
+    if placeholders(names):
+        return ClassNames(None, f"id2label of config.json has only placeholders ({listing(names, most=2)}): not used")
+    return ClassNames(tuple(names), "id2label of config.json")
+
+
+def placeholders(names: Sequence[str]) -> bool:
+    """Whether these are numbers in disguise, such as LABEL_0, which Hugging Face writes where it knows no names."""
+    return all(_PLACEHOLDER.fullmatch(name) for name in names)
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """Which names stand for more than one class, in words."""
+    classes: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        classes.setdefault(name, []).append(number)
+    twice = [f"{shown(name)} (classes {listing(numbers, most=4)})" for name, numbers in classes.items() if numbers[1:]]
+    return listing(twice, most=4, show=str) if twice else None

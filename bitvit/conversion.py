@@ -1,0 +1,124 @@
+"""What a conversion is asked for, and what is taken where it is not asked: output, class names, preprocessing."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitvit.checkpoint.training import class_names, normalization, placeholders, repeated
+from bitvit.config import Config
+from bitvit.errors import CheckpointError, ConfigError
+from bitvit.preprocess import Preprocessing, Triple
+
+if TYPE_CHECKING:
+    from bitvit.checkpoint import Checkpoint
+
+__all__ = ["FOREIGN_SUFFIXES", "check_target", "choose_labels", "choose_preprocessing", "repeated_labels"]
+
+FOREIGN_SUFFIXES = frozenset(
+    (
+        *(".onnx", ".ort", ".tflite", ".pb", ".h5", ".hdf5", ".keras", ".gguf", ".ggml", ".engine", ".trt", ".mlmodel"),
+        *(".pth", ".pt", ".ckpt", ".bin", ".pkl", ".jit", ".npz", ".npy", ".msgpack", ".xml", ".mlpackage"),
+        *(".json", ".txt", ".csv", ".yaml", ".zip", ".tar", ".gz", ".png", ".jpg", ".jpeg"),
+    )
+)
+"""Ends of names that promise another format than that of a packed model."""
+
+
+def check_target(target: Path, sources: Sequence[Path]) -> None:
+    """Raises CheckpointError if the output is a folder, a file of the checkpoint, or named as of another format."""
+    for source in sources:
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to
+            if target.samefile(source):
+                raise CheckpointError(f"{target}: is the checkpoint itself; choose another output file")
+    if os.path.isdir(target):  # noqa: PTH112 - unlike Path.is_dir never raises
+        raise CheckpointError(
+            f"{target}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
+        )
+    if target.suffix.lower() in FOREIGN_SUFFIXES:
+        raise CheckpointError(
+            f"{target}: a model of bitvit would be written, which is no {target.suffix} file; name it "
+            f"{target.with_suffix('.safetensors').name}"
+        )
+
+
+def choose_labels(
+    given: Sequence[str] | None, config_json: Mapping[str, Any] | None, config: Config
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Class names, and notes about where they come from."""
+    if given is not None:
+        names = _checked_labels(given, config)
+        return names, [f"class names: as given{', which are only numbers' if placeholders(names) else ''}"]
+    found = class_names(config_json, config.num_classes)
+    if found.names is not None:
+        return _checked_labels(found.names, config), [f"class names: {found.note}"]
+    if not config.num_classes:
+        return None, []
+    return None, [f"no class names ({found.note}): classes are called by their numbers; give names with --labels"]
+
+
+def _checked_labels(labels: Sequence[str], config: Config) -> tuple[str, ...]:
+    if len(labels) != config.num_classes:
+        raise ConfigError(
+            f"labels: {len(labels)} names for {config.num_classes} classes; give one name a class, in order"
+        )
+    names = tuple(str(label) for label in labels)
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as problem:
+        raise ConfigError(
+            f"labels: {problem.object[problem.start]!r} is half of a surrogate pair; give names that are text"
+        ) from None
+    return names
+
+
+def choose_preprocessing(
+    checkpoint: "Checkpoint",
+    image_size: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    resize: int | str | None,
+    pad: int,
+) -> tuple[Preprocessing, list[str]]:
+    """How images are prepared, and a note that says so, with where mean and standard deviation come from."""
+    found = normalization(checkpoint)
+    chosen = Preprocessing.for_image_size(
+        image_size,
+        mean=found.mean if mean is None else _triple("mean", mean),
+        std=found.std if std is None else _triple("std", std),
+        resize=resize,
+        pad=pad,
+    )
+    size = f"{chosen.crop} x {chosen.crop} pixels"
+    shape = f"shorter edge to {chosen.resize} pixels, centre crop of {size}" if chosen.resize else f"images of {size}"
+    padding = f", {chosen.pad} black ones around" if chosen.pad else ""
+    sources = [
+        f"{name} {','.join(f'{value:g}' for value in values)} ({'as given' if given else found.source})"
+        for name, values, given in (("mean", chosen.mean, mean is not None), ("std", chosen.std, std is not None))
+    ]
+    if (mean is None) == (std is None):  # both of one source
+        sources[0] = sources[0].partition(" (")[0]
+    return chosen, [f"preprocessing: {shape}{padding}; {', '.join(sources)}"]
+
+
+def _triple(name: str, values: Sequence[float]) -> Triple:
+    """The same number for R, G and B, or three; ConfigError unless they suit values in [0, 1]."""
+    if len(values) == 1:
+        values = [values[0]] * 3
+    if len(values) != 3:
+        raise ConfigError(f"{name}: {len(values)} values, expected one, or three for R, G, B")
+    r, g, b = (float(v) for v in values)
+    if not all(0 <= number <= 1 for number in (r, g, b)):  # false for NaN
+        scaled = ",".join(f"{number / 255:.4g}" for number in (r, g, b))
+        hint = f"; on the scale from 0 to 255? then give {scaled}" if 1 < max(r, g, b) <= 255 else ""
+        raise ConfigError(
+            f"preprocessing: {name} is {r:g},{g:g},{b:g}, expected numbers from 0 to 1, the range of pixels{hint}"
+        )
+    return r, g, b
+
+
+def repeated_labels(names: Sequence[str]) -> list[str]:
+    """A warning about names that stand for more than one class, as two of ImageNet's do."""
+    twice = repeated(names)
+    return [f"labels: one name stands for several classes, which answers cannot tell apart: {twice}"] if twice else []
