@@ -9,7 +9,7 @@ a float downsampling into its weights and a row per token.
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ def convert(
     std: Sequence[float] | None = None,
     resize: int | str | None = "auto",
     pad: int = 0,
+    ignore: Collection[str] = (),
 ) -> ConversionReport:
     """Convert a BHViT checkpoint (.safetensors or .pth) into a packed model file.
 
@@ -77,6 +78,7 @@ def convert(
     labels: one name a class; default: `id2label` of config.json, if those are names.
     mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint tells, else ImageNet's.
     resize, pad: preprocessing of images, see Preprocessing.for_image_size.
+    ignore: fields of config.json and options of the training that are not known but change nothing.
 
     The report's notes say what was assumed; names that stand for two classes are warned of. Raises CheckpointError,
     ConfigError or ModelFileError; nothing is written then.
@@ -90,7 +92,7 @@ def convert(
     source, target = Path(checkpoint), Path(out)
     check_target(target, parts_of(source).files)
     fields = read_config(config)
-    network = read_network(source, config=fields, ema=ema)
+    network = read_network(source, config=fields, ema=ema, ignore=ignore)
     shape, found = network.config, network.checkpoint
     names, about_names = choose_labels(labels, found.config if fields is None else fields, shape)
     preprocessing, about_images = choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
@@ -117,7 +119,7 @@ def convert(
         zero_weights=packed.zero_weights,
         warnings=faults,
         seconds=time.perf_counter() - start,
-        notes=[*found.notes, *about_names, *about_images],
+        notes=[*found.notes, *network.notes(), *about_names, *about_images],
     )
 
 

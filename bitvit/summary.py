@@ -15,7 +15,7 @@ OPs = float MACs + binary MACs / 64, as the literature on binary networks (and t
 
 import math
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,16 +97,20 @@ class Summary:
 
 
 def summarize(
-    path: str | os.PathLike[str], config: str | os.PathLike[str] | Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    ignore: Collection[str] = (),
 ) -> Summary:
     """Summarise a packed model or a training checkpoint.
 
     config: config.json of the training run, as a path or a dict; only for a checkpoint whose shapes do not tell all.
+    ignore: fields of it and options of the training that are not known but change nothing.
     Raises ModelFileError, CheckpointError or ConfigError.
     """
     path = Path(path)
     if not is_packed(path):
-        return _summarize_checkpoint(path, config)
+        return _summarize_checkpoint(path, config, ignore)
     if config is not None:
         raise ConfigError(
             f"{path}: is a packed model, which holds its configuration; leave out --config (config=), it is for"
@@ -145,8 +149,10 @@ def _summarize_packed(path: Path) -> Summary:
     )
 
 
-def _summarize_checkpoint(path: Path, config_json: str | os.PathLike[str] | Mapping[str, Any] | None) -> Summary:
-    network = read_network(path, config=config_json)
+def _summarize_checkpoint(
+    path: Path, config_json: str | os.PathLike[str] | Mapping[str, Any] | None, ignore: Collection[str]
+) -> Summary:
+    network = read_network(path, config=config_json, ignore=ignore)
     rows = _rows(network.config, network.parameters, packed=False)
     size = sum(file.stat().st_size for file in network.checkpoint.files)
     return Summary(

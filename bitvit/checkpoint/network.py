@@ -35,6 +35,11 @@ class TrainedNetwork:
     assumed: tuple[str, ...] = ()
     """What neither the tensors nor config.json nor the options said, in words."""
 
+    def notes(self) -> list[str]:
+        """A note about what was assumed, if anything was."""
+        assumed = "; ".join(self.assumed)
+        return [f"assumed, as neither the checkpoint nor a config.json says it: {assumed}"] if assumed else []
+
     def authors_name(self, name: str) -> str:
         """What a tensor of ours is called in the checkpoint."""
         return names.authors_name(self.config, name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 __all__ = [
+    "IGNORE",
     "SOME_FAILED",
     "check_drawing",
     "compiling_status",
@@ -33,6 +34,8 @@ __all__ = [
     "stderr_console",
     "width_of",
 ]
+
+IGNORE = "A field of config.json, or an option of the training, that is not known but changes nothing."
 
 SOME_FAILED = 3  # exit code: images could not be read
 

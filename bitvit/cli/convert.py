@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvit.cli.console import print_warning, printable
+from bitvit.cli.console import IGNORE, print_warning, printable
 
 if TYPE_CHECKING:
     from bitvit.convert import ConversionReport
@@ -52,6 +52,7 @@ def convert(
         ),
     ] = "auto",
     pad: Annotated[int, typer.Option(min=0, metavar="N", help="Black pixels to add on each side after the crop.")] = 0,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="NAME", help=IGNORE)] = None,
 ) -> None:
     """Convert a training checkpoint into a packed model file.
 
@@ -74,6 +75,7 @@ def convert(
             std=_channels(std, "--std"),
             resize=_size(resize),
             pad=pad,
+            ignore=ignore or (),
         )
     _print_report(report)
 

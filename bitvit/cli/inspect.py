@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvit.cli.console import printable, require_stdout
+from bitvit.cli.console import IGNORE, printable, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 
@@ -29,6 +29,7 @@ def inspect(
     config: Annotated[
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
     ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="NAME", help=IGNORE)] = None,
     form: Annotated[Format, typer.Option("--format", "-f", help="Format of the output.")] = Format.table,
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether a packed model is unchanged since it was written.")
@@ -48,7 +49,7 @@ def inspect(
         print(f"{printable(str(path))}: unchanged, its bytes match its checksum {_checked(path)}")
         return
     require_stdout()
-    summary = summarize(path, config)
+    summary = summarize(path, config, ignore=ignore or ())
     if form is Format.json:
         print(json.dumps(_as_json(summary), indent=2))
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import check_drawing, compiling_status, output, require_stdout
+from bitvit.cli.console import IGNORE, check_drawing, compiling_status, output, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.messages import plural
 
@@ -31,6 +31,7 @@ def verify(
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
     ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Compare with the averaged weights ('model_ema').")] = False,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="NAME", help=IGNORE)] = None,
     count: Annotated[
         int, typer.Option(min=1, metavar="N", help="Number of random inputs to compare on if there are no --images.")
     ] = 1,
@@ -62,7 +63,14 @@ def verify(
         require_stdout()
     with compiling_status():
         report = verify_model(
-            model, checkpoint, images=_expanded(images), config=config, ema=ema, count=count, seed=seed
+            model,
+            checkpoint,
+            images=_expanded(images),
+            config=config,
+            ema=ema,
+            ignore=ignore or (),
+            count=count,
+            seed=seed,
         )
     with output(out) as stream:
         if form is Format.json:

@@ -15,7 +15,7 @@ combinations of integers, which a nudged input leaves as they are.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -150,12 +150,13 @@ def verify(
     images: Sequence[str | os.PathLike[str]] | None = None,
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     ema: bool = False,
+    ignore: Collection[str] = (),
     count: int = 1,
     seed: int = 0,
 ) -> VerifyReport:
     """Compare a packed model with the checkpoint it came from.
 
-    images: files to compare on; default `count` inputs of standard normal noise.
+    images: files to compare on; default `count` inputs of standard normal noise. config, ema, ignore: as for convert.
     Raises CheckpointError if the two have different shapes, and what reading either raises.
     """
     if is_packed(checkpoint):
@@ -167,7 +168,7 @@ def verify(
             f" from{swap}"
         )
     engine = model if isinstance(model, BHViT) else load(model)
-    network = read_network(checkpoint, config=config, ema=ema)
+    network = read_network(checkpoint, config=config, ema=ema, ignore=ignore)
     if network.config != engine.config:
         differences = _differences(network.config, engine.config)
         raise CheckpointError(
@@ -182,7 +183,7 @@ def verify(
 
 def _differences(checkpoint: Config, model: Config) -> str:
     """The fields that differ, with both values."""
-    one, two = checkpoint.to_dict(), model.to_dict()
+    one, two = dataclasses.asdict(checkpoint), dataclasses.asdict(model)
     differing = [name for name in one if one[name] != two[name]]
     return ", ".join(f"{name} {one[name]} (the model: {two[name]})" for name in differing)
 
