@@ -18,9 +18,12 @@ from bitvit.jit import cache
 from bitvit.kernels.catalog import FUNCTIONS, Function
 from bitvit.system import available_threads
 
+__all__ = ["PATIENCE", "POLL", "can_start_python", "compile_apart", "work"]
+
 POLL = 0.02  # seconds between two looks into the cache
 PATIENCE = 120.0  # seconds to wait for the next function; the slowest takes about one to compile
 
+_KEPT = {"NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}
 _WORK = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bitvit.jit.workers import work; "
     "work(int(sys.argv[2]), sys.argv[3:])"
@@ -38,7 +41,7 @@ def compile_apart(functions: Sequence[Function]) -> Iterator[tuple[Function, byt
     with contextlib.ExitStack() as stack:
         try:
             workers = [stack.enter_context(_Worker(order)) for order in (names, names[::-1])]
-        except OSError:
+        except (OSError, RuntimeError):  # the latter while the interpreter ends
             return
         waiting, deadline = list(functions), time.monotonic() + PATIENCE
         while waiting and time.monotonic() < deadline:
@@ -70,6 +73,7 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=_environment(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
 
@@ -82,6 +86,11 @@ class _Worker:
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
+
+
+def _environment() -> dict[str, str]:
+    """What somebody debugs his own functions with, such as NUMBA_DISABLE_JIT, is not for these."""
+    return {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith("NUMBA_")}
 
 
 def work(parent: int, names: Iterable[str]) -> None:
