@@ -20,31 +20,38 @@ from bitvit.jit.trust import fault_around, fault_of
 from bitvit.kernels import target
 from bitvit.llvm import VERSION, llvm
 
-__all__ = ["fingerprint", "folder", "numba_version", "problem", "read", "sources", "toolchain", "write"]
+__all__ = ["fingerprint", "folder", "numba_version", "place", "problem", "read", "sources", "toolchain", "write"]
+
+OTHERS = " (beside it are kernels for other processors or versions)"
 
 _DIGEST = hashlib.sha256().digest_size
 
 
-def folder() -> Path | None:
-    """The folder in which compiled functions are kept, made if need be; None if there is no place for one.
+def place() -> Path | None:
+    """The folder that compiled functions are read from; None if it is not there, or others may have written to it.
 
     Under NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else ~/.cache. Its name holds a hash of the kernels' sources, of the
     versions that compile them and of the processor that they are compiled for, so an edit never meets stale code.
     """
-    place, _ = _examine(make=True)
-    return place if place is not None and _is_writable(place) else None
+    return _examine(make=False)[0]
+
+
+def folder() -> Path | None:
+    """The same folder if compiled functions can be kept there, made if need be; None if they cannot."""
+    found, _ = _examine(make=True)
+    return found if found is not None and _is_writable(found) else None
 
 
 def problem() -> str:
     """Where compiled functions were to be kept, and why they cannot be; empty if they can."""
-    place, fault = _examine(make=True)
-    if place is not None and not _is_writable(place):
-        return f"{place}: this user may not write to it, or it is on a read-only disk"
+    found, fault = _examine(make=True)
+    if found is not None and not _is_writable(found):
+        return f"{found}: this user may not write to it, or it is on a read-only disk"
     return fault
 
 
-def _is_writable(place: Path) -> bool:
-    return os.access(place, os.W_OK | os.X_OK)
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK | os.X_OK)
 
 
 def _examine(*, make: bool) -> tuple[Path | None, str]:
@@ -54,23 +61,24 @@ def _examine(*, make: bool) -> tuple[Path | None, str]:
         top = os.path.realpath(chosen or Path.home() / ".cache")
     except (RuntimeError, ValueError) as error:
         return None, f"there is no folder of this user's ({error})"
-    place = Path(top, "bitvit", _own_fingerprint())
-    fault = fault_around(str(place.parent))
+    path = Path(top, "bitvit", _own_fingerprint())
+    fault = fault_around(str(path.parent))
     try:
-        if make and not fault and not place.exists():
-            _make(place)
-            fault = fault_around(str(place.parent))  # somebody else may have been quicker
-        fault = fault or fault_of(place, place.lstat())
+        if make and not fault and not path.exists():
+            _make(path)
+            fault = fault_around(str(path.parent))  # somebody else may have been quicker
+        fault = fault or fault_of(path, path.lstat())
     except OSError as error:
-        return None, f"{place}: {error.strerror}"
-    return (None, fault) if fault else (place, "")
+        has_others = make and path.parent.is_dir() and any(path.parent.iterdir())
+        return None, f"{path}: {error.strerror}{OTHERS if has_others else ''}"
+    return (None, fault) if fault else (path, "")
 
 
-def _make(place: Path) -> None:
+def _make(path: Path) -> None:
     """Make a folder and those around it that are missing. Others may look inside, if the umask lets them."""
-    for path in reversed((place, *place.parents)):
-        if not path.exists():
-            path.mkdir(mode=0o755, exist_ok=True)
+    for folder in reversed((path, *path.parents)):
+        if not folder.exists():
+            folder.mkdir(mode=0o755, exist_ok=True)
 
 
 @functools.cache  # of the sources as this process found them; every function asks
@@ -111,11 +119,11 @@ def numba_version() -> str:
 
 def read(name: str) -> bytes | None:
     """The object file of a function; None if it is not there, not what was written, or perhaps written by others."""
-    place, _ = _examine(make=False)
-    if place is None:
+    source = place()
+    if source is None:
         return None
     try:
-        with open(_file(place, name), "rb", opener=_open_no_link) as file:
+        with open(_file(source, name), "rb", opener=_open_no_link) as file:
             if fault_of(name, os.fstat(file.fileno())):
                 return None
             content = file.read()
@@ -135,15 +143,15 @@ def write(name: str, code: bytes) -> None:
     Not with files.write_file: what others may write to gets executed, so from the first moment on nobody else may
     write to the file, whatever the umask is.
     """
-    place = folder()
-    if place is None:
+    target_folder = folder()
+    if target_folder is None:
         return
-    temporary = place / f".{name}.{secrets.token_hex(8)}"
+    temporary = target_folder / f".{name}.{secrets.token_hex(8)}"
     with contextlib.suppress(OSError):
         try:
             with open(temporary, "xb", opener=_open_for_own_writing) as file:
                 file.write(code + _digest(name, code))
-            temporary.replace(_file(place, name))
+            temporary.replace(_file(target_folder, name))
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -156,5 +164,5 @@ def _digest(name: str, code: bytes) -> bytes:
     return hashlib.sha256(name.encode() + b"\0" + code).digest()
 
 
-def _file(place: Path, name: str) -> Path:
-    return place / f"{name}.o"
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.o"
