@@ -64,11 +64,11 @@ def check_drawing(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def compiling_status() -> Iterator[None]:
+def compiling_status(*, live: bool = True) -> Iterator[None]:
     """Say on stderr, once, that kernels are being compiled, which the first run on a machine does, and what is wrong if
-    every run does; on a terminal also how far that is."""
+    every run does. live: say on a terminal too how far that is."""
     with contextlib.ExitStack() as stack:
-        log, handler = logging.getLogger("bitvit"), _CompilingHandler(stack)
+        log, handler = logging.getLogger("bitvit"), _CompilingHandler(stack, live)
         before = log.level
         log.setLevel(logging.INFO)
         log.addHandler(handler)
@@ -80,10 +80,10 @@ def compiling_status() -> Iterator[None]:
 
 
 class _CompilingHandler(logging.Handler):
-    """Shows what the loader of kernels says: warnings as messages, and the rest as a status line."""
+    """Shows what the loader of kernels says: warnings as messages, and the rest as a status line if it is live."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        super().__init__(logging.INFO)
+    def __init__(self, stack: contextlib.ExitStack, live: bool) -> None:
+        super().__init__(logging.INFO if live else logging.WARNING)
         self._stack = stack
         self._status: Status | None = None
 

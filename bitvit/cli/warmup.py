@@ -36,7 +36,7 @@ def warmup(
             "folder that only you or root may write to"
         )
     columns = TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with compiling_status(), Progress(*columns, console=stderr_console()) as progress:
+    with compiling_status(live=False), Progress(*columns, console=stderr_console()) as progress:
         task = progress.add_task("", total=len(missing))
         for _ in loader.compile_all(missing):
             progress.advance(task)

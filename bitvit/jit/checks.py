@@ -8,11 +8,18 @@ from bitvit.errors import BitvitError
 from bitvit.kernels.catalog import Function
 from bitvit.llvm import llvm
 
-__all__ = ["check_execution", "compiler"]
+__all__ = ["check_execution", "check_features", "compiler", "is_foreign_setting"]
+
+_OURS = {"NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}
+
+
+def is_foreign_setting(name: str) -> bool:
+    """Whether an environment variable is Numba's own and not for kernels, such as what somebody debugs with."""
+    return name.startswith("NUMBA_") and name not in _OURS
 
 
 def check_execution() -> None:
-    """Raises BitvitError where machine code that this process has made or loaded would end it at the first call."""
+    """Raises BitvitError where no machine code that a process brings along can be run: a call would end it."""
     try:
         llvm.check_jit_execution()
     except OSError as problem:
@@ -21,6 +28,10 @@ def check_execution() -> None:
             f"{os.strerror(problem.args[0])}); under systemd set MemoryDenyWriteExecute=no for the unit, under SELinux "
             "allow its domain execmem"
         ) from None
+
+
+def check_features() -> None:
+    """Raises BitvitError if kernels for what NUMBA_CPU_FEATURES says would end the process on this processor."""
     chosen = os.environ.get("NUMBA_CPU_FEATURES")
     if chosen:
         host = llvm.get_host_cpu_features()
@@ -58,15 +69,15 @@ def _refusal(problem: Exception) -> str:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"no {package}")
-    remedy = "pip install --upgrade numba"
+    remedies = ["pip install --upgrade numba"]
     newest = re.search(r"NumPy (\d+)\.(\d+) or less", str(problem))
     if newest is not None:
-        remedy += f", or pip install 'numpy<{newest[1]}.{int(newest[2]) + 1}'"
-    settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
+        remedies.append(f"pip install 'numpy<{newest[1]}.{int(newest[2]) + 1}'")
+    settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if is_foreign_setting(name)]
     if settings:
-        remedy += f"; or unset what is wrong of {', '.join(settings)}"
+        remedies.insert(0, f"without what is wrong of {', '.join(settings)}")
     reason = str(problem).strip() or type(problem).__name__
     return (
-        f"Numba, which compiles the kernels, cannot be imported: {reason} (installed: {', '.join(versions)}); mend it "
-        f"with {remedy}"
+        f"Numba, which compiles the kernels, cannot be imported: {reason} (installed: {', '.join(versions)}); mend it: "
+        f"{', or '.join(remedies)}"
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bitvit.jit import cache
-from bitvit.jit.checks import check_execution, compiler
+from bitvit.jit.checks import check_execution, check_features, compiler
 from bitvit.kernels import target
 from bitvit.kernels.catalog import Function
 from bitvit.llvm import llvm
@@ -102,6 +102,7 @@ def _load(names: Iterable[str]) -> None:
     if not new:
         return
     check_execution()
+    check_features()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bitvit.jit import cache
+from bitvit.jit.checks import is_foreign_setting
 from bitvit.kernels.catalog import FUNCTIONS, Function
 from bitvit.system import available_threads
 
@@ -23,7 +24,6 @@ __all__ = ["PATIENCE", "POLL", "can_start_python", "compile_apart", "work"]
 POLL = 0.02  # seconds between two looks into the cache
 PATIENCE = 120.0  # seconds to wait for the next function; the slowest takes about one to compile
 
-_KEPT = {"NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}
 _WORK = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bitvit.jit.workers import work; "
     "work(int(sys.argv[2]), sys.argv[3:])"
@@ -73,7 +73,7 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env={name: value for name, value in os.environ.items() if not is_foreign_setting(name)},
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
 
@@ -86,11 +86,6 @@ class _Worker:
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
-
-
-def _environment() -> dict[str, str]:
-    """What somebody debugs his own functions with, such as NUMBA_DISABLE_JIT, is not for these."""
-    return {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith("NUMBA_")}
 
 
 def work(parent: int, names: Iterable[str]) -> None:
