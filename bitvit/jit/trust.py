@@ -68,8 +68,8 @@ def _is_outside(owner: int) -> bool:
     In a sandbox the system's folders belong to it. Whoever made the sandbox chose what is seen of them.
     """
     try:
-        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-        known = [line.split() for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()]
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="utf-8"))
+        known = [line.split() for line in Path("/proc/self/uid_map").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return False
     return owner == overflow and sum(int(count) for _, _, count in known) < 2**32 - 1
