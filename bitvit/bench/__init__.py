@@ -11,6 +11,7 @@ report      what was found, as objects and JSON: its schema
 limits      what the machine can do at best
 profile     the steps of one image against these limits
 startup     fresh processes: import, loading, first image, compiling, memory
+together    the same work on several threads at once
 machine     processor, versions, load
 forms       a report as tables, Markdown and CSV
 comparison  two reports

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitvit.bench.together import run_together
 from bitvit.kernels import catalog
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.program import aligned_zeros
@@ -99,9 +100,5 @@ def _best_together(calls: list[Call]) -> float:
             call()
             times.append(time.perf_counter() - start)
 
-    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(lambda number: work(calls[number]), len(calls))
     return float(min(np.mean(times) for times in rounds))

@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from bitvit.bench.machine import Load, environment, share_of_others
 from bitvit.bench.profile import profile as profile_model
 from bitvit.bench.report import MODES, BenchReport, Mode, ModelFacts, PreprocessingTimes, Profile, Result, describe
 from bitvit.bench.startup import measure_startup
+from bitvit.bench.together import run_together
 from bitvit.errors import BenchError
 from bitvit.images import ImageSource, open_image
 from bitvit.jit import loader
@@ -273,17 +273,11 @@ def timed_together(call: Callable[[], object], amount: Amount, callers: int) -> 
     """Seconds of each call when so many threads call at once, each one call after the other."""
     share = amount if amount.iterations is None else Amount(-(-amount.iterations // callers), 0.0)
     times: list[list[float]] = [[] for _ in range(callers)]
-    barrier = threading.Barrier(callers)
 
     def work(i: int) -> None:
-        barrier.wait()
         times[i] = timed(call, share)
 
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(callers)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    run_together(work, callers)
     return [t for one in times for t in one]
 
 

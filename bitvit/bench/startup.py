@@ -87,9 +87,12 @@ def _python(script: str, *arguments: object, environment: dict[str, str] | None 
     """What a separate process prints, read as JSON; the current folder is not on its path."""
     path = json.dumps([*map(str, sys.path), str(Path(__file__).parents[2])])
     command = [sys.executable, "-I", "-c", _FIRST_LINES + script, path, *map(str, arguments)]
-    done = subprocess.run(
-        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
+        )
+    except OSError as problem:  # such as a limit of processes
+        raise BenchError(f"the process that measures start-up cannot be started: {problem.strerror}") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BenchError(f"the process that measures start-up ended with {done.returncode}: {last}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import check_drawing, is_animated, output, print_warning, stderr_console
+from bitvit.cli.console import check_drawing, compiling_status, is_animated, output, print_warning, stderr_console
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BenchError
 
@@ -150,7 +150,7 @@ def bench(
     from bitvit.bench.report import MODES
 
     with output(out) as stream:
-        with _progress() as say:
+        with compiling_status(live=False), _progress() as say:
             report = measure(
                 model,
                 batch_sizes=batches,

@@ -3,7 +3,12 @@
 Members run the same C function (kernels/schedule.py), for which ctypes lets go of Python's lock. No Numba threading
 layer is involved, so two callers, a fork or a nested pool can neither abort nor deadlock it: a caller that finds the
 team busy works alone, and a forked child starts helpers of its own. A helper that wakes up late finds the gate of its
-function closed and goes back to sleep; nobody waits for it.
+function closed and goes back to sleep; nobody waits for it. So a team may lack helpers too: where no thread is to be
+had, its leader computes with those that there are, or alone.
+
+Helpers end with their team. A thread knows its desk but not the helper, so that a team that nobody uses any more is
+gone at once, and its helpers with it; a reference to each, whose callback is C code that no exception can interrupt,
+then puts itself on the desk.
 
 An exception may come between any two lines, as Ctrl-C does in an interactive session. It never costs the team its
 leader's place: a lease ends with the object.
@@ -12,8 +17,10 @@ leader's place: a lease ends with the object.
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -29,6 +36,9 @@ from numpy.typing import NDArray
 
 from bitvit.runtime.calls import Call
 from bitvit.runtime.policy import RestPolicy
+
+START_PATIENCE = 1.0  # seconds that a new helper has to tell its thread; until it has, it is not pinned
+RETRY = 1.0  # seconds from a helper that could not be started to the next attempt
 
 
 def interruptions() -> int:
@@ -48,39 +58,73 @@ def _find_current_cpu() -> Callable[[], int] | None:
         return None
 
 
-class Helper:
-    """A daemon thread that waits for a call and then makes it."""
+class GreenThreadError(RuntimeError):
+    """Threads are green ones, as gevent and eventlet make them: a helper would run on its caller's thread, after it."""
+
+
+class _Desk:
+    """What a helper's thread knows of it."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self._idle = True
+        self.calls: queue.SimpleQueue[Call | weakref.ref[Helper]] = queue.SimpleQueue()
+        self.owner: weakref.ref[Helper] | None = None  # among the calls, once there is no such helper any more
+        self.idle = True
+        self.starter = threading.get_native_id()
+        self.thread: int | None = None  # the helper's, as the kernel numbers threads
+        self.told = threading.Event()
+
+
+class Helper:
+    """A daemon thread that waits for a call and then makes it; it ends when the object does.
+
+    Raises RuntimeError if no thread is to be had, as under a limit of processes or while the interpreter ends;
+    GreenThreadError if it would not be one.
+    """
+
+    def __init__(self) -> None:
+        if sys.is_finalizing():  # a new thread would never get Python's lock, and its start would be waited for
+            raise RuntimeError("no thread can be started any more")
         self._cpus: set[int] | None = None
-        self._thread = threading.Thread(target=self._serve, name="bitvit", daemon=True)
-        self._thread.start()
+        self._desk = desk = _Desk()
+        desk.owner = weakref.ref(self, desk.calls.put)
+        threading.Thread(target=_serve, args=(desk,), name="bitvit", daemon=True).start()
+        desk.told.wait(timeout=START_PATIENCE)
+        if desk.thread == desk.starter:
+            raise GreenThreadError("threads are green ones")
 
     def pin(self, cpus: set[int] | None) -> None:
         """Let it run on these CPUs alone; None where that cannot be said."""
-        if cpus is not None and cpus != self._cpus and self._thread.native_id is not None:
+        thread = self._desk.thread
+        if cpus is not None and cpus != self._cpus and thread is not None and thread != self._desk.starter:
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(self._thread.native_id, cpus)
+                os.sched_setaffinity(thread, cpus)
                 self._cpus = cpus
 
     def post(self, call: Call) -> None:
         """Hand over a call, unless the helper has not even woken up for the last one."""
-        if self._idle:
+        desk = self._desk
+        if desk.idle:
             try:
-                self._idle = False
-                self._calls.put(call)
+                desk.idle = False
+                desk.calls.put(call)
             except BaseException:
-                self._idle = True  # perhaps it has no call to become idle after
+                desk.idle = True  # perhaps it has no call to become idle after
                 raise
 
-    def _serve(self) -> None:
-        while True:
-            call = self._calls.get()
-            self._idle = True
-            call()
-            del call  # it holds the arenas of a model that nobody may use any more
+
+def _serve(desk: _Desk) -> None:
+    """What a helper's thread does."""
+    desk.thread = threading.get_native_id()
+    desk.told.set()
+    if desk.thread == desk.starter:  # to wait here would stop everybody on this thread
+        return
+    while True:
+        call = desk.calls.get()
+        desk.idle = True
+        if isinstance(call, weakref.ref):
+            return
+        call()
+        del call  # it holds the arenas of a model that nobody may use any more
 
 
 class Team:
@@ -158,7 +202,8 @@ class _Crew:
         self._current_cpu = _find_current_cpu()
         self.leases = [Lease(weakref.ref(self))]  # one, or none while somebody leads
         self._helpers: list[Helper] = []
-        self._pinned: tuple[int, set[int]] | None = None  # a leader's thread, and its CPUs before
+        self._next_start = 0.0  # when a helper may be started again; infinity: never
+        self._pinned: tuple[int, set[int], set[int]] | None = None  # a leader's thread, its CPUs before, and now
 
     def lease(self) -> Lease | None:
         try:
@@ -173,10 +218,9 @@ class _Crew:
         stays where it is and the helpers go elsewhere.
         """
         self._unpin()
-        here, others = self._split_cpus()
         lead, *help_ = calls
-        while len(self._helpers) < len(help_):
-            self._helpers.append(self._start_helper())
+        self._hire(len(help_))
+        here, others = self._split_cpus() if self._helpers else (None, None)
         for i, (helper, call) in enumerate(zip(self._helpers, help_, strict=False)):
             helper.pin(others)
             if lingering is None or not lingering[i]:
@@ -186,7 +230,7 @@ class _Crew:
             stalled = lead()
         else:
             try:
-                self._pinned = threading.get_native_id(), os.sched_getaffinity(0)
+                self._pinned = threading.get_native_id(), os.sched_getaffinity(0), here
                 os.sched_setaffinity(0, here)
                 stalled = lead()
             finally:
@@ -195,12 +239,26 @@ class _Crew:
             seconds = time.perf_counter() - start
             self.policy.computed_together(seconds, stalled=bool(stalled), interruptions=self._interruptions() - before)
 
+    def _hire(self, count: int) -> None:
+        """Start helpers until there are so many, or no more threads to be had."""
+        while len(self._helpers) < count and time.monotonic() >= self._next_start:
+            try:
+                self._helpers.append(self._start_helper())
+            except GreenThreadError:
+                self._next_start = math.inf
+            except (RuntimeError, MemoryError):
+                self._next_start = time.monotonic() + RETRY
+
     def _unpin(self) -> None:
-        """Let a leader run again where it could before its call, perhaps one that an exception kept from doing so."""
+        """Let a leader run again where it could before its call, perhaps one that an exception kept from doing so.
+
+        Unless somebody has placed its thread elsewhere meanwhile.
+        """
         if self._pinned is not None:
-            thread, cpus = self._pinned
+            thread, before, here = self._pinned
             with contextlib.suppress(OSError):  # it has ended
-                os.sched_setaffinity(thread, cpus)
+                if os.sched_getaffinity(thread) == here:
+                    os.sched_setaffinity(thread, before)
             self._pinned = None
 
     def _split_cpus(self) -> tuple[set[int] | None, set[int] | None]:

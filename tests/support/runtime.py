@@ -55,6 +55,7 @@ def forget_functions(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     def forget() -> Path:
         monkeypatch.setattr(loader, "_found", {})
         monkeypatch.setattr(loader, "_loaded", {})
+        monkeypatch.setattr(loader, "_announced", False)
         folder = cache.folder()
         assert folder is not None
         return folder
