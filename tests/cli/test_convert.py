@@ -101,6 +101,26 @@ def test_errors_leave_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_not_known_stops_every_command_that_reads_a_checkpoint(
+    checkpoint: Path, config: Path, model: Path, tmp_path: Path
+) -> None:
+    told = {**json.loads(config.read_text()), "use_rel_pos": True}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    out = tmp_path / "model.safetensors"
+    for command in (("convert", checkpoint, "-o", out), ("verify", model, checkpoint), ("inspect", checkpoint)):
+        _, stderr = run(*command, "--config", tmp_path / "config.json", code=1)
+        assert "config.json: use_rel_pos (True): not known here, and may change the network" in stderr
+        assert "--ignore use_rel_pos" in stderr
+        assert not out.exists()
+        run(*command, "--config", tmp_path / "config.json", "--ignore", "use_rel_pos")
+        out.unlink(missing_ok=True)
+
+
+def test_what_was_assumed_is_said(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    stdout, _ = run("convert", checkpoint, "-o", tmp_path / "model.safetensors", "--config", config)
+    assert "note: assumed, as neither the checkpoint nor a config.json says it: mean over all tokens" in stdout
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     _, stderr = run("convert", "no.pth", "-o", tmp_path / "model.safetensors", code=1)
     assert stderr == "Error: no.pth: no such file; check the path\n"
