@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import check_drawing, output, print_warning, printable, stderr_console
+from bitvit.cli.console import check_drawing, compiling_status, output, print_warning, printable, stderr_console
 from bitvit.errors import BenchError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def bench(
     from bitvit.bench.report import MODES
 
     with output(out) as stream:
-        with _progress() as say:
+        with compiling_status(live=False), _progress() as say:
             report = measure(
                 model,
                 batch_sizes=batches,

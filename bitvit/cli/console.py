@@ -64,14 +64,11 @@ def check_drawing(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def compiling_status() -> Iterator[None]:
-    """Say on a terminal that kernels are being compiled, which the first run on a machine does."""
-    console = stderr_console()
-    if not console.is_terminal:
-        yield
-        return
+def compiling_status(*, live: bool = True) -> Iterator[None]:
+    """Say on stderr, once, that kernels are being compiled, which the first run on a machine does, and what is wrong if
+    every run does. live: say on a terminal too how far that is."""
     with contextlib.ExitStack() as stack:
-        log, handler = logging.getLogger("bitvit"), _StatusHandler(console, stack)
+        log, handler = logging.getLogger("bitvit"), _CompilingHandler(stack, live)
         before = log.level
         log.setLevel(logging.INFO)
         log.addHandler(handler)
@@ -82,20 +79,24 @@ def compiling_status() -> Iterator[None]:
             log.setLevel(before)
 
 
-class _StatusHandler(logging.Handler):
-    """Shows messages of the engine as a status line, from the first one on."""
+class _CompilingHandler(logging.Handler):
+    """Shows what the loader of kernels says: warnings as messages, and the rest as a status line if it is live."""
 
-    def __init__(self, console: "Console", stack: contextlib.ExitStack) -> None:
-        super().__init__(logging.INFO)
-        self._console, self._stack = console, stack
+    def __init__(self, stack: contextlib.ExitStack, live: bool) -> None:
+        super().__init__(logging.INFO if live else logging.WARNING)
+        self._stack = stack
         self._status: Status | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"First run on this CPU: {record.getMessage()}"
-        if self._status is None:
-            self._status = self._stack.enter_context(self._console.status(text))
-        else:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            (print_note if getattr(record, "routine", False) else print_warning)(text)
+            return
+        console = stderr_console()
+        if self._status is not None:
             self._status.update(text)
+        elif console.is_terminal:
+            self._status = self._stack.enter_context(console.status(text))
 
 
 @contextlib.contextmanager

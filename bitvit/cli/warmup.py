@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from bitvit.cli.console import stderr_console
+from bitvit.cli.console import compiling_status, stderr_console
+from bitvit.errors import BitvitError
+
+__all__ = ["warmup"]
 
 
 def warmup(
@@ -16,7 +19,8 @@ def warmup(
 ) -> None:
     """Compile the kernels for this CPU and keep them in the cache.
 
-    Otherwise the first run of a model compiles those that it needs.
+    Otherwise the first run of a model compiles those that it needs. It is an error if they cannot be kept, as a
+    container would then be built without them.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -26,15 +30,18 @@ def warmup(
 
     functions = list(dict.fromkeys(f for path in models for f in functions_of(path))) if models else list(FUNCTIONS)
     missing = loader.missing_of(functions)
+    if missing and cache.folder() is None:
+        raise BitvitError(
+            f"{len(missing)} kernels are missing and cannot be kept: {cache.problem()}; let NUMBA_CACHE_DIR name a "
+            "folder that only you or root may write to"
+        )
     columns = TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=stderr_console()) as progress:
+    with compiling_status(live=False), Progress(*columns, console=stderr_console()) as progress:
         task = progress.add_task("", total=len(missing))
         for _ in loader.compile_all(missing):
             progress.advance(task)
-    folder = cache.folder()
+    lost = sum(cache.read(function.name) is None for function in missing)
+    if lost:
+        raise BitvitError(f"{cache.folder()}: {lost} of {len(missing)} kernels could not be written; is the disk full?")
     print(f"{len(missing)} functions compiled, {len(functions) - len(missing)} were ready")
-    print(
-        f"cache: {folder}"
-        if folder
-        else "no private, writable folder for a cache: each process will compile them again"
-    )
+    print(f"cache: {cache.place()}")

@@ -1,4 +1,4 @@
-"""The cache of compiled functions: one object file each, in a folder that only this user can write to.
+"""The cache of compiled functions: one object file each, in a folder that only this user or root can write to.
 
 A file is what LLVM emitted, followed by a digest of it: what a crash, a full disk or a faulty one left behind is
 compiled again. Files appear under their names when they are complete, so any number of processes may write at once.
@@ -9,38 +9,76 @@ import functools
 import hashlib
 import importlib.util
 import os
-import stat
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import llvmlite
-import llvmlite.binding as llvm
 import numpy as np
 
+from bitvit.jit.trust import fault_around, fault_of
 from bitvit.kernels import target
+from bitvit.llvm import VERSION, llvm
+
+__all__ = ["fingerprint", "folder", "numba_version", "place", "problem", "read", "sources", "toolchain", "write"]
+
+OTHERS = " (beside it are kernels for other processors or versions)"
 
 _DIGEST = hashlib.sha256().digest_size
 
 
-def folder() -> Path | None:
-    """The private folder of compiled functions, or None if there is no safe place for one.
+def place() -> Path | None:
+    """The folder that compiled functions are read from; None if it is not there, or others may have written to it.
 
     Under NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else ~/.cache. Its name holds a hash of the kernels' sources, of the
     versions that compile them and of the processor that they are compiled for, so an edit never meets stale code.
-    Cached code gets executed: a folder that others own or may write to is not used.
     """
-    root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    return _examine(make=False)[0]
+
+
+def folder() -> Path | None:
+    """The same folder if compiled functions can be kept there, made if need be; None if they cannot."""
+    found, _ = _examine(make=True)
+    return found if found is not None and _is_writable(found) else None
+
+
+def problem() -> str:
+    """Where compiled functions were to be kept, and why they cannot be; empty if they can."""
+    found, fault = _examine(make=True)
+    if found is not None and not _is_writable(found):
+        return f"{found}: this user may not write to it, or it is on a read-only disk"
+    return fault
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK | os.X_OK)
+
+
+def _examine(*, make: bool) -> tuple[Path | None, str]:
+    """The folder if it is there and what is in it may be executed; else None, and what is wrong with it."""
     try:
-        place = (Path(root) if root else Path.home() / ".cache") / "bitvit" / _own_fingerprint()
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = place.stat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
-            return None
-        return place if os.access(place, os.W_OK | os.X_OK) else None
-    except (OSError, RuntimeError):
-        return None
+        chosen = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+        top = os.path.realpath(chosen or Path.home() / ".cache")
+    except (RuntimeError, ValueError) as error:
+        return None, f"there is no folder of this user's ({error})"
+    path = Path(top, "bitvit", _own_fingerprint())
+    fault = fault_around(str(path.parent))
+    try:
+        if make and not fault and not path.exists():
+            _make(path)
+            fault = fault_around(str(path.parent))  # somebody else may have been quicker
+        fault = fault or fault_of(path, path.lstat())
+    except OSError as error:
+        has_others = make and path.parent.is_dir() and any(path.parent.iterdir())
+        return None, f"{path}: {error.strerror}{OTHERS if has_others else ''}"
+    return (None, fault) if fault else (path, "")
+
+
+def _make(path: Path) -> None:
+    """Make a folder and those around it that are missing. Others may look inside, if the umask lets them."""
+    for folder in reversed((path, *path.parents)):
+        if not folder.exists():
+            folder.mkdir(mode=0o755, exist_ok=True)
 
 
 @functools.cache  # of the sources as this process found them; every function asks
@@ -64,7 +102,7 @@ def sources() -> list[Path]:
 
 def toolchain() -> list[str]:
     """What compiles, in what versions, and the processor for which it does."""
-    versions = [sys.version, numba_version(), llvmlite.__version__, np.__version__]
+    versions = [sys.version, numba_version(), VERSION, np.__version__]
     return [*versions, llvm.get_process_triple(), target.CPU, target.FEATURES]
 
 
@@ -80,40 +118,51 @@ def numba_version() -> str:
 
 
 def read(name: str) -> bytes | None:
-    """The object file of a function; None if it is not there, or not what was written."""
-    place = folder()
-    if place is None:
+    """The object file of a function; None if it is not there, not what was written, or perhaps written by others."""
+    source = place()
+    if source is None:
         return None
     try:
-        content = _file(place, name).read_bytes()
+        with open(_file(source, name), "rb", opener=_open_no_link) as file:
+            if fault_of(name, os.fstat(file.fileno())):
+                return None
+            content = file.read()
     except OSError:
         return None
     code = content[:-_DIGEST]
     return code if content[-_DIGEST:] == _digest(name, code) else None
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
 def write(name: str, code: bytes) -> None:
     """Keep the object file of a function, if there is a place for it.
 
-    Not with files.write_file: what others may write to gets executed, so from the first moment on nobody else may open
-    the file, whatever the umask is and whoever may look into the folder.
+    Not with files.write_file: what others may write to gets executed, so from the first moment on nobody else may
+    write to the file, whatever the umask is.
     """
-    place = folder()
-    if place is None:
+    target_folder = folder()
+    if target_folder is None:
         return
+    temporary = target_folder / f".{name}.{secrets.token_hex(8)}"
     with contextlib.suppress(OSError):
-        handle, temporary = tempfile.mkstemp(dir=place, prefix=f".{name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "xb", opener=_open_for_own_writing) as file:
                 file.write(code + _digest(name, code))
-            Path(temporary).replace(_file(place, name))
+            temporary.replace(_file(target_folder, name))
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def _open_for_own_writing(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o644)
 
 
 def _digest(name: str, code: bytes) -> bytes:
     return hashlib.sha256(name.encode() + b"\0" + code).digest()
 
 
-def _file(place: Path, name: str) -> Path:
-    return place / f"{name}.o"
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.o"

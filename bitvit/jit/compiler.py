@@ -5,19 +5,23 @@ optimised together and emitted with one symbol, a plain C function of the kernel
 Python (`nm` shows sched_yield at most).
 """
 
+import contextlib
 import functools
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import types
+from numba.core import config, types
 from numba.core.compiler_lock import global_compiler_lock
 
 from bitvit.kernels.catalog import Function
 from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import I8
 from bitvit.kernels.target import CPU, FEATURES
+
+__all__ = ["compile_object", "llvm_code", "machine", "optimize"]
 
 
 @functools.cache
@@ -82,8 +86,21 @@ def optimize(module: Any, machine: Any) -> None:
     builder.getModulePassManager().run(module, builder)
 
 
+@contextlib.contextmanager
+def _as_usual() -> Iterator[None]:
+    """Without the settings of Numba that change compiled code, for others would find it in the cache."""
+    usual = {"BOUNDSCHECK": None, "DEBUGINFO_DEFAULT": 0}
+    before = {name: getattr(config, name) for name in usual}
+    try:
+        vars(config).update(usual)
+        yield
+    finally:
+        vars(config).update(before)
+
+
 def compile_object(function: Function) -> bytes:
     """The object file of a function, for the target."""
-    module = llvm_code(function)
+    with _as_usual():
+        module = llvm_code(function)
     optimize(module, machine())
     return machine().emit_object(module)

@@ -9,15 +9,20 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
-
 from bitvit.jit import cache
+from bitvit.jit.checks import check_execution, check_features, compiler
+from bitvit.kernels import target
 from bitvit.kernels.catalog import Function
+from bitvit.llvm import llvm
+from bitvit.messages import plural
+
+__all__ = ["addresses", "compile_all", "missing_of"]
 
 _log = logging.getLogger("bitvit")
 _lock = threading.RLock()
 _found: dict[str, bytes] = {}  # by function: machine code that is not loaded yet
 _loaded: dict[str, int] = {}  # by function: the address of its machine code in this process
+_announced = False  # that this process compiles
 _engines: list[Any] = []  # LLVM's owners of the code that is loaded, which lives as long as they do
 
 if hasattr(os, "register_at_fork"):  # a child must not find LLVM in the middle of work that nobody in it will end
@@ -25,11 +30,12 @@ if hasattr(os, "register_at_fork"):  # a child must not find LLVM in the middle 
 
 
 def addresses(functions: Sequence[Function]) -> list[int]:
-    """Where the C functions are in memory, in the order given; compiles what is neither loaded nor in the cache."""
+    """Where the C functions are in memory, in the order given; compiles what is neither loaded nor in the cache.
+
+    Raises BitvitError where machine code cannot be run or, if it is needed, Numba cannot be used.
+    """
     with _lock:
         missing = missing_of(functions)
-        if missing:
-            _log.info("compiling %d functions", len(missing))
         for done, function in enumerate(compile_all(missing), 1):
             _log.info("compiled %s, %d of %d", function.name, done, len(missing))
         _load({f.name for f in functions} - _loaded.keys())
@@ -50,9 +56,15 @@ def _find(name: str) -> bool:
 
 
 def compile_all(functions: Sequence[Function]) -> Iterator[Function]:
-    """Compile functions, in two processes if possible; yields each as soon as its machine code is at hand."""
+    """Compile functions, in two processes if possible; yields each as soon as its machine code is at hand.
+
+    Says so by a log record, of level WARNING the first time in a process, as nobody expects seconds of silence and the
+    root logger shows these on stderr unless a program wants it otherwise. Raises BitvitError as `addresses` does.
+    """
     if not functions:
         return
+    check_execution()
+    _announce(len(functions))
     from bitvit.jit.workers import compile_apart
 
     left = dict.fromkeys(functions)
@@ -61,11 +73,24 @@ def compile_all(functions: Sequence[Function]) -> Iterator[Function]:
         del left[function]
         yield function
     for function in left:
-        from bitvit.jit.compiler import compile_object
-
-        _found[function.name] = compile_object(function)
+        _found[function.name] = compiler()(function)
         cache.write(function.name, _found[function.name])
         yield function
+
+
+def _announce(count: int) -> None:
+    global _announced
+    problem = cache.problem()
+    text = f"compiling {plural(count, 'kernel')} for this processor ({target.CPU}), which takes some seconds"
+    if problem:
+        text += (
+            f"; every process does so, as they cannot be kept: {problem}. Let NUMBA_CACHE_DIR name a folder that only "
+            "you or root may write to, and fill it with bitvit warmup if it is read-only later"
+        )
+    else:
+        text += f", once: they are kept in {cache.folder()}"
+    _log.log(logging.INFO if _announced else logging.WARNING, "%s", text, extra={"routine": not problem})
+    _announced = True
 
 
 def _load(names: Iterable[str]) -> None:
@@ -76,6 +101,8 @@ def _load(names: Iterable[str]) -> None:
     new = list(names)
     if not new:
         return
+    check_execution()
+    check_features()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)

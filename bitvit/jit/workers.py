@@ -15,8 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bitvit.jit import cache
+from bitvit.jit.checks import is_foreign_setting
 from bitvit.kernels.catalog import FUNCTIONS, Function
 from bitvit.system import available_threads
+
+__all__ = ["PATIENCE", "POLL", "can_start_python", "compile_apart", "work"]
 
 POLL = 0.02  # seconds between two looks into the cache
 PATIENCE = 120.0  # seconds to wait for the next function; the slowest takes about one to compile
@@ -38,7 +41,7 @@ def compile_apart(functions: Sequence[Function]) -> Iterator[tuple[Function, byt
     with contextlib.ExitStack() as stack:
         try:
             workers = [stack.enter_context(_Worker(order)) for order in (names, names[::-1])]
-        except OSError:
+        except (OSError, RuntimeError):  # the latter while the interpreter ends
             return
         waiting, deadline = list(functions), time.monotonic() + PATIENCE
         while waiting and time.monotonic() < deadline:
@@ -70,6 +73,7 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if not is_foreign_setting(name)},
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
 

@@ -2,7 +2,7 @@
 
 import os
 
-import llvmlite.binding as llvm
+from bitvit.llvm import llvm
 
 CPU: str = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
 

@@ -1,6 +1,9 @@
 """`bitvit warmup`, and the messages of a first run."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +12,13 @@ from typer.testing import CliRunner
 
 import bitvit
 from bitvit.cli import app
-from bitvit.jit import loader
+from bitvit.cli.console import compiling_status
+from bitvit.jit import cache, loader
 from bitvit.kernels import catalog
-from bitvit.model import Network
+from bitvit.model import Network, functions_of
 from bitvit.modelfile import load_model_file
+from tests.support.command import run
+from tests.support.paths import ROOT
 
 
 def test_all_kernels_are_found(packed: Callable[[str], Path]) -> None:
@@ -34,19 +40,84 @@ def test_warmup_compiles_what_a_model_needs_once(
     cold()
     again = CliRunner().invoke(app, ["warmup", path])
     assert again.stdout.startswith("0 functions compiled")
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="bitvit"):
         bitvit.load(path)
     assert caplog.messages == []
 
 
 def test_a_first_load_says_what_it_compiles(cold: Callable[[], Path], caplog: pytest.LogCaptureFixture) -> None:
-    cold()
+    """Once as a warning, which is seen without any settings; the rest for who asks for it."""
+    folder = cold()
     with caplog.at_level(logging.INFO, logger="bitvit"):
         loader.addresses([catalog.pool, catalog.classify])
-    first, *others = caplog.messages
-    assert first == "compiling 2 functions"
-    assert [message.split(", ")[1] for message in others] == ["1 of 2", "2 of 2"]
-    assert {message.split(", ")[0] for message in others} == {"compiled pool", "compiled classify"}
+        loader.addresses([catalog.coarsen])
+    first, *others = caplog.records
+    assert first.levelname == "WARNING"
+    assert first.getMessage().startswith("compiling 2 kernels for this processor (")
+    assert first.getMessage().endswith(f", which takes some seconds, once: they are kept in {folder}")
+    assert {record.levelname for record in others} == {"INFO"}
+    messages = [record.getMessage() for record in others[:2]]
+    assert [message.split(", ")[1] for message in messages] == ["1 of 2", "2 of 2"]
+    assert {message.split(", ")[0] for message in messages} == {"compiled pool", "compiled classify"}
+    assert others[2].getMessage().startswith("compiling 1 kernel for this processor (")
+
+
+def test_a_program_without_settings_of_its_own_sees_it_on_stderr(tmp_path: Path) -> None:
+    script = "from bitvit.jit import loader; from bitvit.kernels.catalog import *; loader.addresses([pool])"
+    for expected in (1, 0):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        assert done.stderr.count("compiling 1 kernel for this processor") == done.stderr.count("\n") == expected
+
+
+@pytest.mark.parametrize(("problem", "word"), [("", "Note"), ("/cache: Read-only file system", "Warning")])
+def test_a_command_says_once_that_it_compiles(
+    problem: str,
+    word: str,
+    cold: Callable[[], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also without a terminal: a note, or a warning if each run will do so."""
+    cold()
+    monkeypatch.setattr(cache, "problem", lambda: problem)
+    with compiling_status():
+        loader.addresses([catalog.pool])
+        loader.addresses([catalog.coarsen])
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"{word}: compiling 1 kernel for this processor (")
+    assert problem in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_warmup_that_keeps_nothing_is_an_error(
+    cold: Callable[[], Path], packed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container would be built without what it was for."""
+    path = packed("micro96_pth")
+    cold()
+    monkeypatch.setattr(cache, "folder", lambda: None)
+    monkeypatch.setattr(cache, "problem", lambda: "/cache: Read-only file system")
+    _, stderr = run("warmup", path, code=1)
+    assert "kernels are missing and cannot be kept: /cache: Read-only file system; let NUMBA_CACHE_DIR name" in stderr
+
+
+def test_warmup_on_a_full_disk_is_an_error(
+    cold: Callable[[], Path], packed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed("micro96_pth")
+    folder = cold()
+    monkeypatch.setattr(loader, "compile_all", lambda missing: iter(missing))
+    _, stderr = run("warmup", path, code=1)
+    count = len(functions_of(path))
+    assert f"Error: {folder}: {count} of {count} kernels could not be written; is the disk full?" in stderr
 
 
 def test_warmup_names_a_file_that_is_no_model(tmp_path: Path) -> None:

@@ -24,28 +24,125 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- folder
-def test_the_folder_is_private(tmp_path: Path) -> None:
-    folder = cache.folder()
+def test_nobody_else_may_write_to_the_folder(tmp_path: Path) -> None:
+    """Whatever the umask is, and to those around it that had to be made."""
+    before = os.umask(0)
+    try:
+        folder = cache.folder()
+    finally:
+        os.umask(before)
     assert folder is not None
     assert folder.is_relative_to(tmp_path)
-    assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
+    for path in (folder, folder.parent):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0
+    assert cache.place() == folder
+    assert cache.problem() == ""
 
 
+def test_a_umask_that_lets_nobody_look_is_obeyed() -> None:
+    before = os.umask(0o077)
+    try:
+        cache.write("pool", CODE)
+    finally:
+        os.umask(before)
+    file = file_of("pool")
+    for path in (file, file.parent):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+needs_permissions = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and permissions")
+
+
+@needs_permissions
 def test_a_folder_that_others_may_write_to_is_not_used() -> None:
-    folder = cache.folder()
-    assert folder is not None
     cache.write("pool", CODE)
+    folder = file_of("pool").parent
     folder.chmod(0o777)
-    assert cache.folder() is None
+    assert cache.folder() is cache.place() is None
     assert cache.read("pool") is None
+    assert cache.problem() == f"{folder}: others may write to it, which chmod go-w would end"
+    folder.chmod(0o755)
+    assert cache.read("pool") == CODE
+    assert cache.problem() == ""
+
+
+@needs_permissions
+def test_a_folder_inside_one_that_others_may_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They could put another in its place."""
+    cache.write("pool", CODE)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (tmp_path / "bitvit").rename(shared / "bitvit")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(shared))
+    shared.chmod(0o777)
+    assert cache.folder() is cache.place() is None
+    assert cache.read("pool") is None
+    assert cache.problem() == f"{shared}: others may write to it, which chmod go-w would end"
+    shared.chmod(0o755)
+    assert cache.read("pool") == CODE
+
+
+@needs_permissions
+def test_a_file_that_others_may_write_to_is_not_read(tmp_path: Path) -> None:
+    cache.write("pool", CODE)
+    file = file_of("pool")
+    file.chmod(0o664)
+    assert cache.read("pool") is None
+    file.chmod(0o644)
+    assert cache.read("pool") == CODE
+    file.rename(tmp_path / "elsewhere.o")
+    file.symlink_to(tmp_path / "elsewhere.o")
+    assert cache.read("pool") is None
+
+
+@needs_permissions
+def test_a_folder_on_a_read_only_disk_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system tells it; tests/jit/test_containers.py has a real one."""
+    cache.write("pool", CODE)
+    folder = cache.folder()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert cache.folder() is None
+    assert cache.place() == folder
+    assert cache.read("pool") == CODE
+    assert cache.problem() == f"{folder}: this user may not write to it, or it is on a read-only disk"
+    cache.write("classify", CODE)
+    assert cache.read("classify") is None
+
+
+def test_kernels_for_another_processor_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that was filled on another machine and cannot be added to."""
+    (tmp_path / "bitvit" / "0123456789abcdef01234567").mkdir(parents=True)
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    place = tmp_path / "bitvit" / own_fingerprint()
+    assert cache.problem() == f"{place}: Read-only file system (beside it are kernels for other processors or versions)"
 
 
 def test_no_place_for_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
     assert cache.folder() is None
+    assert cache.problem() == f"{tmp_path / 'file' / 'bitvit'}: Not a directory"
     cache.write("pool", CODE)
     assert cache.read("pool") is None
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a user number that the system does not know."""
+
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache.folder() is cache.place() is None
+    assert cache.problem() == "there is no folder of this user's (Could not determine home directory.)"
 
 
 def own_fingerprint() -> str:
@@ -138,7 +235,7 @@ def test_nobody_else_may_write_to_a_file() -> None:
         cache.write("pool", CODE)
     finally:
         os.umask(before)
-    assert stat.S_IMODE(file_of("pool").stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE(file_of("pool").stat().st_mode) & 0o022 == 0
 
 
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

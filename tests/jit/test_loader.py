@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -88,6 +89,28 @@ def test_other_processes_that_fail(
     monkeypatch.setattr(workers, "available_threads", lambda: 2)
     monkeypatch.setattr(sys, "executable", executable)
     run_classify(*loader.addresses([classify, pool])[:1])
+
+
+@pytest.mark.parametrize("problem", [BlockingIOError("fork"), RuntimeError("can't fork at interpreter shutdown")])
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_limit_of_processes(
+    problem: Exception, started: int, cold: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the end of the interpreter: the caller compiles, and a process that was started before ends."""
+    left, popen, processes = [started], subprocess.Popen, []
+
+    def start_or_not(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        if not left[0]:
+            raise problem
+        left[0] -= 1
+        processes.append(popen(*arguments, **options))
+        return processes[-1]
+
+    cold()
+    monkeypatch.setattr(workers, "available_threads", lambda: 2)
+    monkeypatch.setattr(subprocess, "Popen", start_or_not)
+    run_classify(*loader.addresses([classify, pool])[:1])
+    assert [process.poll() is None for process in processes] == [False] * started
 
 
 def test_a_process_that_hangs(cold: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
