@@ -79,11 +79,11 @@ def _unescaped(field: str) -> str:
 def _quota_of(group: Path) -> float | None:
     """CPUs granted to the group whose files lie in a folder."""
     with contextlib.suppress(OSError, ValueError):
-        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         return None if quota == "max" else int(quota) / int(period)
     with contextlib.suppress(OSError, ValueError):
         quota_us, period_us = (
-            int((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period")
+            int((group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8")) for name in ("quota", "period")
         )
         return None if quota_us <= 0 else quota_us / period_us
     return None
