@@ -9,11 +9,17 @@ from safetensors.numpy import save_file
 
 import bitvit
 from tests.support.golden_data import load_case
-from tests.support.runtime import forget_functions
+from tests.support.runtime import compile_quietly, forget_functions
 from tools.fuzz.seeds import CONFIGS, write_packed
 
 # A shell's background job ignores Ctrl-C, and its children would too; a handler of one's own is not passed on to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet() -> None:
+    """Which test compiles the first kernel depends on the machine's cache; `cold` has it said again."""
+    compile_quietly()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import I8
 from bitvit.kernels.target import CPU, FEATURES
 
+__all__ = ["compile_object", "llvm_code", "machine", "optimize"]
+
 
 @functools.cache
 def machine() -> Any:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from bitvit.jit import loader
 from bitvit.kernels.catalog import Scheduling
 
+__all__ = ["CFunction", "Call", "c_function", "kernel_at"]
+
 CFunction: TypeAlias = Callable[..., int | None]
 """A function of ctypes: takes integers, returns one or nothing."""
 

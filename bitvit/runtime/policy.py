@@ -8,6 +8,8 @@ contended. The calls without helpers also tell how long an image takes alone.
 Arithmetic only: it neither reads a clock nor knows of threads. Whoever leads the team tells it what happened.
 """
 
+__all__ = ["MOST_CALLS", "RestPolicy"]
+
 MOST_CALLS = 64
 
 

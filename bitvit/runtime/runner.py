@@ -24,6 +24,8 @@ from bitvit.runtime.team import Team
 from bitvit.runtime.workspace import Workspace
 from bitvit.system import available_threads
 
+__all__ = ["Runner", "new_cells"]
+
 
 def new_cells(lines: int) -> NDArray[np.int64]:
     """Counters for the functions of kernels/schedule.py, all 0: int64 [lines * LINE], a cache line for each."""

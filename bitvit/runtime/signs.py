@@ -17,6 +17,8 @@ from bitvit.program import Step
 from bitvit.runtime.runner import Runner
 from bitvit.runtime.workspace import Workspace
 
+__all__ = ["Signs", "TracedStep", "attends", "attention_of", "run_traced", "unpacked"]
+
 Signs = dict[str, NDArray[Any]]
 
 

@@ -37,6 +37,8 @@ from numpy.typing import NDArray
 from bitvit.runtime.calls import Call
 from bitvit.runtime.policy import RestPolicy
 
+__all__ = ["RETRY", "GreenThreadError", "Helper", "Lease", "Team", "interruptions"]
+
 START_PATIENCE = 1.0  # seconds that a new helper has to tell its thread; until it has, it is not pinned
 RETRY = 1.0  # seconds from a helper that could not be started to the next attempt
 

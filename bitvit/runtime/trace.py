@@ -15,6 +15,8 @@ from bitvit.runtime.runner import Runner
 from bitvit.runtime.signs import Signs, TracedStep, attends, attention_of, run_traced
 from bitvit.runtime.workspace import Workspace
 
+__all__ = ["BlockAttention", "Trace"]
+
 
 @dataclass(frozen=True)
 class BlockAttention:

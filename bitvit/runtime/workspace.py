@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 from bitvit.program import ADDRESS_CELL, Program, aligned_zeros
 
+__all__ = ["Workspace"]
+
 
 class Workspace:
     """The arenas of one thread that computes images alone, or that takes part in a team.

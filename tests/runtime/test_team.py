@@ -272,6 +272,8 @@ def test_no_thread_is_started_while_the_interpreter_ends(monkeypatch: pytest.Mon
 
 def test_a_first_call_after_the_main_thread_has_ended(packed: Callable[[str], Path]) -> None:
     """Python 3.12 starts no threads then."""
+    path = packed("micro96_pth")
+    bitvit.load(path)  # compiles here
     script = (
         "import sys, threading, time, numpy as np, bitvit\n"
         "model, main = bitvit.load(sys.argv[1]), threading.main_thread()\n"
@@ -281,7 +283,7 @@ def test_a_first_call_after_the_main_thread_has_ended(packed: Callable[[str], Pa
         "    print(model(np.zeros((1, 3, 96, 96), np.float32)).shape)\n"
         "threading.Thread(target=call).start()\n"
     )
-    command = [sys.executable, "-c", script, str(packed("micro96_pth"))]
+    command = [sys.executable, "-c", script, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300)
     assert (done.stdout, done.stderr) == ("(1, 10)\n", "")
 

@@ -49,6 +49,11 @@ def claims_in(cells: NDArray[np.int64], steps: int, ranges: int) -> NDArray[np.i
     return lines.reshape(steps, ranges, catalog.LINE)[:, :, 0]
 
 
+def compile_quietly() -> None:
+    """This process has said that it compiles kernels, which it says once."""
+    loader._announced = True
+
+
 def forget_functions(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     """A function after which this process is as one that has loaded none; it returns the folder of the cache."""
 

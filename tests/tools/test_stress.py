@@ -1,5 +1,7 @@
 """Short runs of tools/stress: many callers, faults in the middle of a command, a soak. And proof that checks fail."""
 
+import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bitvit
+from bitvit.model import BHViT
+from bitvit.runtime.calls import Call
+from bitvit.runtime.team import Team
 from tests.support.paths import ROOT
-from tools.stress import callers, faults, soak
+from tests.support.runtime import tireless_team
+from tools.stress import callers, faults, reloads, soak
 from tools.stress.__main__ import DEFAULT
 from tools.stress.callers import Question
 from tools.stress.promise import CheckError
@@ -62,6 +69,32 @@ def test_a_call_that_does_not_end_is_noticed(tiny: Path, monkeypatch: pytest.Mon
     with pytest.raises(CheckError, match=r"2 of 2 threads are still inside a call after 0\.3 s"):
         callers.check_threads(tiny, 0.1, count=2)
     release.set()
+
+
+# -------------------------------------------------------------------------------------------------------------- reloads
+def test_a_few_reloads_under_load(tiny: Path) -> None:
+    assert "40 reloads in " in reloads.check_reloads(tiny, 40, growth=32 << 20)  # so few tell little of memory
+
+
+@pytest.mark.parametrize("kept", ["threads", "files"])
+def test_what_a_reload_leaves_behind_is_noticed(kept: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[object] = []
+
+    def load(path: Path, *, threads: int | None = None) -> BHViT:
+        model = original(path, threads=threads)
+        left.append(open(os.devnull) if kept == "files" else tireless_team(2))  # noqa: SIM115, PTH123
+        if isinstance(left[-1], Team):
+            left[-1].run([Call(lambda: None)] * 2)
+        return model
+
+    original = bitvit.load
+    monkeypatch.setattr(reloads, "SETTLING", 0.1)
+    monkeypatch.setattr(bitvit, "load", load)
+    with pytest.raises(CheckError, match=rf"something is left of models that are gone: .*{kept}"):
+        reloads.check_reloads(tiny, 3, count=1)
+    for file in left:
+        if isinstance(file, io.IOBase):
+            file.close()
 
 
 # --------------------------------------------------------------------------------------------------------------- faults

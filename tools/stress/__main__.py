@@ -16,19 +16,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tools.stress import callers, faults, soak
+from tools.stress import callers, faults, reloads, soak
 from tools.stress.promise import CheckError
 
 DEFAULT = Path(__file__).resolve().parents[2] / "weights" / "bhvit-digits.safetensors"
 COMMANDS = ("convert", "classify", "evaluate", "warmup")
 
 
-def checks(model: Path, seconds: float, times: int, folder: Path) -> dict[str, Callable[[], str]]:
+def checks(
+    model: Path, seconds: float, times: int, count_of_reloads: int, folder: Path
+) -> dict[str, Callable[[], str]]:
     """Name and function of every check."""
     commands = functools.cache(lambda: faults.make_commands(folder))  # only if one of them is wanted
     found: dict[str, Callable[[], str]] = {
         "threads": partial(callers.check_threads, model, seconds),
         "models": partial(callers.check_models, model, seconds),
+        "reloads": partial(reloads.check_reloads, model, count_of_reloads),
         **{f"pool-{method}": partial(callers.check_pool, model, method) for method in callers.start_methods()},
         "prefork": partial(callers.check_prefork, model, seconds, folder),
         "read-only-home": lambda: faults.check_read_only_home(commands()["classify"]),
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument(
         "--times", type=int, default=6, help="how often each command is interrupted or killed (default 6)"
     )
+    parser.add_argument("--reloads", type=int, default=500, help="how often a called model is replaced (default 500)")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="run the checks whose names begin with this; may be given again"
     )
@@ -63,7 +67,7 @@ def main() -> None:
         if options.soak:
             chosen: dict[str, Callable[[], str]] = {"soak": partial(soak.check_soak, options.model, 60 * options.soak)}
         else:
-            every = checks(options.model, options.seconds, options.times, Path(folder))
+            every = checks(options.model, options.seconds, options.times, options.reloads, Path(folder))
             chosen = {n: c for n, c in every.items() if not options.only or n.startswith(tuple(options.only))}
         for name, check in chosen.items():
             begin = time.monotonic()

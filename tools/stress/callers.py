@@ -46,7 +46,7 @@ def ask(model: BHViT, question: Question) -> None:
         raise CheckError(f"another answer to {len(question.pixels)} images")
 
 
-class _Callers:
+class Callers:
     """Threads that do something again and again, until they are told to stop or one of them fails."""
 
     def __init__(self, jobs: list[Callable[[int], None]]) -> None:
@@ -67,7 +67,7 @@ class _Callers:
                 break
             self.calls += 1
 
-    def __enter__(self) -> "_Callers":
+    def __enter__(self) -> "Callers":
         for thread in self._threads:
             thread.start()
         return self
@@ -83,6 +83,10 @@ class _Callers:
         if alive:
             raise CheckError(f"{alive} of {len(self._threads)} threads are still inside a call after {PATIENCE} s")
 
+    @property
+    def has_failed(self) -> bool:
+        return bool(self._failures)
+
     def wait(self, seconds: float) -> None:
         """Let them work for so long, or until one fails."""
         self._stop.wait(seconds)
@@ -96,7 +100,7 @@ def _asker(model: BHViT, asked: list[Question], start: int) -> Callable[[int], N
 def check_threads(path: Path, seconds: float, count: int = 64) -> str:
     """Many Python threads on one model."""
     asked, model = questions(path), bitvit.load(path)
-    with _Callers([_asker(model, asked, start) for start in range(count)]) as callers:
+    with Callers([_asker(model, asked, start) for start in range(count)]) as callers:
         callers.wait(seconds)
     return f"{count} threads on one model of {model.threads} threads: {callers.calls:,} calls in {seconds:g} s"
 
@@ -112,7 +116,7 @@ def check_models(path: Path, seconds: float, count: int = 8) -> str:
         thread.join(timeout=PATIENCE)
     if len(models) != count:
         raise CheckError(f"{len(models)} of {count} models were loaded")
-    with _Callers([_asker(model, asked, start) for start, model in enumerate(models * 2)]) as callers:
+    with Callers([_asker(model, asked, start) for start, model in enumerate(models * 2)]) as callers:
         callers.wait(seconds)
     return f"{count} models, two threads each: {callers.calls:,} calls in {seconds:g} s"
 
@@ -136,7 +140,7 @@ def check_pool(path: Path, method: str, tasks: int = 40) -> str:
     asked, model = questions(path), bitvit.load(path)
     _inherited = (model, asked) if method == "fork" else None
     try:
-        callers = _Callers([_asker(model, asked, start) for start in range(2)])
+        callers = Callers([_asker(model, asked, start) for start in range(2)])
         with callers, multiprocessing.get_context(method).Pool(3) as pool:
             result = pool.starmap_async(_in_pool, [(path, number) for number in range(tasks)], chunksize=1)
             try:
@@ -214,7 +218,7 @@ def check_prefork(path: Path, seconds: float, folder: Path, count: int = 3) -> s
             if not _request(address, number % len(asked), asked):
                 unanswered.append(number)
 
-        with _workers(count, lambda: _serve(listening, model, asked)) as pids, _Callers([request] * 4) as callers:
+        with _workers(count, lambda: _serve(listening, model, asked)) as pids, Callers([request] * 4) as callers:
             callers.wait(seconds / 2)
             os.kill(pids[0], signal.SIGKILL)
             os.waitpid(pids[0], 0)
