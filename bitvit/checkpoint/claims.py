@@ -103,7 +103,10 @@ def read_claims(
 
 
 def _is_off(value: object) -> bool:
-    """Whether an option is switched off: what it might do is not done."""
+    """Whether an option is switched off, or is no setting at all but an object, such as a date, of which only its type
+    was read."""
+    if isinstance(value, str) and value.startswith("<") and value.endswith(">") and value != "<dict>":
+        return True
     return value is False or value == "" or (isinstance(value, list | tuple | dict) and not value)
 
 
