@@ -47,7 +47,7 @@ def test_a_mistake_gives_one_line_and_no_traceback() -> None:
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **_options: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("bitvit.summary.summarize", broken)
@@ -134,7 +134,7 @@ def closed(redirections: str, *arguments: object) -> subprocess.CompletedProcess
 def test_closed_streams_leave_no_traceback(
     verb: str, model: Path, checkpoint: Path, config: Path, images: Path, report: BenchReport, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out.csv"
+    out = tmp_path / ("out.safetensors" if verb == "convert" else "out.csv")
     (tmp_path / "labels.csv").write_text(f"path,label\n{images / 'a.png'},1\n{images / 'b.jpg'},2\n")
     (tmp_path / "report.json").write_text(report.to_json())
     arguments = {
