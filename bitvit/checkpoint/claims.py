@@ -4,8 +4,9 @@ Either may hold any of these fields, a saved config or the `hyper_parameters` of
 neither known here nor known to be harmless may change the network: it is an error that names it.
 """
 
+import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +82,14 @@ def read_claims(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source, origin in ((config_json, CONFIG), (args, ARGS)):
-        unknown = []
+        unknown: dict[str, Any] = {}
         for name, value in (source or {}).items():
             known = _SAME.get(name, name)
             if value is None or name in ignore or (known not in _KINDS and is_harmless(name)):
                 continue
             if known not in _KINDS:
                 if not _is_off(value):
-                    unknown.append(f"{name} ({shown(value)})")
+                    unknown[name] = value
                 continue
             typed = _typed(known, value, name, origin)
             if known in values and values[known] != typed:
@@ -110,12 +111,12 @@ def _is_off(value: object) -> bool:
     return value is False or value == "" or (isinstance(value, list | tuple | dict) and not value)
 
 
-def _unknown(fields: list[str], origin: str) -> ConfigError:
-    names = [field.partition(" (")[0] for field in fields]
+def _unknown(fields: Mapping[str, Any], origin: str) -> ConfigError:
+    named = listing(fields, show=lambda name: f"{name} ({shown(fields[name])})")
     return ConfigError(
-        f"{origin}: {listing(fields, show=str)}: not known here, and may change the network; expected fields of BHViT "
+        f"{origin}: {named}: not known here, and may change the network; expected fields of BHViT "
         "and options of its training. If it computes the same without, say so: "
-        + " ".join(f"--ignore {name}" for name in names[:MOST_LISTED])
+        + " ".join(f"--ignore {name}" for name in itertools.islice(fields, MOST_LISTED))
     )
 
 
@@ -180,9 +181,9 @@ def _check_window_names(claims: Claims) -> None:
         raise claims.disagreement("window_size", attn_window, f"{claims.origins['attn_window']} (attn_window)")
 
 
-def facts(config: Config) -> Iterator[tuple[str, object]]:
+def facts(config: Config) -> Mapping[str, object]:
     """What the fields would say of a network, those that tensors tell."""
-    yield from {
+    return {
         "hidden_size": config.hidden_sizes,
         "depths": config.depths,
         "intermediate_size": config.intermediate_sizes,
@@ -201,4 +202,4 @@ def facts(config: Config) -> Iterator[tuple[str, object]]:
         "stain_instance_norm": config.image_norm,
         "coord_conv": config.coordinates,
         "use_sinusoidal_pe": config.positions == "sinusoidal",
-    }.items()
+    }

@@ -20,7 +20,7 @@ from bitvit.config import Config, Four, PlaceKind, valid_windows
 from bitvit.errors import CheckpointError, ConfigError
 from bitvit.messages import listing
 
-__all__ = ["assumptions", "infer_config"]
+__all__ = ["assumptions", "config_of", "infer_config"]
 
 State = Mapping[str, NDArray[Any]]
 
@@ -46,7 +46,11 @@ def infer_config(
     inference does not look at.
     """
     refuse_foreign(state)
-    claims = read_claims(config_json, args, ignore)
+    return config_of(state, read_claims(config_json, args, ignore))
+
+
+def config_of(state: State, claims: Claims) -> Config:
+    """`infer_config` for the state dict of a BHViT and for sources that have been read."""
     _refuse_real_activations(state)
     mixers, attentions = _blocks(state, "conv_block"), _blocks(state, "attention_block")
     depths = (*_split(mixers, "conv_block", claims), *_split(attentions, "attention_block", claims))
@@ -64,21 +68,14 @@ def infer_config(
         **_pooling(state, side // 8, claims),
     }
     config = Config(**fields)
-    for name, value in facts(config):
+    for name, value in facts(config).items():
         if claims.get(name) not in (None, value):
             raise claims.disagreement(name, value, "the tensors")
     return config
 
 
-def assumptions(
-    config: Config,
-    *,
-    args: Mapping[str, Any] | None = None,
-    config_json: Mapping[str, Any] | None = None,
-    ignore: Collection[str] = (),
-) -> list[str]:
-    """What `infer_config` took for granted, since neither the tensors nor another source says it."""
-    claims = read_claims(config_json, args, ignore)
+def assumptions(config: Config, claims: Claims) -> list[str]:
+    """What `config_of` took for granted, since neither the tensors nor another source says it."""
     gsb, others = config.quantizer == "gsb", claims.doubtful_window()
     return [
         text

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from bitvit.checkpoint import names
-from bitvit.checkpoint.check import check_state
+from bitvit.checkpoint.check import check_state, refuse_foreign
+from bitvit.checkpoint.claims import read_claims
 from bitvit.checkpoint.hub import ConfigSource, read_config
-from bitvit.checkpoint.infer import assumptions, infer_config
+from bitvit.checkpoint.infer import assumptions, config_of
 from bitvit.config import Config
 from bitvit.errors import located
 
@@ -78,11 +79,12 @@ def trained_network(
     if (state := _plain_classifier(checkpoint.state)) is not checkpoint.state:
         checkpoint = dataclasses.replace(checkpoint, state=state)
         sequence = ["what stands before the classifier in its Sequential is dropout"]
-    sources: dict[str, Any] = {"args": checkpoint.args, "config_json": fields, "ignore": ignore}
     with located(checkpoint.path):
-        inferred = infer_config(checkpoint.state, **sources)
-        assumed = assumptions(inferred, **sources)
-    return dataclasses.replace(_checked(checkpoint, inferred), assumed=(*assumed, *sequence))
+        refuse_foreign(checkpoint.state)
+        claims = read_claims(fields, checkpoint.args, ignore)
+        inferred = config_of(checkpoint.state, claims)
+    assumed = (*assumptions(inferred, claims), *sequence)
+    return dataclasses.replace(_checked(checkpoint, inferred), assumed=assumed)
 
 
 def _plain_classifier(state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
