@@ -1,21 +1,23 @@
 """What config.json and the training script's options say about a network, typed; and that they leave nothing unclear.
 
-Either may hold any of these fields, a saved config or the `hyper_parameters` of a framework as well. A field that is
+Either may hold any of these fields, a saved config or the `hyper_parameters` of a framework as well, in dicts of any
+depth. A field that is
 neither known here nor known to be harmless may change the network: it is an error that names it.
 """
 
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitvit.checkpoint.harmless import is_harmless
+from bitvit.checkpoint.harmless import is_harmless, names_classes
+from bitvit.checkpoint.inert import Opaque
 from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
 from bitvit.messages import MOST_LISTED, listing, shown
 
-__all__ = ["Claims", "facts", "read_claims"]
+__all__ = ["KNOWN", "Claims", "facts", "read_claims"]
 
 _INTEGERS = """
     image_size input_size window_size attn_window patch_size num_channels num_hidden_layersA num_hidden_layersB
@@ -34,6 +36,10 @@ _SAME = {
     "img_size": "input_size",
     "in_chans": "num_channels",
 }  # what other scripts call a field
+KNOWN = frozenset((*_KINDS, *_SAME))
+"""Names that say something of a network."""
+
+_OF_A_NETWORK = ("arch", "args", "cfg", "config", "hparams", "kwargs", "model", "model_args", "model_config", "opt")
 _OF_THE_FORK = ("stain_instance_norm", "coord_conv", "use_sinusoidal_pe", "token_pool", "topk_ratio")
 CONFIG, ARGS = "config.json", "the checkpoint's args"
 
@@ -83,15 +89,13 @@ def read_claims(
     origins: dict[str, str] = {}
     for source, origin in ((config_json, CONFIG), (args, ARGS)):
         unknown: dict[str, Any] = {}
-        for name, value in (source or {}).items():
+        for path, value in _leaves(source or {}, ignore):
+            name = path.rpartition(".")[2]
             known = _SAME.get(name, name)
-            if value is None or name in ignore or (known not in _KINDS and is_harmless(name)):
-                continue
             if known not in _KINDS:
-                if not _is_off(value):
-                    unknown[name] = value
+                unknown[path] = value
                 continue
-            typed = _typed(known, value, name, origin)
+            typed = _typed(known, value, path, origin)
             if known in values and values[known] != typed:
                 raise Claims(values, origins).disagreement(known, typed, origin)
             values[known], origins[known] = typed, origin
@@ -103,12 +107,28 @@ def read_claims(
     return claims
 
 
+def _leaves(
+    fields: Mapping[str, Any], ignore: Collection[str], place: str = "", strict: bool = True
+) -> Iterator[tuple[str, Any]]:
+    """The fields that matter, by their path through dicts in one another, as in 'model.depths'.
+
+    strict: unknown fields matter; in a dict of the data or of the optimiser, say, only those of a network do.
+    """
+    for name, value in fields.items():
+        path, harmless = place + name, is_harmless(name)
+        if value is None or name in ignore or path in ignore or names_classes(name):
+            continue
+        if isinstance(value, Mapping) and name not in _KINDS:
+            yield from _leaves(value, ignore, f"{path}.", strict and (not harmless or name in _OF_A_NETWORK))
+        elif name in KNOWN or (strict and not harmless and not _is_off(value)):
+            yield path, value
+
+
 def _is_off(value: object) -> bool:
-    """Whether an option is switched off, or is no setting at all but an object, such as a date, of which only its type
-    was read."""
-    if isinstance(value, str) and value.startswith("<") and value.endswith(">") and value != "<dict>":
-        return True
-    return value is False or value == "" or (isinstance(value, list | tuple | dict) and not value)
+    """Whether an option is switched off, or is no setting at all but an object, such as a date."""
+    if isinstance(value, Opaque):
+        return value.what not in ("dict", "list", "tuple")
+    return value is False or value == "" or (isinstance(value, list | tuple) and not value)
 
 
 def _unknown(fields: Mapping[str, Any], origin: str) -> ConfigError:

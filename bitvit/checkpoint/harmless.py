@@ -5,7 +5,7 @@ in the code of the authors and of two forks (SPEC 2, 7.9), in the training scrip
 from, and in what transformers writes into every config.json.
 """
 
-__all__ = ["is_harmless"]
+__all__ = ["is_harmless", "names_classes"]
 
 # What BHViT's code does not look at, or what works in training only (SPEC 2).
 _NETWORK = """
@@ -87,9 +87,20 @@ _BEGINNINGS = (
     "deepspeed_",
 )
 
+# Names of classes, whose own fields are anything
+_CLASSES = """
+    class_map class_names class_to_id class_to_idx classes id2label idx_to_class label2id label_map labels
+"""
+
+_NAMING_CLASSES = frozenset(_CLASSES.split())
 _HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING).split())
 
 
 def is_harmless(name: str) -> bool:
     """Whether a field of a config.json, or a stored option, is known to change nothing about inference."""
     return name in _HARMLESS or name.startswith(_BEGINNINGS)
+
+
+def names_classes(name: str) -> bool:
+    """Whether a field holds the names of the classes."""
+    return name in _NAMING_CLASSES

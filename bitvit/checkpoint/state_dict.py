@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint.dtypes import native, stored_dtype
 from bitvit.checkpoint.file import Extent, read_extent, size
-from bitvit.checkpoint.inert import Global, Instance, Storage, Tensor, UnreadTensor, described, kind_of
+from bitvit.checkpoint.inert import Instance, Storage, Tensor, UnreadTensor, described, kind_of
+from bitvit.checkpoint.options import options
 from bitvit.checkpoint.prefixes import has_network
 from bitvit.checkpoint.remedies import RESAVE, rewritten
 from bitvit.errors import CheckpointError
@@ -53,7 +54,6 @@ _EMA_KEYS = (
     *("swa_model", "swa_state_dict", "averaged_model"),
 )
 _INNER_KEYS = (*_STATE_KEYS, "module", "shadow")
-_ARGS_KEYS = ("args", "hyper_parameters", "hparams", "opt")
 
 State = dict[Any, Any]
 Place = tuple[object, ...]  # the keys that lead to a state dict
@@ -67,7 +67,7 @@ def select(file: io.BufferedReader, source: Source, ema: bool) -> Stored:
     averaged = next(filter(None, (_averaged(top, key) for key in _EMA_KEYS)), None)
     chosen, place = averaged if ema and averaged else _trained(top, path, averaged)
     tensors = _tensors(chosen, path, place)
-    args, notes = _options(top)
+    args, notes = options(top)
     if place and place[0] not in (*_STATE_KEYS, *_EMA_KEYS):
         notes.append(f"the state dict is that of {shown(place[0])}")
 
@@ -165,55 +165,6 @@ def _tensors(state: State, path: str, place: Place) -> dict[str, Tensor]:
 
 
 _MENDS = {"NumPy array": "torch.as_tensor(v)", "NumPy scalar": "torch.as_tensor(v)"}
-
-# ------------------------------------------------------------------------------------------------------------- options
-
-
-def _options(top: State) -> tuple[dict[str, Any] | None, list[str]]:
-    """The training script's options, without anything nested, and notes about those that cannot be read."""
-    notes: list[str] = []
-    for key in _ARGS_KEYS:
-        fields = _fields(top.get(key))
-        if fields is not None:
-            inner = next(filter(None, (_fields(fields.get(name)) for name in _ARGS_KEYS)), {})  # Lightning's own
-            merged = {name: value for name, value in (inner | fields).items() if not inner or name not in _ARGS_KEYS}
-            return {name: _plain(value) for name, value in merged.items() if isinstance(name, str)}, notes
-        if top.get(key) is not None:
-            notes.append(f"{key!r} is {described(top[key])}, which tells nothing of the network and of the images")
-    return None, notes
-
-
-def _fields(value: object) -> State | None:
-    """The named values of a dict or of an object, OmegaConf's among them, whose values lie in nodes."""
-    fields = _content(value)
-    if isinstance(fields, Instance):
-        fields = {name: field for name, field in fields.fields.items() if not _is_special(fields, name)}
-    return fields if isinstance(fields, dict) else None
-
-
-def _is_special(owner: Instance, name: object) -> bool:
-    """Whether an attribute is the class's own; argparse's have the names that a script gave them."""
-    return owner.name != "argparse Namespace" and isinstance(name, str) and name.startswith("__")
-
-
-def _content(value: object) -> object:
-    """What a node of OmegaConf holds: a dict or list of nodes, or a value; anything else as it is."""
-    if isinstance(value, Instance):
-        return value.fields.get("_content", value.fields.get("_val", value))
-    return value
-
-
-def _plain(value: object) -> object:
-    value = _content(value)
-    if isinstance(value, list) and len(value) <= 1000:
-        value = [_content(item) for item in value]
-    scalar = str | bytes | int | float | None
-    if isinstance(value, scalar):
-        return value
-    if isinstance(value, list | tuple) and len(value) <= 1000 and all(isinstance(item, scalar) for item in value):
-        return value
-    return value.name.replace(" ", ".") if isinstance(value, Global) else f"<{kind_of(value)}>"
-
 
 # ---------------------------------------------------------------------------------------------- from storage to array
 

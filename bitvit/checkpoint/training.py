@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bitvit.checkpoint.options import groups
 from bitvit.errors import ConfigError
 from bitvit.labels import labels_from_json
 from bitvit.messages import listing, plural, shown
@@ -33,15 +34,15 @@ class Normalization(NamedTuple):
 
 def normalization(checkpoint: "Checkpoint") -> Normalization:
     """What the checkpoint says of it, else ImageNet's, as in the training code; `source` says which and why."""
-    args = checkpoint.args or {}
+    options = list(groups(checkpoint.args or {}))
     for fields, names, origin in (
-        (args, ("mean", "std"), "the checkpoint's args"),
+        *((fields, ("mean", "std"), "the checkpoint's args") for fields in options),
         (_of_processor(checkpoint.preprocessor), ("image_mean", "image_std"), "preprocessor_config.json"),
     ):
         mean, std = (_triple(fields.get(name)) for name in names)
         if mean and std:
             return Normalization(mean, std, f"of {origin}")
-    data_set = args.get("data_set")
+    data_set = next((fields["data_set"] for fields in options if fields.get("data_set") is not None), None)
     if isinstance(data_set, str) and data_set in _DATA_SETS:
         whose, mean, std = _DATA_SETS[data_set]
         return Normalization(mean, std, f"{whose}, with which the training code normalises data_set {data_set!r}")

@@ -1,6 +1,7 @@
 """What config.json and the training's options say: known fields, harmless ones, and those that stop a conversion."""
 
 import argparse
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,44 @@ def test_a_stale_option_can_be_ignored() -> None:
 
 
 def test_options_may_be_a_namespace_of_any_script(tmp_path: Path) -> None:
-    """torch.save writes argparse.Namespace; what it nests is described, and a nested unknown is still named."""
+    """torch.save writes argparse.Namespace, and dicts in it; an unknown one in a dict is named by its path."""
     torch = pytest.importorskip("torch")
     options = argparse.Namespace(input_size=32, lr=1e-3, network={"mixer": "fft"})
     torch.save({"model": {"w": torch.zeros(1)}, "args": options}, tmp_path / "net.pth")
-    refused("network ('<dict>')", args=read_checkpoint(tmp_path / "net.pth").args)
+    args = read_checkpoint(tmp_path / "net.pth").args
+    refused("network.mixer ('fft')", args=args)
+    assert read_claims(None, args, ["network.mixer"]).values == {"input_size": 32}
+    assert read_claims(None, args, ["network"]).values == {"input_size": 32}
+
+
+@pytest.mark.parametrize("place", ["model", "config", "backbone", "data", "trainer"])
+def test_fields_of_a_network_count_in_any_dict(place: str) -> None:
+    """Whatever the dict is called: else a network of other bits would pass."""
+    assert read_claims(None, {place: {"deeper": {"attn_window": 8}}}).values == {"attn_window": 8}
+    refused("weight_bits is 32 in the checkpoint's args", args={place: {"weight_bits": 32}})
+    refused(f"the checkpoint's args ({place}.shift3): shift3 is 'no'", args={place: {"shift3": "no"}})
+    refused("shift3 is True in the checkpoint's args but False", args={"shift3": True, place: {"shift3": False}})
+
+
+@pytest.mark.parametrize("place", ["model", "config", "backbone"])
+def test_unknown_fields_are_refused_in_a_dict_of_the_network(place: str) -> None:
+    refused(f"{place}.mixer ('fft')", args={place: {"mixer": "fft", "lr": 0.1}})
+    assert read_claims(None, {place: {"mixer": "fft"}}, ["mixer"]).values == {}
+
+
+@pytest.mark.parametrize("place", ["data", "optimizer", "logger"])
+def test_dicts_of_other_things_hold_what_they_like(place: str) -> None:
+    assert read_claims(None, {place: {"mixer": "fft", "more": {"lookahead": True}}}).values == {}
+
+
+@pytest.mark.parametrize("place", ["id2label", "label2id", "class_to_idx"])
+def test_names_of_classes_are_no_fields(place: str) -> None:
+    assert read_claims({place: {"mixer": 0, "shift3": 1}}, None).values == {}
+
+
+def test_objects_are_no_settings(tmp_path: Path) -> None:
+    """Of an object of some class only what is a network's counts; a date says nothing."""
+    torch = pytest.importorskip("torch")
+    options = {"started": datetime.date(2026, 1, 2), "span": range(3)}
+    torch.save({"model": {"w": torch.zeros(1)}, "args": options}, tmp_path / "net.pth")
+    assert read_claims(None, read_checkpoint(tmp_path / "net.pth").args).values == {}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bitvit.checkpoint import pickles, read_checkpoint, torchzip
 from bitvit.errors import BitvitError, CheckpointError
-from tests.support.checkpoints import FIVE, read_zip, refuse, write_legacy, write_zip
+from tests.support.checkpoints import FIVE, read_zip, readable, refuse, write_legacy, write_zip
 from tools.fuzz.pickles import MAGIC, Raw, attacks, call, glob, namespace, tensor, text
 
 ATTACKS = list(attacks("x"))
@@ -159,7 +159,7 @@ def test_deep_nesting_costs_no_recursion(tmp_path: Path) -> None:
     """Neither building nor hashing nor freeing it: as a value, as a key, as the whole."""
     deep = Raw(b")" + b"\x85" * 100_000)
     value = {"model": {"w": tensor("0", (5,))}, "args": namespace(deep=deep), deep: deep}
-    assert read_zip(tmp_path, value, {"0": FIVE}).args == {"deep": "<tuple>"}
+    assert readable(read_zip(tmp_path, value, {"0": FIVE}).args) == {"deep": "<tuple>"}
     refuse(write_zip(tmp_path / "t.pth", deep, {}), "holds <tuple>, expected a state dict")
 
 
@@ -168,7 +168,7 @@ def test_shared_structures_do_not_blow_up(tmp_path: Path) -> None:
     steps = [b"](h%ch%ceq%c0" % (k, k, k + 1) for k in range(40)]
     lists = Raw(b"]q\x000" + b"".join(steps) + b"h%c" % 40)
     value = {"model": {"w": tensor("0", (5,))}, "args": namespace(lists=lists)}
-    assert read_zip(tmp_path, value, {"0": FIVE}).args == {"lists": "<list>"}
+    assert readable(read_zip(tmp_path, value, {"0": FIVE}).args) == {"lists": "<list>"}
 
 
 @pytest.mark.parametrize(

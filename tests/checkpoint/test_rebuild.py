@@ -29,7 +29,7 @@ import pytest
 from bitvit.checkpoint import read_checkpoint
 from bitvit.checkpoint.rebuild import is_class
 from bitvit.errors import CheckpointError
-from tests.support.checkpoints import FIVE, assert_same, read_zip, refuse, write_legacy, write_zip
+from tests.support.checkpoints import FIVE, assert_same, read_zip, readable, refuse, write_legacy, write_zip
 from tools.fuzz.pickles import Raw, build, call, glob, storage, tensor
 
 Write = Callable[..., Path]
@@ -121,7 +121,7 @@ def test_objects_show_what_they_stand_for(tmp_path: Path) -> None:
         "long name": call("__main__", "A" * 200, 1),
         "odd name": call("__main__", "A\x1b[2J", 1),
     }
-    found = read_zip(tmp_path, {"model": {"w": tensor("0", (5,))}, "args": args}, {"0": FIVE}).args
+    found = readable(read_zip(tmp_path, {"model": {"w": tensor("0", (5,))}, "args": args}, {"0": FIVE}).args)
     assert found == {
         "when": "<datetime.datetime>",
         "phase": "<__main__.Phase>",

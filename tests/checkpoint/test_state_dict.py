@@ -99,7 +99,12 @@ def _node(value: object) -> Raw:
     [
         ({"hyper_parameters": {"shift3": True}}, {"shift3": True}),  # Lightning
         ({"hyper_parameters": {"args": namespace(shift3=True), "lr": 0.1}}, {"shift3": True, "lr": 0.1}),
-        ({"args": {"shift3": True}, "hyper_parameters": {"shift3": False}}, {"shift3": True}),
+        ({"args": {"shift3": True}, "hyper_parameters": {"shift3": False}},
+         {"shift3": True, "hyper_parameters": {"shift3": False}}),
+        ({"config": {"model": {"shift3": True}}}, {"model": {"shift3": True}}),
+        ({"image_size": 64, "epoch": 3}, {"image_size": 64}),  # beside the state dict
+        ({"args": {"lr": 0.1}, "weight_bits": 32}, {"lr": 0.1, "weight_bits": 32}),
+        ({"args": {"model": _object("Model", depths=[1, 1, 2, 1], buckets=7)}}, {"model": {"depths": [1, 1, 2, 1]}}),
         ({"args": None, "opt": namespace(shift3=True)}, {"shift3": True}),
         ({"args": _object("Args", shift3=True, __version__=1)}, {"shift3": True}),  # a dataclass
         ({"args": _object("DictConfig", _content={"a": _node(1), "b": _object("ListConfig", _content=[_node(1), 2])},

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bitvit.checkpoint import Checkpoint, read_checkpoint
+from bitvit.checkpoint.inert import Opaque
 from bitvit.errors import CheckpointError
 from tools.fuzz.pickles import MAGIC, pickled
 
@@ -67,3 +68,10 @@ def assert_same(state: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArra
         assert state[name].dtype.isnative
         assert state[name].flags.c_contiguous
         np.testing.assert_array_equal(state[name], array, strict=True, err_msg=name)
+
+
+def readable(value: Any) -> Any:
+    """Options with text in place of what stands for an object."""
+    if isinstance(value, dict):
+        return {name: readable(inner) for name, inner in value.items()}
+    return repr(value) if isinstance(value, Opaque) else value
