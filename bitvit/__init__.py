@@ -12,7 +12,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bitvit.config import Config
-from bitvit.convert import ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ImageError, ModelFileError
 from bitvit.preprocess import Preprocessing
 from bitvit.version import __version__ as __version__
@@ -20,6 +19,7 @@ from bitvit.version import __version__ as __version__
 if TYPE_CHECKING:
     from bitvit import bench as bench
     from bitvit.classify import Classifier
+    from bitvit.conversion import ConversionReport, convert
     from bitvit.evaluation import Comparison, EvalReport, compare, evaluate
     from bitvit.model import BHViT, load
 
@@ -45,6 +45,7 @@ __all__ = [
 
 _HOMES = {
     "bitvit.classify": ("Classifier",),
+    "bitvit.conversion": ("ConversionReport", "convert"),
     "bitvit.evaluation": ("Comparison", "EvalReport", "compare", "evaluate"),
     "bitvit.model": ("BHViT", "load"),
 }

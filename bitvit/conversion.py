@@ -1,22 +1,28 @@
-"""What a conversion is asked for, and what is taken where it is not asked: output, class names, preprocessing."""
+"""convert: a training checkpoint -> a packed model file, and what is taken where it is not asked for."""
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import time
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from bitvit.checkpoint import Checkpoint, read_network
+from bitvit.checkpoint.hub import parts_of, read_config
 from bitvit.checkpoint.training import class_names, normalization, placeholders, repeated
 from bitvit.config import Config
-from bitvit.errors import CheckpointError, ConfigError
+from bitvit.errors import CheckpointError, ConfigError, located
+from bitvit.modelfile import save_model_file
+from bitvit.pack import pack
 from bitvit.preprocess import Preprocessing, Triple
 
-if TYPE_CHECKING:
-    from bitvit.checkpoint import Checkpoint
+__all__ = ["ConversionReport", "convert"]
 
-__all__ = ["FOREIGN_SUFFIXES", "check_target", "choose_labels", "choose_preprocessing", "repeated_labels"]
-
-FOREIGN_SUFFIXES = frozenset(
+_FOREIGN_SUFFIXES = frozenset(
     (
         *(".onnx", ".ort", ".tflite", ".pb", ".h5", ".hdf5", ".keras", ".gguf", ".ggml", ".engine", ".trt", ".mlmodel"),
         *(".pth", ".pt", ".ckpt", ".bin", ".pkl", ".jit", ".npz", ".npy", ".msgpack", ".xml", ".mlpackage"),
@@ -26,7 +32,87 @@ FOREIGN_SUFFIXES = frozenset(
 """Ends of names that promise another format than that of a packed model."""
 
 
-def check_target(target: Path, sources: Sequence[Path]) -> None:
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `convert` wrote."""
+
+    path: Path
+    config: Config
+    bytes: int
+    binary_weights: int
+    float_parameters: int  # in the file, after folding
+    zero_weights: int  # centred weights that were exactly 0 and became -1
+    warnings: list[str]
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+    """What was found, taken and assumed: where class names and preprocessing come from, averaged weights beside."""
+
+
+def convert(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    ema: bool = False,
+    labels: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: int | str | None = "auto",
+    pad: int = 0,
+    ignore: Collection[str] = (),
+) -> ConversionReport:
+    """Convert a BHViT checkpoint (.safetensors or .pth) into a packed model file.
+
+    checkpoint: trained with the authors' code or any with the same parameter names (SPEC section 3); a file, the index
+    of several, or the folder of a Hugging Face model, whose config.json is then taken too.
+    out: the file to write; never half-written.
+    config: config.json of the training run, as a path, its folder or a dict; needed only for what shapes cannot tell.
+    ema: take the exponential moving average of the weights (`model_ema`).
+    labels: one name a class; default: `id2label` of config.json, if those are names.
+    mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint tells, else ImageNet's.
+    resize, pad: preprocessing of images, see Preprocessing.for_image_size.
+    ignore: fields of config.json and options of the training that are not known but change nothing.
+
+    The report's notes say what was assumed; names that stand for two classes are warned of. Raises CheckpointError,
+    ConfigError or ModelFileError; nothing is written then.
+    """
+    start = time.perf_counter()
+    source, target = Path(checkpoint), Path(out)
+    _check_target(target, parts_of(source).files)
+    fields = read_config(config)
+    network = read_network(source, config=fields, ema=ema, ignore=ignore)
+    shape, found = network.config, network.checkpoint
+    names, about_names = _choose_labels(labels, found.config if fields is None else fields, shape)
+    preprocessing, about_images = _choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
+    with located(source):
+        packed = pack(network)
+        faults = [f"{source}: {fault}" for fault in packed.notes()]
+    faults += _repeated_labels(names or ())
+    for fault in faults:
+        warnings.warn(fault, stacklevel=2)
+    save_model_file(
+        target,
+        packed.tensors,
+        config=shape,
+        preprocessing=preprocessing,
+        labels=names,
+        source_sha256=found.sha256,
+    )
+    return ConversionReport(
+        path=target,
+        config=shape,
+        bytes=target.stat().st_size,
+        binary_weights=packed.binary_weights,
+        float_parameters=sum(t.size for t in packed.tensors.values() if t.dtype == np.float32),
+        zero_weights=packed.zero_weights,
+        warnings=faults,
+        seconds=time.perf_counter() - start,
+        notes=[*network.notes(), *about_names, *about_images],
+    )
+
+
+# -------------------------------------------------------------------------- what is taken where it is not asked for
+def _check_target(target: Path, sources: Sequence[Path]) -> None:
     """Raises CheckpointError if the output is a folder, a file of the checkpoint, or named as of another format."""
     for source in sources:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to
@@ -36,14 +122,14 @@ def check_target(target: Path, sources: Sequence[Path]) -> None:
         raise CheckpointError(
             f"{target}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
         )
-    if target.suffix.lower() in FOREIGN_SUFFIXES:
+    if target.suffix.lower() in _FOREIGN_SUFFIXES:
         raise CheckpointError(
             f"{target}: a model of bitvit would be written, which is no {target.suffix} file; name it "
             f"{target.with_suffix('.safetensors').name}"
         )
 
 
-def choose_labels(
+def _choose_labels(
     given: Sequence[str] | None, config_json: Mapping[str, Any] | None, config: Config
 ) -> tuple[tuple[str, ...] | None, list[str]]:
     """Class names, and notes about where they come from."""
@@ -73,8 +159,8 @@ def _checked_labels(labels: Sequence[str], config: Config) -> tuple[str, ...]:
     return names
 
 
-def choose_preprocessing(
-    checkpoint: "Checkpoint",
+def _choose_preprocessing(
+    checkpoint: Checkpoint,
     image_size: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
@@ -118,7 +204,7 @@ def _triple(name: str, values: Sequence[float]) -> Triple:
     return r, g, b
 
 
-def repeated_labels(names: Sequence[str]) -> list[str]:
+def _repeated_labels(names: Sequence[str]) -> list[str]:
     """A warning about names that stand for more than one class, as two of ImageNet's do."""
     twice = repeated(names)
     return [f"labels: one name stands for several classes, which answers cannot tell apart: {twice}"] if twice else []

@@ -69,6 +69,7 @@ class Summary:
     checksum: str | None  # of a packed model: its bytes give it; None: it carries none
     bytes: int  # size of the file
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()  # what was found in a checkpoint, and assumed of its network
 
     @property
     def binary_weights(self) -> int:
@@ -166,6 +167,7 @@ def _summarize_checkpoint(
         checksum=None,
         bytes=size,
         rows=(*rows, _rest("(container, training state)", size, rows)),
+        notes=tuple(network.notes()),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from bitvit.convert import convert
+from bitvit.conversion import convert
 from bitvit.errors import CheckpointError, ConfigError
 from bitvit.modelfile import load_model_file
 from tests.support.checkpoints import write_legacy, write_zip

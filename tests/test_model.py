@@ -26,7 +26,7 @@ from tests.support.golden_data import case_names, load_case, trace, trace_names
 # Of the spread: honest float32 gives at most 2.4e-6, a single flipped sign 5e-5 and more.
 TOLERANCE = 2e-5
 
-CASES = [name for name in case_names() if name != "edge_zeros"]  # refused by name, see test_convert.py
+CASES = [name for name in case_names() if name != "edge_zeros"]  # refused by name, see test_pack.py
 
 
 @pytest.mark.parametrize("name", CASES)

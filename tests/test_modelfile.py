@@ -40,7 +40,7 @@ Packed = Callable[[str], Path]
 Header = dict[str, Any]
 
 COMMITTED = sorted(path.stem for path in (TESTS / "golden").glob("cases*/*.json"))
-CONVERTIBLE = [name for name in COMMITTED if name != "edge_zeros"]  # refused by name, see test_convert.py
+CONVERTIBLE = [name for name in COMMITTED if name != "edge_zeros"]  # refused by name, see test_pack.py
 MICRO = "micro96_pth"
 
 AGAIN = "convert the checkpoint again with bitvit convert"

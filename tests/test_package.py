@@ -110,8 +110,8 @@ def test_the_halves_do_not_import_each_other() -> None:
             ahead += new
         return seen
 
-    assert "bitvit.convert" not in reached("bitvit.model")
-    assert "bitvit.model" not in reached("bitvit.convert")
+    assert "bitvit.conversion" not in reached("bitvit.model")
+    assert "bitvit.model" not in reached("bitvit.conversion")
 
 
 # ---------------------------------------------------------------------------------------------------------- files

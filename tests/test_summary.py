@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from bitvit.config import Config
-from bitvit.convert import convert
+from bitvit.conversion import convert
 from bitvit.errors import CheckpointError, ConfigError, ModelFileError
 from bitvit.modelfile import seal
 from bitvit.summary import Summary, layers, summarize

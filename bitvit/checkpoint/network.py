@@ -37,9 +37,10 @@ class TrainedNetwork:
     """What neither the tensors nor config.json nor the options said, in words."""
 
     def notes(self) -> list[str]:
-        """A note about what was assumed, if anything was."""
+        """What was found, and what was assumed, if anything was."""
         assumed = "; ".join(self.assumed)
-        return [f"assumed, as neither the checkpoint nor a config.json says it: {assumed}"] if assumed else []
+        said = [f"assumed, as neither the checkpoint nor a config.json says it: {assumed}"] if assumed else []
+        return [*self.checkpoint.notes, *said]
 
     def authors_name(self, name: str) -> str:
         """What a tensor of ours is called in the checkpoint."""

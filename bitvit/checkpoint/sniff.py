@@ -71,7 +71,7 @@ def foreign(head: bytes, path: Path) -> tuple[str, str]:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page saved in place of the file", "download the file itself, not the page about it"
-    if text.startswith((b"{", b"[")):
+    if text.startswith((b"{", b"[{", b'["', b"[[")):
         return "JSON text", "give the checkpoint; a config.json is given beside it"
     # An ONNX model is a protobuf: field 1 (the version), then as a rule field 2 (the producer's name).
     if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] == b"\x12"):

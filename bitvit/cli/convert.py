@@ -8,7 +8,7 @@ import typer
 from bitvit.cli.console import IGNORE, print_warning, printable
 
 if TYPE_CHECKING:
-    from bitvit.convert import ConversionReport
+    from bitvit.conversion import ConversionReport
 
 
 def convert(
@@ -60,7 +60,7 @@ def convert(
     """
     import warnings
 
-    from bitvit.convert import convert as convert_checkpoint
+    from bitvit.conversion import convert as convert_checkpoint
     from bitvit.labels import read_labels
 
     with warnings.catch_warnings():

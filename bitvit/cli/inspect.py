@@ -86,6 +86,7 @@ def _as_json(summary: "Summary") -> dict[str, object]:
         "checksum": summary.checksum,
         "config": summary.config.to_dict(),
         "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
+        "notes": list(summary.notes),
         "labels": None if summary.labels is None else list(summary.labels),
         "layers": [dataclasses.asdict(row) for row in summary.rows],
         "total": {name: getattr(summary, name) for name in _TOTALS},
@@ -103,7 +104,8 @@ def _print_facts(summary: "Summary") -> None:
         facts |= {name: value for name, value in summary.preprocessing.to_dict().items() if name != "image_size"}
     if summary.labels is not None:
         facts["labels"] = _shortened(summary.labels)
-    print_lines([*(f"  {name:20}{value}" for name, value in facts.items()), ""])
+    notes = (f"  note: {note}" for note in summary.notes)
+    print_lines([*(f"  {name:20}{value}" for name, value in facts.items()), *notes, ""])
 
 
 def _shortened(labels: tuple[str, ...]) -> str:

@@ -113,6 +113,7 @@ def _print_report(report: "VerifyReport", stream: TextIO) -> None:
         f"whole network: largest logit error {report.max_relative_logit_error:.2e} of the logits' standard deviation",
     ]
     failed = [row.name for row in report.rows if not row.passed]
+    lines += [f"note: {note}" for note in report.notes]
     if any(row.undecided for row in report.rows):
         lines.append("note: 'by rounding' are places where float32's last bits decide a sign, which is no fault")
     if not failed and report.apart:

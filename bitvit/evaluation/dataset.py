@@ -82,6 +82,8 @@ def _existing(data: str | os.PathLike[str]) -> Path:
         raise ImageError(f"{shown(os.fspath(data))}: is not a path ({problem}); check it") from None
     if path.suffix == ".safetensors":
         raise ImageError(f"{path}: is a model; expected the data, which comes last, after the models")
+    if path.suffix.lower() in EXTENSIONS and path.is_file():
+        raise ImageError(f"{path}: is an image, which has no label; expected a folder with a folder for each class")
     if not exists:
         raise ImageError(f"{path}: no such folder or file; expected a folder with a folder for each class, or a CSV")
     return path

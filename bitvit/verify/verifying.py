@@ -73,6 +73,8 @@ class VerifyReport:
     apart: int  # inputs whose logits differ by more than MAX_ERROR
     top1_agreement: float  # share of inputs
     max_relative_logit_error: float  # max |Δ| / std of the reference's logits
+    notes: tuple[str, ...] = ()
+    """What was found in the checkpoint, and assumed of its network."""
 
     @property
     def passed(self) -> bool:
@@ -92,6 +94,7 @@ class VerifyReport:
             "apart": self.apart,
             "top1_agreement": self.top1_agreement,
             "max_relative_logit_error": self.max_relative_logit_error,
+            "notes": list(self.notes),
             "parts": parts,
         }
 
@@ -178,7 +181,7 @@ def verify(
     comparison = _Comparison(engine, network.checkpoint.state)
     for pixels in _inputs(engine, images, count, seed):
         comparison.add(pixels)
-    return comparison.report()
+    return dataclasses.replace(comparison.report(), notes=tuple(network.notes()))
 
 
 def _differences(checkpoint: Config, model: Config) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,7 +145,7 @@ def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, model: Path) -> Non
         shape = load_model_file(model).config
         return bitvit.ConversionReport(Path("out"), shape, 10, 20, 30, 2, ["two weights are 0"], 0.5)
 
-    monkeypatch.setattr(sys.modules["bitvit.convert"], "convert", convert)
+    monkeypatch.setattr("bitvit.conversion.convert", convert)
     stdout, stderr = run("convert", "checkpoint.pth", "-o", "out")
     assert stderr == "Warning: two weights are 0\n"
     assert "20 weights of 1 bit, 30 float32" in stdout

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bitvit.cli import app
 from bitvit.cli.evaluate import progress_bar
-from bitvit.convert import convert
+from bitvit.conversion import convert
 from bitvit.evaluation import Progress, evaluate
 from bitvit.modelfile import load_model_file
 from tests.support.command import Terminal, words
@@ -193,6 +193,7 @@ def test_how_far_several_models_are(model: Path, data: Path) -> None:
         (("MODEL", "MODEL"), "is a model; expected the data, which comes last"),
         (("DATA", "MODEL"), "is a model; expected the data, which comes last"),
         (("MODEL", "DATA", "--root", "no"), "Error: no: --root: no such folder; name the one where the paths"),
+        (("MODEL", "IMAGE"), ".png: is an image, which has no label; expected a folder with a folder for each class"),
         (("MODEL", "."), "Error: .: holds no folders; expected one for each class"),
         (("MODEL", "DATA", "--subset", "hat"), "Error: subset: 'hat' is not a class of the model"),
         (("MODEL", "DATA", "--classes", "no.txt"), "Error: no.txt: no such file; check the path"),
@@ -200,7 +201,8 @@ def test_how_far_several_models_are(model: Path, data: Path) -> None:
     ],
 )
 def test_mistakes_give_one_line(arguments: tuple[str, ...], message: str, model: Path, data: Path, here: Path) -> None:
-    places = {"MODEL": str(model), "DATA": str(data)}
+    image = next(data.rglob("*.png"))
+    places = {"MODEL": str(model), "DATA": str(data), "IMAGE": str(image)}
     stdout, stderr = run(*(places.get(argument, argument) for argument in arguments), code=1)
     assert stdout == ""
     assert stderr.startswith("Error: ")

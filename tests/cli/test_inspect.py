@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from safetensors.numpy import load_file, save_file
+
 import bitvit
 from bitvit.config import Config
 from bitvit.modelfile import load_model_file
@@ -79,3 +81,15 @@ def test_a_config_for_a_packed_model_is_refused(model: Path) -> None:
 
 def test_a_missing_file_is_named() -> None:
     assert run("inspect", "no.pth", code=1)[1] == "Error: no.pth: no such file; check the path\n"
+
+
+def test_what_was_found_and_assumed_is_noted(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    """Names with a prefix, and a window that nothing tells: the table and the JSON say so."""
+    state = {f"net.{name}": tensor for name, tensor in load_file(checkpoint).items()}
+    save_file(state, tmp_path / "prefixed.safetensors")
+    note = "the names begin with 'net.', which was taken off"
+    assert f"  note: {note}\n" in run("inspect", tmp_path / "prefixed.safetensors", "--config", config)[0]
+    found = json.loads(run("inspect", tmp_path / "prefixed.safetensors", "--config", config, "-f", "json")[0])
+    plain = json.loads(run("inspect", checkpoint, "--config", config, "-f", "json")[0])
+    assert found["notes"] == [note, *plain["notes"]]
+    assert plain["notes"][0].startswith("assumed, as neither the checkpoint nor a config.json says it: mean over all")

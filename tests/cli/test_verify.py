@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from bitvit.verify import verifying
 from bitvit.verify.verifying import VerifyReport, VerifyRow
@@ -113,3 +114,12 @@ def test_networks_that_diverge_are_explained(monkeypatch: pytest.MonkeyPatch) ->
     assert "note: on 1 of 1 inputs the two networks diverged, as float32 and float64 do" in stdout
     assert "The model file is not at fault" in stdout
     assert stdout.endswith("PASSED: the one part computes what the checkpoint says\n")
+
+
+def test_what_was_found_in_the_checkpoint_is_noted(model: Path, checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    state = {f"net.{name}": tensor for name, tensor in load_file(checkpoint).items()}
+    save_file(state, tmp_path / "prefixed.safetensors")
+    arguments = ("verify", model, tmp_path / "prefixed.safetensors", "--config", config)
+    note = "the names begin with 'net.', which was taken off"
+    assert f"\nnote: {note}\nnote: assumed, as neither" in run(*arguments)[0]
+    assert json.loads(run(*arguments, "--format", "json")[0])["notes"][0] == note

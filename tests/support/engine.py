@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint import TrainedNetwork, names
 from bitvit.config import Config
-from bitvit.convert import pack
 from bitvit.layers.stem import Stem
 from bitvit.model import AttentionBlock, ConvBlock, Network
+from bitvit.pack import pack
 from bitvit.program import Builder, Map, Program, Region, aligned_zeros
 from bitvit.runtime import Runner, Workspace
 from bitvit.schema import Affine

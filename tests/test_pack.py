@@ -15,10 +15,11 @@ from safetensors.numpy import save_file
 from bitvit import bits
 from bitvit.checkpoint import names
 from bitvit.checkpoint.read import read_checkpoint
-from bitvit.convert import MAX_ZERO_SHARE, ConversionReport, convert
+from bitvit.conversion import ConversionReport, convert
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ModelFileError
 from bitvit.model import load
 from bitvit.modelfile import load_model_file, seal
+from bitvit.pack import MAX_ZERO_SHARE
 from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from bitvit.schema import expected_tensors
 from bitvit.verify import reference

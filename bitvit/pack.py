@@ -1,4 +1,4 @@
-"""convert: a training checkpoint -> a packed model file.
+"""The layers of a packed model from a trained network's parameters: folded, and their signs packed.
 
 Parameters have the model file's names here, for both sides of the conversion: checkpoint/names.py has renamed them.
 What is folded: batch norms into scale and bias; a move before a sign into a threshold; an RPReLU's outer move into
@@ -6,12 +6,7 @@ whatever comes next; layer scales into `out`; the shift residuals into one stenc
 a float downsampling into its weights and a row per token.
 """
 
-import os
-import time
-import warnings
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitvit import bits, schema
 from bitvit.config import Config, Place
-from bitvit.errors import CheckpointError, located
+from bitvit.errors import CheckpointError
 from bitvit.fold import (
     Floats,
     ShiftGroup,
@@ -30,100 +25,17 @@ from bitvit.fold import (
     shift_taps,
     sinusoidal_positions,
 )
-from bitvit.modelfile import MAX_VALUE, save_model_file
+from bitvit.modelfile import MAX_VALUE
 from bitvit.schema import Activation, Affine
 
 if TYPE_CHECKING:
     from bitvit.checkpoint import TrainedNetwork
 
+__all__ = ["MAX_ZERO_SHARE", "Packed", "pack"]
+
 MAX_ZERO_SHARE = 1e-5  # of the binary weights; trained ones have about 1e-10 (SPEC 8.2)
 
 
-@dataclass(frozen=True)
-class ConversionReport:
-    """What `convert` wrote."""
-
-    path: Path
-    config: Config
-    bytes: int
-    binary_weights: int
-    float_parameters: int  # in the file, after folding
-    zero_weights: int  # centred weights that were exactly 0 and became -1
-    warnings: list[str]
-    seconds: float
-    notes: list[str] = field(default_factory=list)
-    """What was found, taken and assumed: where class names and preprocessing come from, averaged weights beside."""
-
-
-def convert(
-    checkpoint: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-    ema: bool = False,
-    labels: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    resize: int | str | None = "auto",
-    pad: int = 0,
-    ignore: Collection[str] = (),
-) -> ConversionReport:
-    """Convert a BHViT checkpoint (.safetensors or .pth) into a packed model file.
-
-    checkpoint: trained with the authors' code or any with the same parameter names (SPEC section 3); a file, the index
-    of several, or the folder of a Hugging Face model, whose config.json is then taken too.
-    out: the file to write; never half-written.
-    config: config.json of the training run, as a path, its folder or a dict; needed only for what shapes cannot tell.
-    ema: take the exponential moving average of the weights (`model_ema`).
-    labels: one name a class; default: `id2label` of config.json, if those are names.
-    mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint tells, else ImageNet's.
-    resize, pad: preprocessing of images, see Preprocessing.for_image_size.
-    ignore: fields of config.json and options of the training that are not known but change nothing.
-
-    The report's notes say what was assumed; names that stand for two classes are warned of. Raises CheckpointError,
-    ConfigError or ModelFileError; nothing is written then.
-    """
-    # Which only a conversion needs, and every program imports this module.
-    from bitvit.checkpoint import read_network
-    from bitvit.checkpoint.hub import parts_of, read_config
-    from bitvit.conversion import check_target, choose_labels, choose_preprocessing, repeated_labels
-
-    start = time.perf_counter()
-    source, target = Path(checkpoint), Path(out)
-    check_target(target, parts_of(source).files)
-    fields = read_config(config)
-    network = read_network(source, config=fields, ema=ema, ignore=ignore)
-    shape, found = network.config, network.checkpoint
-    names, about_names = choose_labels(labels, found.config if fields is None else fields, shape)
-    preprocessing, about_images = choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
-    with located(source):
-        packed = pack(network)
-        faults = [f"{source}: {fault}" for fault in packed.notes()]
-    faults += repeated_labels(names or ())
-    for fault in faults:
-        warnings.warn(fault, stacklevel=2)
-    save_model_file(
-        target,
-        packed.tensors,
-        config=shape,
-        preprocessing=preprocessing,
-        labels=names,
-        source_sha256=found.sha256,
-    )
-    return ConversionReport(
-        path=target,
-        config=shape,
-        bytes=target.stat().st_size,
-        binary_weights=packed.binary_weights,
-        float_parameters=sum(t.size for t in packed.tensors.values() if t.dtype == np.float32),
-        zero_weights=packed.zero_weights,
-        warnings=faults,
-        seconds=time.perf_counter() - start,
-        notes=[*found.notes, *network.notes(), *about_names, *about_images],
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- packing
 @dataclass(frozen=True)
 class Packed:
     """The tensors of a model file, and what became of the binary weights."""
