@@ -19,6 +19,7 @@ from numba import carray
 
 from bitvit.kernels.catalog import COARSEN, LANE_BITS, OUTPUT, PROJECT
 from bitvit.kernels.inline import inline
+from bitvit.kernels.lookup import pair_rows
 from bitvit.kernels.matmul import binary_matmul, half_dots
 from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
@@ -48,7 +49,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES
+from bitvit.kernels.target import LANES, LOOKUP
 from bitvit.kernels.tiles import in_tiles
 
 
@@ -122,8 +123,8 @@ def project_tile(m, height, c, a, first, const, state, scratch, layer_norms):
     token = load_rows(tokens, m * a.stride + c, a.stride, height)
     total = splat_rows(np.float32(0), height)
     for k in range(3):
-        if layer_norms:
-            h = load_rows(z, (k * width + c) * block_rows + m * LANES, LANES, height)
+        if layer_norms or LOOKUP:
+            h = load_rows(z, k * a.z_part + c * block_rows + m * LANES, LANES, height)
         else:
             bit_row = (k * block_rows + m) * words
             h = to_float(half_dots(bits, bit_row, words, panels, (k * width + c) * words, a.start, height))
@@ -151,13 +152,16 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
         else:
             merge_token(first + i - fine, a, source, norm, tokens, i * stride)
     normalize_tokens(rows, a, const, scratch)
-    if layer_norms:
+    if layer_norms or LOOKUP:
         for k in range(3):
-            at, own_bits = k * width * block_rows, words_at(scratch, a.bits + k * block_rows * words)
-            own_panels, own_z = words_at(const, a.panels + k * width * words), floats_at(scratch, a.z + at)
-            binary_matmul(own_bits, rows, words, own_panels, width, a.start, own_z, block_rows)
-            prescale, valid = floats_at(const, a.prescale + k * 2 * width), floats_at(const, a.valid)
-            normalize_products(own_z, rows, block_rows, width, a.channels, prescale, valid)
+            own_bits, own_pairs = words_at(scratch, a.bits + k * block_rows * words), words_at(scratch, a.pairs)
+            own_panels, own_z = words_at(const, a.panels + k * a.panels_part), floats_at(scratch, a.z + k * a.z_part)
+            if LOOKUP:
+                pair_rows(own_bits, rows, words, own_pairs)
+            binary_matmul(own_bits, own_pairs, rows, words, own_panels, 0, width, a.start, own_z, block_rows)
+            if layer_norms:
+                prescale, valid = floats_at(const, a.prescale + k * 2 * width), floats_at(const, a.valid)
+                normalize_products(own_z, rows, block_rows, width, a.channels, prescale, valid)
     for c in range(0, width, LANES):
         project_tile(rows, c, a, first, const, state, scratch, layer_norms)
 
@@ -326,7 +330,7 @@ def output_tile(m, height, c, a, first, const, state, scratch, layer_norms):
     source, out, pixels = floats_at(state, a.source), floats_at(state, a.out), ints_at(const, a.pixels)
     mixed, bits, z = floats_at(scratch, a.mixed), words_at(scratch, a.bits), floats_at(scratch, a.z)
     affine, p = floats_at(const, a.affine), 5 * c
-    if layer_norms:
+    if layer_norms or LOOKUP:
         h = load_rows(z, c * a.piece_rows + m * LANES, LANES, height)
     else:
         panels = words_at(const, a.panels)
@@ -360,8 +364,12 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
             v = fma(v - k, load(fine, c), k)
             store(mixed, i * stride + c, v)
             store_mask(bits, i * words * LANE_BITS + c, v > load(thresholds, c))
+    if layer_norms or LOOKUP:
+        pairs = words_at(scratch, a.pairs)
+        if LOOKUP:
+            pair_rows(bits, rows, words, pairs)
+        binary_matmul(bits, pairs, rows, words, words_at(const, a.panels), 0, width, a.start, z, block_rows)
     if layer_norms:
-        binary_matmul(bits, rows, words, words_at(const, a.panels), width, a.start, z, block_rows)
         normalize_products(z, rows, block_rows, width, a.channels, floats_at(const, a.prescale), valid)
     for c in range(0, width, LANES):
         output_tile(rows, c, a, first, const, state, scratch, layer_norms)

@@ -159,6 +159,7 @@ BINARY_DOWN = fields(
     # scratch
     " bits"  # uint32 [piece_rows][words]
     " pooled"  # [piece_rows][in_width + 2·LANES]
+    " pairs"  # uint16, see kernels/lookup.py
     " z"  # [width/LANES][piece_rows][LANES]
 )
 
@@ -229,13 +230,16 @@ PROJECT = fields(
     " token_norm"  # [width/LANES][weight, bias][LANES]
     " thresholds"  # [width/LANES][query, key, value][LANES]
     " panels"  # uint32 [query, key, value][width/LANES][words][LANES]
+    " panels_part"  # units of each part
     " affine"  # [query, key, value][width/LANES][scale, bias, slope - 1, threshold][LANES]
     " prescale"  # [query, key, value][width/LANES][scale, bias][LANES]
     " valid"  # [width]
     # scratch
     " tokens"  # [piece_rows][stride]
     " bits"  # uint32 [query, key, value][piece_rows][words]
+    " pairs"  # uint16, see kernels/lookup.py
     " z"  # [query, key, value][width/LANES][piece_rows][LANES]
+    " z_part"  # units of each part
 )
 
 ATTEND = fields(
@@ -290,6 +294,7 @@ OUTPUT = fields(
     # scratch
     " mixed"  # [piece_rows][stride]
     " bits"  # uint32 [piece_rows][words]
+    " pairs"  # uint16, see kernels/lookup.py
     " z"  # [width/LANES][piece_rows][LANES]
 )
 
@@ -307,6 +312,7 @@ output_ln = Kernel("attention", "output_ln", OUTPUT, "layer", "projections")
 MLP = fields(
     "rows piece_rows side channels width stride"
     " ratio"  # hidden features a channel, I/C
+    " chunk"  # with LOOKUP: channels whose hidden products are in z together
     " span period"  # of the tiled shortcut, see `tile_channels`
     " words hidden_words start1 start2"
     " shifts"  # whether there is a stencil
@@ -327,7 +333,8 @@ MLP = fields(
     " tiled"  # [ratio][piece_rows][span]
     " hidden_bits"  # uint32 [piece_rows][hidden_words]
     " pooled"  # [width/LANES][piece_rows][LANES]
-    " z"  # [width/LANES][piece_rows][LANES]; under layer norm [p][piece_rows][LANES]
+    " pairs"  # uint16, see kernels/lookup.py
+    " z"  # [width/LANES][piece_rows][LANES]; under layer norm [p][piece_rows][LANES], with LOOKUP that of a chunk
     " row"  # [width + 2·LANES]
 )
 

@@ -5,6 +5,7 @@ from numba import carray
 
 from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN, LANE_BITS
 from bitvit.kernels.inline import inline
+from bitvit.kernels.lookup import pair_rows
 from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots
 from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
 from bitvit.kernels.simd import (
@@ -116,7 +117,7 @@ def binary_down_tile(m, height, c, a, first, const, state, scratch, layer_norms)
     out, affine, position = floats_at(state, a.out), floats_at(const, a.affine), floats_at(const, a.position)
     bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     pooled_row = pooled_span(a)
-    if layer_norms:
+    if layer_norms or LOOKUP:
         h = load_rows(z, c * a.piece_rows + m * LANES, LANES, height)
     else:
         panels = words_at(const, a.panels)
@@ -135,8 +136,12 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
     rows = min(a.piece_rows, a.rows - first)
     bits, pooled, z = words_at(scratch, a.bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     pool_and_sign(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), bits, pooled)
+    if layer_norms or LOOKUP:
+        pairs, panels = words_at(scratch, a.pairs), words_at(const, a.panels)
+        if LOOKUP:
+            pair_rows(bits, rows, a.words, pairs)
+        binary_matmul(bits, pairs, rows, a.words, panels, 0, a.width, a.start, z, a.piece_rows)
     if layer_norms:
-        binary_matmul(bits, rows, a.words, words_at(const, a.panels), a.width, a.start, z, a.piece_rows)
         valid = floats_at(const, a.valid)
         normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale), valid)
     for c in range(0, a.width, LANES):

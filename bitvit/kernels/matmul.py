@@ -12,6 +12,7 @@ float) of each of a tile's rows is broadcast against it. No horizontal sums, any
 import numpy as np
 
 from bitvit.kernels.inline import inline
+from bitvit.kernels.lookup import look_up
 from bitvit.kernels.simd import (
     broadcast_rows,
     count_differences_bytes,
@@ -26,7 +27,7 @@ from bitvit.kernels.simd import (
     store_rows,
     to_float,
 )
-from bitvit.kernels.target import LANES, target_has
+from bitvit.kernels.target import LANES, LOOKUP, target_has
 from bitvit.kernels.tiles import in_tiles
 
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
@@ -79,15 +80,21 @@ def binary_panel(m, height, n, bits, words, panels, start, out, to):
 
 
 @inline
-def binary_matmul(bits, rows, words, panels, width, start, out, out_rows):
-    """Half dots of every row m < rows (and of one row behind them) and output n < width, as float32.
+def binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, out_rows):
+    """Half dots of every row m < rows (and of one row behind them) and the outputs from `first` on, as float32.
 
-    out[n/LANES][m][n mod LANES] = popcount(bits[m] xor w[n]) - K // 2, out_rows rows a panel: a tile is stored in one
-    piece, where rows a power of two apart would share a few sets of the first-level cache. The panel loop is outside:
-    a panel (K/32 · 64 bytes) stays in that cache while the rows pass.
+    out[n/LANES][m][n mod LANES] = popcount(bits[m] xor w[first + n]) - K // 2 for n < width, out_rows rows a panel: a
+    tile is stored in one piece, where rows a power of two apart would share a few sets of the first-level cache. The
+    panel loop is outside: a panel (K/32 · 64 bytes) stays in that cache while the rows pass.
+
+    With LOOKUP `first` is a multiple of OUTPUTS, outputs up to such a multiple are written, and the rows are read from
+    `pairs`, which `pair_rows` has made of them.
     """
+    if LOOKUP:
+        look_up(pairs, rows, words, panels, first, width, start, out, out_rows)
+        return
     for n in range(0, width, LANES):
-        binary_panel(rows, n, bits, words, panels, start, out, n * out_rows)
+        binary_panel(rows, first + n, bits, words, panels, start, out, n * out_rows)
 
 
 @in_tiles

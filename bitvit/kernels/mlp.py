@@ -21,6 +21,7 @@ from numba import carray
 
 from bitvit.kernels.catalog import LANE_BITS, MLP
 from bitvit.kernels.inline import inline
+from bitvit.kernels.lookup import pair_rows
 from bitvit.kernels.matmul import binary_matmul, half_dots
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
@@ -38,7 +39,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES
+from bitvit.kernels.target import LANES, LOOKUP
 from bitvit.kernels.tiles import in_tiles
 
 
@@ -60,10 +61,10 @@ def prepare_rows(first, rows, a, source, const, scratch):
         tile_channels(row, 0, channels, ratio, span, tiled, i * span, a.piece_rows * span)
 
 
-def hidden_tile(m, height, c, a, const, scratch, layer_norms):
+def hidden_tile(m, height, c, stored, a, const, scratch, layer_norms):
     """Signs and pooled sum of the hidden features of channels c …
 
-    affine: [vector p][scale, -bias, slope - 1, threshold][LANES].
+    Their products, unless they are computed here, are in z, which begins with hidden feature `stored`. affine: [vector p][scale, -bias, slope - 1, threshold][LANES].
     """
     bits, tiled, z = words_at(scratch, a.bits), floats_at(scratch, a.tiled), floats_at(scratch, a.z)
     hidden_bits, pooled = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled)
@@ -72,8 +73,8 @@ def hidden_tile(m, height, c, a, const, scratch, layer_norms):
     pool = splat_rows(np.float32(0), height)
     for j in range(a.ratio):
         p = c * a.ratio + j * LANES
-        if layer_norms:
-            h = load_rows(z, p * a.piece_rows + m * LANES, LANES, height)
+        if layer_norms or LOOKUP:
+            h = load_rows(z, (p - stored) * a.piece_rows + m * LANES, LANES, height)
         else:
             h = to_float(half_dots(bits, m * words, words, panels, p * words, a.start1, height))
         shortcut = load_rows(tiled, (j * a.piece_rows + m) * span + start, span, height)
@@ -94,17 +95,28 @@ def hidden_layer(rows, a, const, scratch, layer_norms):
     A layer norm needs all products of a row before the first sign. Then no weights are left for rows to share, and a
     row alone stays in registers where a tile would not.
     """
+    bits, pairs, z = words_at(scratch, a.bits), words_at(scratch, a.pairs), floats_at(scratch, a.z)
+    panels = words_at(const, a.panels1)
+    if LOOKUP:
+        pair_rows(bits, rows, a.words, pairs)
     if layer_norms:
-        bits, z, hidden = words_at(scratch, a.bits), floats_at(scratch, a.z), a.width * a.ratio
+        hidden = a.width * a.ratio
         prescale, valid = floats_at(const, a.prescale1), floats_at(const, a.valid_hidden)
-        binary_matmul(bits, rows, a.words, words_at(const, a.panels1), hidden, a.start1, z, a.piece_rows)
+        binary_matmul(bits, pairs, rows, a.words, panels, 0, hidden, a.start1, z, a.piece_rows)
         normalize_products(z, rows, a.piece_rows, hidden, a.channels * a.ratio, prescale, valid)
         for m in range(rows):
             for c in range(0, a.width, LANES):
-                hidden_row(m, 1, c, a, const, scratch, layer_norms)
+                hidden_row(m, 1, c, 0, a, const, scratch, layer_norms)
+    elif LOOKUP:
+        for first in range(0, a.width, a.chunk):
+            last, stored = min(a.width, first + a.chunk), first * a.ratio
+            products = (last - first) * a.ratio
+            binary_matmul(bits, pairs, rows, a.words, panels, stored, products, a.start1, z, a.piece_rows)
+            for c in range(first, last, LANES):
+                hidden_tiles(rows, c, stored, a, const, scratch, layer_norms)
     else:
         for c in range(0, a.width, LANES):
-            hidden_tiles(rows, c, a, const, scratch, layer_norms)
+            hidden_tiles(rows, c, 0, a, const, scratch, layer_norms)
 
 
 @inline
@@ -189,7 +201,10 @@ def mlp_rows(piece, a, const, state, scratch, layer_norms):
     hidden_bits, pooled, z = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled), floats_at(scratch, a.z)
     prepare_rows(first, rows, a, source, const, scratch)
     hidden_layer(rows, a, const, scratch, layer_norms)
-    binary_matmul(hidden_bits, rows, a.hidden_words, words_at(const, a.panels2), a.width, a.start2, z, a.piece_rows)
+    pairs, panels, words = words_at(scratch, a.pairs), words_at(const, a.panels2), a.hidden_words
+    if LOOKUP:
+        pair_rows(hidden_bits, rows, words, pairs)
+    binary_matmul(hidden_bits, pairs, rows, words, panels, 0, a.width, a.start2, z, a.piece_rows)
     if layer_norms:
         prescale, valid = floats_at(const, a.prescale2), floats_at(const, a.valid)
         normalize_products(z, rows, a.piece_rows, a.width, a.channels, prescale, valid)

@@ -52,13 +52,13 @@ class _VecModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, row if fe_type.rows == 1 else ir.ArrayType(row, fe_type.rows))
 
 
-def _rows(builder: ir.IRBuilder, vec: Vec, value: ir.Value) -> list[ir.Value]:
+def row_values(builder: ir.IRBuilder, vec: Vec, value: ir.Value) -> list[ir.Value]:
     """The row vectors of a value."""
     return [value] if vec.rows == 1 else [builder.extract_value(value, i) for i in range(vec.rows)]
 
 
-def _join(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> ir.Value:
-    """The inverse of `_rows`."""
+def join_values(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> ir.Value:
+    """The inverse of `row_values`."""
     if len(rows) == 1:
         return rows[0]
     out = ir.Constant(ir.ArrayType(rows[0].type, len(rows)), ir.Undefined)
@@ -70,8 +70,8 @@ def _join(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> ir.Value:
 def _map(builder: ir.IRBuilder, vecs: Sequence[Vec], args: Sequence[ir.Value], row_op: Callable[..., ir.Value]) -> Any:
     """Apply row_op(builder, *row_values) to every row; one-row arguments serve all rows."""
     n = max(v.rows for v in vecs)
-    split = [_rows(builder, v, a) for v, a in zip(vecs, args, strict=True)]
-    return _join(builder, [row_op(builder, *(s[i if len(s) > 1 else 0] for s in split)) for i in range(n)])
+    split = [row_values(builder, v, a) for v, a in zip(vecs, args, strict=True)]
+    return join_values(builder, [row_op(builder, *(s[i if len(s) > 1 else 0] for s in split)) for i in range(n)])
 
 
 def _common(*vecs: Any) -> Vec | None:
@@ -89,7 +89,7 @@ def _constant(vt: ir.VectorType, x: float | int) -> ir.Constant:
     return ir.Constant(vt, [x] * vt.count)
 
 
-def _splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
+def splat_value(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
     vt = ir.VectorType(scalar.type, lanes)
     undefined = ir.Constant(vt, ir.Undefined)
     one = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
@@ -142,12 +142,12 @@ for _op, _symbol in ((operator.gt, ">"), (operator.ge, ">="), (operator.lt, "<")
 
 
 # ------------------------------------------------------------------------------------------------------- memory
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def address_of(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
 def _load(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vec: Vec) -> Any:
-    address = _address(context, builder, array_type, array, index)
+    address = address_of(context, builder, array_type, array, index)
     value = builder.load(builder.bitcast(address, vec.row_type.as_pointer()))
     value.align = 4
     return value
@@ -179,7 +179,7 @@ def load_rows(typingctx, array, index, stride, rows):
 
     def codegen(context, builder, sig, args):
         at = _steps(builder, args[1], args[2], vec.rows)
-        return _join(builder, [_load(context, builder, sig.args[0], args[0], i, vec) for i in at])
+        return join_values(builder, [_load(context, builder, sig.args[0], args[0], i, vec) for i in at])
 
     return vec(array, types.intp, types.intp, rows), codegen
 
@@ -193,10 +193,10 @@ def load_rows_at(typingctx, array, index, table, first, rows):
         array, index, table, first, _ = args
         out = []
         for i in _steps(builder, first, ir.Constant(I64, 1), vec.rows):
-            offset = builder.load(_address(context, builder, sig.args[2], table, i))
+            offset = builder.load(address_of(context, builder, sig.args[2], table, i))
             at = builder.add(index, builder.sext(offset, I64))
             out.append(_load(context, builder, sig.args[0], array, at, vec))
-        return _join(builder, out)
+        return join_values(builder, out)
 
     return vec(array, types.intp, table, types.intp, rows), codegen
 
@@ -207,7 +207,7 @@ def broadcast(typingctx, array, index):
     vec = Vec(array.dtype)
 
     def codegen(context, builder, sig, args):
-        return _splat(builder, builder.load(_address(context, builder, sig.args[0], *args)), vec.lanes)
+        return splat_value(builder, builder.load(address_of(context, builder, sig.args[0], *args)), vec.lanes)
 
     return vec(array, types.intp), codegen
 
@@ -219,8 +219,8 @@ def broadcast_rows(typingctx, array, index, stride, rows):
 
     def codegen(context, builder, sig, args):
         at = _steps(builder, args[1], args[2], vec.rows)
-        scalars = [builder.load(_address(context, builder, sig.args[0], args[0], i)) for i in at]
-        return _join(builder, [_splat(builder, s, vec.lanes) for s in scalars])
+        scalars = [builder.load(address_of(context, builder, sig.args[0], args[0], i)) for i in at]
+        return join_values(builder, [splat_value(builder, s, vec.lanes) for s in scalars])
 
     return vec(array, types.intp, types.intp, rows), codegen
 
@@ -230,7 +230,7 @@ def store(typingctx, array, index, value):
     """array[index : index + LANES] = value (one row)."""
 
     def codegen(context, builder, sig, args):
-        _store(builder, args[2], _address(context, builder, sig.args[0], args[0], args[1]), 4)
+        _store(builder, args[2], address_of(context, builder, sig.args[0], args[0], args[1]), 4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -244,7 +244,7 @@ def store_fours(typingctx, array, index, stride, value):
         for i, at in enumerate(_steps(builder, args[1], args[2], sig.args[3].lanes // 4)):
             lanes = ir.Constant(ir.VectorType(I32, 4), list(range(4 * i, 4 * i + 4)))
             part = builder.shuffle_vector(args[3], args[3], lanes)
-            _store(builder, part, _address(context, builder, sig.args[0], args[0], at), 4)
+            _store(builder, part, address_of(context, builder, sig.args[0], args[0], at), 4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, value), codegen
@@ -255,9 +255,9 @@ def store_rows(typingctx, array, index, stride, value):
     """array[index + i*stride : … + LANES] = row i of value."""
 
     def codegen(context, builder, sig, args):
-        rows = _rows(builder, sig.args[3], args[3])
+        rows = row_values(builder, sig.args[3], args[3])
         for i, row in zip(_steps(builder, args[1], args[2], len(rows)), rows, strict=True):
-            _store(builder, row, _address(context, builder, sig.args[0], args[0], i), 4)
+            _store(builder, row, address_of(context, builder, sig.args[0], args[0], i), 4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, value), codegen
@@ -269,11 +269,11 @@ def store_rows_at(typingctx, array, index, table, first, value):
 
     def codegen(context, builder, sig, args):
         array, index, table, first, value = args
-        rows = _rows(builder, sig.args[4], value)
+        rows = row_values(builder, sig.args[4], value)
         for i, row in zip(_steps(builder, first, ir.Constant(I64, 1), len(rows)), rows, strict=True):
-            offset = builder.load(_address(context, builder, sig.args[2], table, i))
+            offset = builder.load(address_of(context, builder, sig.args[2], table, i))
             at = builder.add(index, builder.sext(offset, I64))
-            _store(builder, row, _address(context, builder, sig.args[0], array, at), 4)
+            _store(builder, row, address_of(context, builder, sig.args[0], array, at), 4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, table, types.intp, value), codegen
@@ -286,14 +286,14 @@ def store_rows_first(typingctx, array, index, stride, value, count):
     def codegen(context, builder, sig, args):
         vec = sig.args[3]
         lane = ir.Constant(ir.VectorType(I32, vec.lanes), list(range(vec.lanes)))
-        mask = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(args[4], I32), vec.lanes))
+        mask = builder.icmp_signed("<", lane, splat_value(builder, builder.trunc(args[4], I32), vec.lanes))
         pointer = vec.row_type.as_pointer()
         fn = ir.FunctionType(ir.VoidType(), [vec.row_type, pointer, I32, mask.type])
         name = f"llvm.masked.store.v{vec.lanes}{'f32' if vec.elem == types.float32 else 'i32'}.p0"
         fn = cgutils.get_or_insert_function(builder.module, fn, name)
-        rows = _rows(builder, vec, args[3])
+        rows = row_values(builder, vec, args[3])
         for i, row in zip(_steps(builder, args[1], args[2], len(rows)), rows, strict=True):
-            address = builder.bitcast(_address(context, builder, sig.args[0], args[0], i), pointer)
+            address = builder.bitcast(address_of(context, builder, sig.args[0], args[0], i), pointer)
             builder.call(fn, [row, address, ir.Constant(I32, 4), mask])
         return context.get_dummy_value()
 
@@ -320,7 +320,7 @@ def store_mask_rows(typingctx, words, bit, stride, mask):
     """`store_mask` for every row of a tile, `stride` bits apart."""
 
     def codegen(context, builder, sig, args):
-        rows = _rows(builder, sig.args[3], args[3])
+        rows = row_values(builder, sig.args[3], args[3])
         for i, row in zip(_steps(builder, args[1], args[2], len(rows)), rows, strict=True):
             _store_mask(context, builder, sig.args[0], args[0], i, row)
         return context.get_dummy_value()
@@ -396,7 +396,7 @@ def at(typingctx, array, index):
     """array[index] without Python's handling of negative indices."""
 
     def codegen(context, builder, sig, args):
-        return builder.load(_address(context, builder, sig.args[0], *args))
+        return builder.load(address_of(context, builder, sig.args[0], *args))
 
     return array.dtype(array, types.intp), codegen
 
@@ -407,7 +407,7 @@ def splat(typingctx, scalar):
     """LANES copies of a scalar."""
     scalar = unliteral(scalar)
     vec = Vec(scalar)
-    return vec(scalar), lambda context, builder, sig, args: _splat(builder, args[0], vec.lanes)
+    return vec(scalar), lambda context, builder, sig, args: splat_value(builder, args[0], vec.lanes)
 
 
 @intrinsic(prefer_literal=True)
@@ -417,7 +417,7 @@ def splat_rows(typingctx, scalar, rows):
     vec = Vec(scalar, LANES, rows.literal_value)
 
     def codegen(context, builder, sig, args):
-        return _join(builder, [_splat(builder, args[0], vec.lanes)] * vec.rows)
+        return join_values(builder, [splat_value(builder, args[0], vec.lanes)] * vec.rows)
 
     return vec(scalar, rows), codegen
 
@@ -549,7 +549,7 @@ to_float = _elementwise(
 def _shift(name: str, doc: str, op: Callable[..., Any]) -> Any:
     def fn(typingctx, v, count):
         def codegen(context, builder, sig, args):
-            by = _splat(builder, builder.trunc(args[1], I32), v.lanes)
+            by = splat_value(builder, builder.trunc(args[1], I32), v.lanes)
             return _map(builder, [v, v.of(v.elem, 1)], [args[0], by], op)
 
         return v(v, types.int64), codegen
@@ -573,12 +573,12 @@ def count_differences_bytes(typingctx, count, weights, words, index, stride):
     def codegen(context, builder, sig, args):
         count, weights, words, index, stride = args
         out = []
-        rows = _rows(builder, sig.args[0], count)
+        rows = row_values(builder, sig.args[0], count)
         for row, i in zip(rows, _steps(builder, index, stride, len(rows)), strict=True):
-            word = builder.load(_address(context, builder, sig.args[2], words, i))
-            differing = builder.xor(_splat(builder, word, sig.args[0].lanes), weights)
+            word = builder.load(address_of(context, builder, sig.args[2], words, i))
+            differing = builder.xor(splat_value(builder, word, sig.args[0].lanes), weights)
             out.append(builder.add(row, _count_bytes(builder, differing)))
-        return _join(builder, out)
+        return join_values(builder, out)
 
     return count(count, weights, words, types.intp, types.intp), codegen
 
@@ -639,7 +639,7 @@ def row_sums(typingctx, v):
 
     def codegen(context, builder, sig, args):
         add = ir.IRBuilder.fadd if v.elem == types.float32 else ir.IRBuilder.add
-        return _map(builder, sig.args, args, lambda b, x: _splat(b, _reduce(b, x, add), v.lanes))
+        return _map(builder, sig.args, args, lambda b, x: splat_value(b, _reduce(b, x, add), v.lanes))
 
     return v(v), codegen
 
@@ -649,7 +649,7 @@ def join_rows(typingctx, x, y):
     """The tile of x's rows and then y's."""
 
     def codegen(context, builder, sig, args):
-        return _join(builder, _rows(builder, x, args[0]) + _rows(builder, y, args[1]))
+        return join_values(builder, row_values(builder, x, args[0]) + row_values(builder, y, args[1]))
 
     return x.of(x.elem, x.rows + y.rows)(x, y), codegen
 
@@ -672,7 +672,7 @@ def _unzip(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> Sequence[ir.Value
 @intrinsic
 def unzip_rows(typingctx, v):
     """Deal a tile of R rows, R a power of two, out to its rows: all lanes end to end, row j gets R·q + j, q < LANES."""
-    return v(v), lambda context, builder, sig, args: _join(builder, _unzip(builder, _rows(builder, v, args[0])))
+    return v(v), lambda context, builder, sig, args: join_values(builder, _unzip(builder, row_values(builder, v, args[0])))
 
 
 @intrinsic
@@ -680,7 +680,7 @@ def add_rows(typingctx, v):
     """The sum of a tile's rows, a power of two of them: neighbours first."""
 
     def codegen(context, builder, sig, args):
-        rows = _rows(builder, v, args[0])
+        rows = row_values(builder, v, args[0])
         while len(rows) > 1:
             rows = [builder.fadd(x, y) for x, y in zip(rows[::2], rows[1::2], strict=True)]
         return rows[0]
