@@ -78,7 +78,7 @@ class Claims:
         origin = self.origins[name]
         remedy = (
             "give the config.json of the checkpoint's own training"
-            if ARGS not in (origin, other_origin)
+            if not other_origin.startswith(ARGS) and origin != ARGS
             else "take the checkpoint and config.json of one training, or, if the option is left over from another, "
             f"ignore it: --ignore {name}"
         )
@@ -106,7 +106,8 @@ def read_claims(
                 continue
             typed = _typed(known, value, path, origin)
             if known in values and values[known] != typed:
-                raise Claims(values, origins).disagreement(known, typed, origin)
+                place = origin if path == known else f"{origin} ({path})"
+                raise Claims(values, origins).disagreement(known, typed, place)
             values[known], origins[known] = typed, origin
         if unknown:
             raise _unknown(unknown, origin)

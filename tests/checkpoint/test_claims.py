@@ -215,3 +215,11 @@ def test_options_of_trainers_are_understood() -> None:
         "num_train_epochs": 3.0, "eval_strategy": "epoch", "model": {"_target_": "net.BHViT", "_convert_": "all"},
     }  # fmt: skip
     assert read_claims(None, args).values == {}
+
+
+def test_a_contradiction_inside_one_source_names_the_place() -> None:
+    refused(
+        "token_pool is topk in config.json but mean in config.json (head.token_pool)",
+        config_json={"token_pool": "topk", "head": {"token_pool": "mean"}},
+    )
+    refused("--ignore attn_window", args={"attn_window": 8, "data": {"attn_window": 7}})
