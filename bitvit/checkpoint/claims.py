@@ -5,6 +5,7 @@ depth. A field that is
 neither known here nor known to be harmless may change the network: it is an error that names it.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -147,10 +148,16 @@ def _leaves(
 
 def spoken_of(value: object) -> list[str]:
     """Fields of a network that tensors do not tell, of which text speaks, or the texts of a list."""
-    texts = value if isinstance(value, list | tuple) else [value]
-    text = "\n".join(item[:_LONGEST_TEXT] for item in texts[:1000] if isinstance(item, str))[:_LONGEST_TEXT]
-    found = (match[1].lower().replace("-", "_") for match in _SPOKEN.finditer(text))
-    return list(dict.fromkeys(found))
+    text = ""
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str) and len(text) < _LONGEST_TEXT:
+            text += item[:_LONGEST_TEXT] + "\n"
+    return list(_names_in(text[:_LONGEST_TEXT])) if text else []
+
+
+@functools.lru_cache(maxsize=1024)  # the same text may lie in many places: a stranger's file must not cost minutes
+def _names_in(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(match[1].lower().replace("-", "_") for match in _SPOKEN.finditer(text)))
 
 
 def _is_off(value: object) -> bool:

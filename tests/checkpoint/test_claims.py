@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,11 @@ def test_a_contradiction_inside_one_source_names_the_place() -> None:
         config_json={"token_pool": "topk", "head": {"token_pool": "mean"}},
     )
     refused("--ignore attn_window", args={"attn_window": 8, "data": {"attn_window": 7}})
+
+
+def test_a_text_in_many_places_is_searched_once() -> None:
+    """Searching it anew in each takes far longer."""
+    options = dict.fromkeys((f"wandb_{number}" for number in range(9000)), "token_poo " * 2000)
+    start = time.process_time()
+    assert read_claims(None, options).values == {}
+    assert time.process_time() - start < 5
