@@ -21,7 +21,7 @@ from bitvit.modelfile import save_model_file
 from bitvit.pack import pack
 from bitvit.preprocess import Preprocessing, Triple
 
-__all__ = ["ConversionReport", "convert"]
+__all__ = ["ConversionReport", "choose_preprocessing", "convert"]
 
 _FOREIGN_SUFFIXES = frozenset(
     (
@@ -84,7 +84,7 @@ def convert(
     network = read_network(source, config=fields, ema=ema, ignore=ignore)
     shape, found = network.config, network.checkpoint
     names, about_names = _choose_labels(labels, found.config if fields is None else fields, shape)
-    preprocessing, about_images = _choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
+    preprocessing, about_images = choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
     with located(source):
         packed = pack(network)
         faults = [f"{source}: {fault}" for fault in packed.notes()]
@@ -160,7 +160,7 @@ def _checked_labels(labels: Sequence[str], config: Config) -> tuple[str, ...]:
     return names
 
 
-def _choose_preprocessing(
+def choose_preprocessing(
     checkpoint: Checkpoint,
     image_size: int,
     mean: Sequence[float] | None,
