@@ -14,13 +14,14 @@ import numpy as np
 from bitvit.checkpoint import Checkpoint, read_network
 from bitvit.checkpoint.hub import parts_of, read_config
 from bitvit.checkpoint.training import class_names, normalization, placeholders, repeated
+from bitvit.checkpoint.transform import not_followed
 from bitvit.config import Config
 from bitvit.errors import CheckpointError, ConfigError, located
 from bitvit.modelfile import save_model_file
 from bitvit.pack import pack
 from bitvit.preprocess import Preprocessing, Triple
 
-__all__ = ["ConversionReport", "convert"]
+__all__ = ["ConversionReport", "choose_preprocessing", "convert"]
 
 _FOREIGN_SUFFIXES = frozenset(
     (
@@ -83,7 +84,7 @@ def convert(
     network = read_network(source, config=fields, ema=ema, ignore=ignore)
     shape, found = network.config, network.checkpoint
     names, about_names = _choose_labels(labels, found.config if fields is None else fields, shape)
-    preprocessing, about_images = _choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
+    preprocessing, about_images = choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
     with located(source):
         packed = pack(network)
         faults = [f"{source}: {fault}" for fault in packed.notes()]
@@ -159,7 +160,7 @@ def _checked_labels(labels: Sequence[str], config: Config) -> tuple[str, ...]:
     return names
 
 
-def _choose_preprocessing(
+def choose_preprocessing(
     checkpoint: Checkpoint,
     image_size: int,
     mean: Sequence[float] | None,
@@ -167,7 +168,7 @@ def _choose_preprocessing(
     resize: int | str | None,
     pad: int,
 ) -> tuple[Preprocessing, list[str]]:
-    """How images are prepared, and a note that says so, with where mean and standard deviation come from."""
+    """How images are prepared, and notes that say so, with where mean and standard deviation come from."""
     found = normalization(checkpoint)
     chosen = Preprocessing.for_image_size(
         image_size,
@@ -185,7 +186,10 @@ def _choose_preprocessing(
     ]
     if (mean is None) == (std is None):  # both of one source
         sources[0] = sources[0].partition(" (")[0]
-    return chosen, [f"preprocessing: {shape}{padding}; {', '.join(sources)}"]
+    others = not_followed(
+        checkpoint, chosen, sized=resize != "auto" or pad > 0, normalised=mean is not None and std is not None
+    )
+    return chosen, [f"preprocessing: {shape}{padding}; {', '.join(sources)}", *others]
 
 
 def _triple(name: str, values: Sequence[float]) -> Triple:

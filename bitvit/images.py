@@ -90,6 +90,8 @@ def _decode(file: BinaryIO, where: str) -> Image.Image:
             raise ImageError(
                 f"{where}: base64, the text form of a file; decode it with base64.b64decode first"
             ) from None
+        if head[4:8] == b"ftyp":  # phones and web sites give such files the name .jpg
+            raise ImageError(f"{where}: is HEIC, AVIF or a film, whatever its name; save it as JPEG or PNG") from None
         raise ImageError(
             f"{where}: not an image that can be read, it begins with {head[:16]!r}; expected one of "
             f"{', '.join(FORMATS)}"

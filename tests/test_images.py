@@ -169,6 +169,12 @@ def test_not_an_image(data: bytes) -> None:
         open_image(data)
 
 
+@pytest.mark.parametrize("brand", [b"heic", b"avif", b"mp42"])
+def test_what_phones_call_jpg(brand: bytes) -> None:
+    with pytest.raises(ImageError, match="is HEIC, AVIF or a film, whatever its name; save it as JPEG or PNG"):
+        open_image(b"\0\0\0\x20ftyp" + brand + bytes(20))
+
+
 def test_format_outside_the_list() -> None:
     with pytest.raises(ImageError, match="not an image that can be read"):
         open_image(encoded(Image.new("RGB", (4, 4)), "TGA"))

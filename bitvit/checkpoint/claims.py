@@ -5,19 +5,21 @@ depth. A field that is
 neither known here nor known to be harmless may change the network: it is an error that names it.
 """
 
+import functools
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bitvit.checkpoint.harmless import is_harmless, names_classes
-from bitvit.checkpoint.inert import Opaque
+from bitvit.checkpoint.inert import Opaque, Unnamed
 from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
 from bitvit.messages import MOST_LISTED, listing, shown
 
-__all__ = ["KNOWN", "Claims", "facts", "read_claims"]
+__all__ = ["KNOWN", "Claims", "facts", "read_claims", "spoken_of"]
 
 _INTEGERS = """
     image_size input_size window_size attn_window patch_size num_channels num_hidden_layersA num_hidden_layersB
@@ -39,7 +41,14 @@ _SAME = {
 KNOWN = frozenset((*_KINDS, *_SAME))
 """Names that say something of a network."""
 
-_OF_A_NETWORK = ("arch", "args", "cfg", "config", "hparams", "kwargs", "model", "model_args", "model_config", "opt")
+# What tensors do not tell, where it stands in text: a command line, a script's configuration, a printed Namespace
+_UNTOLD = ("window_size", "attn_window", "token_pool", "topk_ratio", "weight_bits", "input_bits")
+_SPOKEN = re.compile(rf"(?<![a-z0-9])({'|'.join(_UNTOLD).replace('_', '[_-]')})(?![a-z0-9])", re.IGNORECASE)
+_LONGEST_TEXT = 20_000  # characters
+_OF_A_NETWORK = (
+    *("arch", "args", "cfg", "config", "hparams", "hyper_parameters", "kwargs", "model", "model_args"),
+    *("model_config", "opt"),
+)
 _OF_THE_FORK = ("stain_instance_norm", "coord_conv", "use_sinusoidal_pe", "token_pool", "topk_ratio")
 CONFIG, ARGS = "config.json", "the checkpoint's args"
 
@@ -70,7 +79,7 @@ class Claims:
         origin = self.origins[name]
         remedy = (
             "give the config.json of the checkpoint's own training"
-            if ARGS not in (origin, other_origin)
+            if not other_origin.startswith(ARGS) and origin != ARGS
             else "take the checkpoint and config.json of one training, or, if the option is left over from another, "
             f"ignore it: --ignore {name}"
         )
@@ -89,18 +98,24 @@ def read_claims(
     origins: dict[str, str] = {}
     for source, origin in ((config_json, CONFIG), (args, ARGS)):
         unknown: dict[str, Any] = {}
+        texts: dict[str, str | list[Any] | tuple[Any, ...]] = {}
         for path, value in _leaves(source or {}, ignore):
             name = path.rpartition(".")[2]
             known = _SAME.get(name, name)
             if known not in _KINDS:
-                unknown[path] = value
+                (texts if spoken_of(value) else unknown)[path] = value
                 continue
             typed = _typed(known, value, path, origin)
             if known in values and values[known] != typed:
-                raise Claims(values, origins).disagreement(known, typed, origin)
+                place = origin if path == known else f"{origin} ({path})"
+                raise Claims(values, origins).disagreement(known, typed, place)
             values[known], origins[known] = typed, origin
         if unknown:
             raise _unknown(unknown, origin)
+        for path, text in texts.items():
+            for name in spoken_of(text):
+                if name not in values:
+                    raise _unread(path, text, name, origin)
     claims = Claims(values, origins)
     _refuse_bits(claims)
     _check_window_names(claims)
@@ -118,10 +133,31 @@ def _leaves(
         path, harmless = place + name, is_harmless(name)
         if value is None or name in ignore or path in ignore or names_classes(name):
             continue
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
         if isinstance(value, Mapping) and name not in _KINDS:
             yield from _leaves(value, ignore, f"{path}.", strict and (not harmless or name in _OF_A_NETWORK))
-        elif name in KNOWN or (strict and not harmless and not _is_off(value)):
+        elif (
+            name in KNOWN
+            or (strict and not harmless and not _is_off(value))
+            or (isinstance(value, Unnamed) and name in _OF_A_NETWORK)
+            or spoken_of(value)
+        ):
             yield path, value
+
+
+def spoken_of(value: object) -> list[str]:
+    """Fields of a network that tensors do not tell, of which text speaks, or the texts of a list."""
+    text = ""
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str) and len(text) < _LONGEST_TEXT:
+            text += item[:_LONGEST_TEXT] + "\n"
+    return list(_names_in(text[:_LONGEST_TEXT])) if text else []
+
+
+@functools.lru_cache(maxsize=1024)  # the same text may lie in many places: a stranger's file must not cost minutes
+def _names_in(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(match[1].lower().replace("-", "_") for match in _SPOKEN.finditer(text)))
 
 
 def _is_off(value: object) -> bool:
@@ -140,15 +176,29 @@ def _unknown(fields: Mapping[str, Any], origin: str) -> ConfigError:
     )
 
 
+def _unread(path: str, value: object, name: str, origin: str) -> ConfigError:
+    return ConfigError(
+        f"{origin}: {path} speaks of {name}, but as text, which is not read ({shown(value)}); give a config.json with "
+        f"the field {name}, or if it is that of an ordinary BHViT, say so: --ignore {path}"
+    )
+
+
 def _typed(name: str, value: Any, called: str, origin: str) -> Any:
     """A value of the field's type: JSON's lists as tuples, numbers and flags also as scripts store them."""
     kind = _KINDS[name]
     if isinstance(value, list):
         value = tuple(value)
-    if name == "input_size" and isinstance(value, tuple) and len(value) in (2, 3) and value[-1] == value[-2]:
+    if (
+        name in ("input_size", "image_size")
+        and isinstance(value, tuple)
+        and len(value) in (2, 3)
+        and value[-1] == value[-2]
+    ):
         value = value[-1]  # timm's (channels, height, width)
     if name == "num_attention_heads" and isinstance(value, tuple):
         value = (1, 1, *value[2:])  # the first two stages have no attention, whatever is written there
+    if kind in (bool, float, int) and isinstance(value, str):
+        value = _spelt(value)
     if kind is int:
         value = _whole(value)
     if kind is bool and type(value) is int and value in (0, 1):
@@ -166,10 +216,19 @@ def _typed(name: str, value: Any, called: str, origin: str) -> Any:
 
 
 def _whole(value: object) -> object:
-    """1 for 1.0 and '1'; anything else as it is."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+    """1 for 1.0; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _spelt(text: str) -> object:
+    """The number or flag that is written out; anything else as it is."""
+    flag = {"true": True, "false": False}.get(text.strip().lower())
+    if flag is not None:
+        return flag
+    try:
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else float(text)
+    except ValueError:
+        return text
 
 
 def _finite(name: str, value: object) -> float:

@@ -2,7 +2,7 @@
 
 A name that is neither here nor in claims.py may change the network, so a conversion stops at it. What is here was read
 in the code of the authors and of two forks (SPEC 2, 7.9), in the training scripts of DeiT and timm that theirs descend
-from, and in what transformers writes into every config.json.
+from, and in what the trainers of transformers and Lightning store.
 """
 
 __all__ = ["is_harmless", "names_classes"]
@@ -73,6 +73,39 @@ _TRAINING = """
     weights work_dir worker_seeding workers workspace world_size zero
 """
 
+# The Trainers of transformers and Lightning, hydra, and further options of timm's and MAE's scripts
+_TRAINERS = """
+    _class_path _convert_ _instantiator _partial_ _recursive_ _target_ accelerator accelerator_config adafactor
+    auto_find_batch_size average_tokens_across_devices base_lr bce_pos_weight best_acc1 best_epoch bf16
+    bf16_full_eval blr cache_dir check_val_every_n_epoch ckpt_dir ckpt_path class_path class_weight command commit
+    criterion cudnn_benchmark cudnn_deterministic cwd data_seed dataloader_drop_last dataloader_num_workers
+    dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor datamodule date
+    default_root_dir disable_tqdm dist_bn do_eval do_predict do_train drop_last enable_progress_bar enforce_tags
+    eta_min eval_accumulation_steps eval_data_path eval_delay eval_do_concat_batches eval_on_start eval_steps
+    eval_strategy evaluation_strategy exp_dir extras fast_dev_run fold_id fp16_backend fp16_full_eval
+    fp16_opt_level fsdp full_determinism gaussian_blur_prob git_commit git_hash grad_clip_norm
+    gradient_checkpointing gradient_checkpointing_kwargs grayscale_prob greater_is_better group_by_length
+    half_precision_backend host hostname hub_always_push hub_model_id hub_private_repo hub_strategy hub_token
+    hydra ignore_data_skip ignore_warnings include_for_metrics include_inputs_for_metrics
+    include_num_input_tokens_seen include_tokens_per_second jit_mode_eval kd_distill_type kd_loss_type
+    kd_model_name kfolds label_names label_smoothing_factor layer_decay_min_scale layer_decay_no_opt_scale
+    length_column_name limit_test_batches limit_train_batches limit_val_batches load_best_model_at_end local_rank
+    log_level log_level_replica log_on_each_node logging_dir logging_first_step logging_nan_inf_filter
+    logging_steps logging_strategy loss_fn loss_type lr_gamma lr_scheduler_kwargs lr_scheduler_type lr_step
+    manual_seed max_time metric metric_for_best_model metrics min_delta mp_parameters n_splits
+    neftune_noise_alpha num_iterations num_sanity_val_steps num_train_epochs num_train_samples optim_args
+    optim_target_modules optimizer_name optimizer_type overwrite_output_dir past_index paths
+    per_device_eval_batch_size per_device_train_batch_size pos_weight prediction_loss_only prefetcher
+    print_config print_every push_to_hub random_erasing random_seed random_state remove_unused_columns
+    restore_callback_states_from_checkpoint resume_from_checkpoint resume_path sampler save_best save_ckpt
+    save_ckpt_freq save_ckpt_num save_last save_on_each_node save_only_model save_safetensors save_steps
+    save_strategy save_total_limit scheduler_name scheduler_type seed_everything shuffle skip_memory_metrics
+    synchronize_step target_key task_name tf32 time timestamp torch_compile torch_compile_backend
+    torch_compile_mode torch_empty_cache_steps torchcompile_mode total_epochs total_steps tpu_num_cores train
+    train_batch_size trainer update_freq use_cpu use_ema use_fp16 use_tensorboard user warmup_factor
+    warmup_iters warmup_method warmup_start_lr wd wd_end weights_path
+"""
+
 # Families that scripts invent names in
 _BEGINNINGS = (
     "wandb_",
@@ -93,7 +126,7 @@ _CLASSES = """
 """
 
 _NAMING_CLASSES = frozenset(_CLASSES.split())
-_HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING).split())
+_HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING + _TRAINERS).split())
 
 
 def is_harmless(name: str) -> bool:

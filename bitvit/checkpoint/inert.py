@@ -13,6 +13,7 @@ __all__ = [
     "Opaque",
     "Storage",
     "Tensor",
+    "Unnamed",
     "UnreadTensor",
     "described",
     "kind_of",
@@ -53,6 +54,10 @@ class Opaque(Inert):
         return self.what
 
 
+class Unnamed(Opaque):
+    """An object of several settings, whose names only its class knows."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class UnreadTensor(Inert):
     """A tensor that PyTorch has and no BHViT needs: its elements are not looked at."""
@@ -72,6 +77,8 @@ class Instance(Inert):
 
     name: str
     fields: dict[object, object] = field(default_factory=dict)
+    unnamed: list[object] = field(default_factory=list)
+    """What it was made of besides, such as the values of a named tuple, whose names only its class knows."""
 
     @property
     def kind(self) -> str:

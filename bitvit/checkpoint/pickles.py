@@ -235,7 +235,7 @@ class InertPickle:
             self.stack.append(CALLS[function.name](*args))
         else:
             self.charge(2)
-            self.stack.append(Instance(function.name))
+            self.stack.append(Instance(function.name, unnamed=[*args]))
 
     def build(self, state: object) -> None:
         """Attributes of the object on the stack: kept for an Instance, of no use for an OrderedDict (`_metadata`)."""
@@ -245,6 +245,8 @@ class InertPickle:
                 if isinstance(fields, dict):
                     self.charge(weight(fields))
                     target.fields.update(make_dict(fields))
+                elif fields is not None:
+                    target.unnamed.append(fields)
         elif not isinstance(target, dict | list | set | Opaque):
             self.refuse(f"setting the attributes of {described(target)}")
 

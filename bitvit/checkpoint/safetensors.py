@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bitvit.checkpoint.dtypes import SAFETENSORS_CODES, native, stored_dtype
 from bitvit.checkpoint.file import read_bytes, size
+from bitvit.checkpoint.options import beside
 from bitvit.checkpoint.remedies import FETCH_AGAIN, GIVE_CHECKPOINT, rewritten
 from bitvit.checkpoint.state_dict import Stored
 from bitvit.errors import CheckpointError
@@ -36,7 +37,7 @@ def read_safetensors(file: io.BufferedReader, _ema: bool) -> Stored:
     def read(names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
         return {new: _read_entry(file, name, header.entries[name]) for name, new in names.items()}
 
-    return Stored(header.entries, read, None)
+    return Stored(header.entries, read, None, beside(header.metadata))
 
 
 def _read_entry(file: io.BufferedReader, name: str, entry: Entry) -> NDArray[Any]:

@@ -70,6 +70,9 @@ def select(file: io.BufferedReader, source: Source, ema: bool) -> Stored:
     args, notes = options(top)
     if place and place[0] not in (*_STATE_KEYS, *_EMA_KEYS):
         notes.append(f"the state dict is that of {shown(place[0])}")
+    others = [key for key in top if key not in (*place[:1], *_EMA_KEYS) and _holds_network(top[key])] if place else []
+    if others:
+        notes.append(f"the weights of {shown(place[0])} were taken; others are there too: {listing(others)}")
 
     def read(names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
         return _decode(file, source, {new: tensors[name] for name, new in names.items()})
@@ -129,6 +132,10 @@ def _within(state: State, place: Place) -> tuple[State, Place]:
 
 def _has_tensors(state: State) -> bool:
     return any(isinstance(value, Tensor | UnreadTensor) for value in state.values())
+
+
+def _holds_network(value: object) -> bool:
+    return isinstance(value, dict) and has_network(_within(value, ())[0])
 
 
 def _no_state_dict(path: str, top: object) -> CheckpointError:

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import time
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,52 @@ def test_objects_are_no_settings(tmp_path: Path) -> None:
     options = {"started": datetime.date(2026, 1, 2), "span": range(3)}
     torch.save({"model": {"w": torch.zeros(1)}, "args": options}, tmp_path / "net.pth")
     assert read_claims(None, read_checkpoint(tmp_path / "net.pth").args).values == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [("attn_window", "8", 8), ("topk_ratio", "0.15", 0.15), ("coord_conv", "True", True), ("shift3", "false", False)],
+)
+def test_values_may_be_written_out(field: str, text: str, value: object) -> None:
+    """As in the metadata of a .safetensors, which are text."""
+    assert read_claims(None, {field: text}).values == {field: value}
+
+
+@pytest.mark.parametrize("text", ["Namespace(token_pool='topk')", ["main.py", "--token-pool", "topk"]])
+@pytest.mark.parametrize("place", ["config", "command", "name"])
+def test_text_that_speaks_of_a_field(place: str, text: object) -> None:
+    """It is not read, so it must not decide in silence; where the field itself is there, the text is of no use."""
+    refused(f"{place} speaks of token_pool", args={place: text})
+    refused(f"job.{place} speaks of token_pool", args={"job": {place: text}})
+    assert read_claims({"token_pool": "mean"}, {place: text}).values == {"token_pool": "mean"}
+    assert read_claims(None, {place: text}, [place]).values == {}
+    assert read_claims(None, {"name": "my_token_pooling"}).values == {}
+
+
+def test_fields_in_a_list_of_dicts() -> None:
+    assert read_claims({"model": [{"attn_window": 8}]}, None).values == {"attn_window": 8}
+
+
+def test_options_of_trainers_are_understood() -> None:
+    """timm's, transformers' and Lightning's defaults, where they are not None or switched off."""
+    args = {
+        "local_rank": -1, "dist_bn": "reduce", "bf16": True, "per_device_train_batch_size": 8, "accelerator": "gpu",
+        "num_train_epochs": 3.0, "eval_strategy": "epoch", "model": {"_target_": "net.BHViT", "_convert_": "all"},
+    }  # fmt: skip
+    assert read_claims(None, args).values == {}
+
+
+def test_a_contradiction_inside_one_source_names_the_place() -> None:
+    refused(
+        "token_pool is topk in config.json but mean in config.json (head.token_pool)",
+        config_json={"token_pool": "topk", "head": {"token_pool": "mean"}},
+    )
+    refused("--ignore attn_window", args={"attn_window": 8, "data": {"attn_window": 7}})
+
+
+def test_a_text_in_many_places_is_searched_once() -> None:
+    """Searching it anew in each takes far longer."""
+    options = dict.fromkeys((f"wandb_{number}" for number in range(9000)), "token_poo " * 2000)
+    start = time.process_time()
+    assert read_claims(None, options).values == {}
+    assert time.process_time() - start < 5

@@ -332,7 +332,6 @@ def test_attributes_of_all_shapes(tmp_path: Path) -> None:
         ({"a": 1}, {"a": 1}),
         (({"a": 1}, {"b": 2}), {"a": 1, "b": 2}),
         ((None, {"b": 2}), {"b": 2}),
-        ((1, 2, 3), {}),
         (5, {}),
         ([1], {}),
     ):

@@ -134,6 +134,11 @@ def test_a_network_under_another_key(value: dict[str, object], note: str | None,
     assert found.notes == ((note,) if note else ())
 
 
+def test_other_networks_beside_the_chosen_one_are_mentioned(tmp_path: Path) -> None:
+    checkpoint = read_zip(tmp_path, {"model": NETWORK, "best_model": NETWORK, "optimizer": {}}, {"0": FIVE})
+    assert checkpoint.notes == ("the weights of 'model' were taken; others are there too: 'best_model'",)
+
+
 def test_several_networks_are_told_apart_by_the_user(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "t.pth", {"student": NETWORK, "teacher": NETWORK}, {"0": FIVE})
     refuse(path, "holds 2 networks: 'student', 'teacher'", f"torch.load({str(path)!r}, weights_only=False)['student']")
