@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.kernels.catalog import LANE_BITS
-from bitvit.kernels.target import LANES, TILE_ROWS
+from bitvit.kernels.target import LANES, OUTPUTS, TILE_ROWS
 
 
 def padded(n: int, multiple: int = LANES) -> int:
@@ -48,6 +48,22 @@ def binary_panels(
     words[rows >= 0, : packed.shape[1]] = packed[rows[rows >= 0]]
     panels = words.view("<u4").reshape(-1, LANES, len(columns) // LANE_BITS).transpose(0, 2, 1)
     return np.ascontiguousarray(panels, np.uint32)
+
+
+def lookup_panels(
+    positive: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.uint32]:
+    """Signs [N, K] -> what kernels/lookup.py reads as uint8 [rows/OUTPUTS][lookups][32], in orders as above."""
+    lanes = OUTPUTS // 4
+    rows = np.concatenate([rows, np.full(padded(len(rows), OUTPUTS) - len(rows), -1)])
+    words = binary_panels(positive, rows, columns).reshape(-1, len(columns) // LANE_BITS, lanes)
+    # [panel][q][word][j] -> [panel][word][j][q]: the q-th byte of lane j is output lanes·q + j
+    words = words.reshape(-1, 4, *words.shape[1:]).transpose(0, 2, 3, 1)
+    nibbles = [words >> np.uint32(shift) & np.uint32(15) for shift in range(0, LANE_BITS, 4)]
+    ordered = np.stack(nibbles, axis=2).astype(np.uint8)
+    ordered = ordered.reshape(len(ordered), -1, OUTPUTS)
+    missing = padded(ordered.shape[1], 3) - ordered.shape[1]
+    return np.ascontiguousarray(np.pad(ordered, ((0, 0), (0, missing), (0, 0)))).view(np.uint32)
 
 
 def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:

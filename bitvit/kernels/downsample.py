@@ -21,7 +21,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES
+from bitvit.kernels.target import LANES, LOOKUP
 from bitvit.kernels.tiles import in_tiles
 
 

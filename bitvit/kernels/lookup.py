@@ -189,11 +189,11 @@ def look_up_three(typingctx, counts, pairs, index, panels, at, stride):
 
 @intrinsic(prefer_literal=True)
 def store_counts(typingctx, out, at, stride, counts, second, more, start):
-    """What the first or the `second` row of a pair has counted, as float32: LANES outputs at `at`, the next `stride` on.
+    """What the first or the `second` row of a pair has counted, as float32: LANES outputs at `at`, more `stride` on.
 
     more: whether it is added to what is there; if not, it begins at `start`.
     """
-    second = second.literal_value
+    is_second = second.literal_value
 
     def codegen(context, builder, sig, args):
         out, at, stride, counts, _, more, start = args
@@ -208,7 +208,7 @@ def store_counts(typingctx, out, at, stride, counts, second, more, start):
             place = at
             for total, upper in zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True):
                 counted = upper
-                if not second:
+                if not is_second:
                     sixteens = builder.shl(builder.and_(upper, constant(0x0F0F0F0F)), constant(4))
                     difference = builder.sub(builder.bitcast(total, _BYTES), builder.bitcast(sixteens, _BYTES))
                     counted = builder.bitcast(difference, _WORDS)
@@ -233,4 +233,4 @@ def store_counts(typingctx, out, at, stride, counts, second, more, start):
                 each(lambda value, _: builder.sitofp(builder.add(value, base), floats))
         return context.get_dummy_value()
 
-    return types.void(out, types.intp, types.intp, counts, types.literal(second), types.boolean, types.int64), codegen
+    return types.void(out, types.intp, types.intp, counts, second, types.boolean, types.int64), codegen

@@ -64,7 +64,8 @@ def prepare_rows(first, rows, a, source, const, scratch):
 def hidden_tile(m, height, c, stored, a, const, scratch, layer_norms):
     """Signs and pooled sum of the hidden features of channels c …
 
-    Their products, unless they are computed here, are in z, which begins with hidden feature `stored`. affine: [vector p][scale, -bias, slope - 1, threshold][LANES].
+    Their products, unless they are computed here, are in z, which begins with hidden feature `stored`.
+    affine: [vector p][scale, -bias, slope - 1, threshold][LANES].
     """
     bits, tiled, z = words_at(scratch, a.bits), floats_at(scratch, a.tiled), floats_at(scratch, a.z)
     hidden_bits, pooled = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled)

@@ -672,7 +672,9 @@ def _unzip(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> Sequence[ir.Value
 @intrinsic
 def unzip_rows(typingctx, v):
     """Deal a tile of R rows, R a power of two, out to its rows: all lanes end to end, row j gets R·q + j, q < LANES."""
-    return v(v), lambda context, builder, sig, args: join_values(builder, _unzip(builder, row_values(builder, v, args[0])))
+    return v(v), lambda context, builder, sig, args: join_values(
+        builder, _unzip(builder, row_values(builder, v, args[0]))
+    )
 
 
 @intrinsic

@@ -15,8 +15,10 @@ from bitvit.layers.common import (
     counter_start,
     interleaved,
     kernel_affine,
+    pair_units,
     pieces,
     prescale,
+    product_units,
     rows_a_piece,
     slope_less_one,
     valid_lanes,
@@ -124,6 +126,7 @@ class Attention(schema.Attention):
             interleave(*kernel_affine(layer, order), take(layer.out_threshold, order, NEVER)).reshape(-1)
             for layer in layers
         ]
+        panels = [weight_panels(layer, order, natural(x.channels, LANE_BITS)) for layer in layers]
         b.step(
             kernel,
             self.name,
@@ -155,15 +158,16 @@ class Attention(schema.Attention):
             ),
             token_norm=b.const(interleaved(self.token_norm, order)),
             thresholds=b.const(interleave(*(take(layer.threshold, order, NEVER) for layer in layers))),
-            panels=b.const(
-                np.concatenate([weight_panels(layer, order, natural(x.channels, LANE_BITS)) for layer in layers])
-            ),
+            panels=b.const(np.concatenate(panels)),
+            panels_part=panels[0].size,
             affine=b.const(np.concatenate(affines)),
             prescale=b.const(np.concatenate([prescale(layer, order).reshape(-1) for layer in layers])),
             valid=valid_lanes(b, x.channels),
             tokens=b.scratch("tokens", piece_rows * x.stride),
             bits=b.scratch(f"project.bits.{x.width}", 3 * piece_rows * words),
-            z=b.scratch("z", 3 * piece_rows * x.width),
+            pairs=b.scratch("pairs", pair_units(piece_rows, words)),
+            z=b.scratch("z", 3 * product_units(piece_rows, x.width)),
+            z_part=product_units(piece_rows, x.width),
         )
 
     def _emit_attend(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
@@ -269,7 +273,8 @@ class Attention(schema.Attention):
             valid=valid_lanes(b, x.channels),
             mixed=b.scratch("tokens", piece_rows * x.stride),
             bits=b.scratch(f"output.bits.{x.width}", piece_rows * windows.words),
-            z=b.scratch("z", piece_rows * x.width),
+            pairs=b.scratch("pairs", pair_units(piece_rows, windows.words)),
+            z=b.scratch("z", product_units(piece_rows, x.width)),
         )
         return out
 

@@ -14,8 +14,10 @@ from bitvit.layers.common import (
     counter_start,
     interleaved,
     kernel_affine,
+    pair_units,
     pieces,
     prescale,
+    product_units,
     rows_a_piece,
     valid_lanes,
     weight_panels,
@@ -120,7 +122,8 @@ class BinaryDownsample(schema.BinaryDownsample):
             valid=valid_lanes(b, channels),
             bits=b.scratch(f"down.bits.{x.width}", piece_rows * words),
             pooled=b.scratch("pooled", piece_rows * (x.width + 2 * LANES)),
-            z=b.scratch("z", piece_rows * out.width),
+            pairs=b.scratch("pairs", pair_units(piece_rows, words)),
+            z=b.scratch("z", product_units(piece_rows, out.width)),
         )
         return out
 

@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 from bitvit import schema
 from bitvit.kernels import catalog
 from bitvit.kernels.catalog import LANE_BITS
-from bitvit.kernels.target import LANES, TILE_ROWS
+from bitvit.kernels.target import LANES, LOOKUP, OUTPUTS, TILE_ROWS
 from bitvit.layers.common import (
     NEVER,
     counter_start,
     half_affine,
     kernel_affine,
+    pair_units,
     pieces,
     prescale,
+    product_units,
     rows_a_piece,
     valid_lanes,
     weight_panels,
@@ -24,6 +26,8 @@ from bitvit.layers.common import (
 from bitvit.layers.norm import normalized
 from bitvit.panels import interleave, lane_words, natural, padded, take
 from bitvit.program import Builder, Map
+
+PRODUCTS = 128  # hidden features of which all rows' products lie in the first-level cache
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +49,8 @@ class MLP(schema.MLP):
         starts = [c % period for c in range(0, width, LANES)]
         span = padded(max(starts) + LANES)
         piece_rows = rows_a_piece(x.rows, 56)
+        chunk = _chunk(ratio)
+        together = hidden if layer_norm else max(width, min(hidden, chunk * ratio) if LOOKUP else 0)
         threshold1 = take(self.fc1.threshold, natural_order, NEVER)
         # see kernels/mlp.py for what becomes of fc1's bias: hidden values less slope·bias
         hidden_scale, hidden_bias, hidden_slope = kernel_affine(self.fc1, hidden_order)
@@ -71,6 +77,7 @@ class MLP(schema.MLP):
             width=width,
             stride=x.stride,
             ratio=ratio,
+            chunk=chunk,
             span=span,
             period=period,
             words=words,
@@ -105,10 +112,17 @@ class MLP(schema.MLP):
             tiled=b.scratch("mlp.tiled", padded(piece_rows, TILE_ROWS) * ratio * span),
             hidden_bits=b.scratch(f"mlp.hidden.{hidden}", padded(piece_rows, TILE_ROWS) * hidden_words),
             pooled=b.scratch("pooled", padded(piece_rows, TILE_ROWS) * width),
-            z=b.scratch("z", padded(piece_rows, TILE_ROWS) * (hidden if layer_norm else width)),
+            pairs=b.scratch("pairs", pair_units(piece_rows, max(words, hidden_words))),
+            z=b.scratch("z", product_units(padded(piece_rows, TILE_ROWS), together)),
             row=b.scratch("row", width + 2 * LANES),
         )
         return out
+
+
+def _chunk(ratio: int) -> int:
+    """Channels whose hidden products are whole panels of OUTPUTS, about PRODUCTS of them."""
+    least = LANES * (OUTPUTS // LANES // math.gcd(OUTPUTS // LANES, ratio))
+    return least * max(1, PRODUCTS // (least * ratio))
 
 
 def _hidden_order(channels: int, ratio: int) -> NDArray[np.int64]:
