@@ -66,24 +66,6 @@ def lookup_panels(
     return np.ascontiguousarray(np.pad(ordered, ((0, 0), (0, missing), (0, 0)))).view(np.uint32)
 
 
-TAP_OUTPUTS = 16  # of a panel of a convolution's weights, see kernels/lookup.py
-
-
-def tap_panel(positive: NDArray[np.bool_], first: int) -> NDArray[np.uint32]:
-    """Signs [channels, 9·group] of a convolution's group -> uint8 [row of taps][nibble][three taps][16], as uint32.
-
-    They are those of the channels first … first + TAP_OUTPUTS, of which there may be fewer.
-    """
-    rows = positive[first : first + TAP_OUTPUTS]
-    group = positive.shape[1] // 9
-    signs = np.zeros((TAP_OUTPUTS, 9, padded(group, 4)), np.uint8)
-    signs[: len(rows), :, :group] = rows.reshape(len(rows), 9, group)
-    nibbles = (signs.reshape(TAP_OUTPUTS, 3, 3, -1, 4) << np.arange(4, dtype=np.uint8)).sum(axis=4, dtype=np.uint8)
-    # [q, j][row][tap][nibble] -> [row][nibble][tap][j, q]
-    ordered = nibbles.reshape(4, 4, *nibbles.shape[1:]).transpose(2, 4, 3, 1, 0)
-    return np.ascontiguousarray(ordered).view(np.uint32).reshape(-1)
-
-
 def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:
     """Weights [N, K] -> panels float32 [N padded/lanes][columns][lanes]; -1 gives a zero column."""
     ordered = np.zeros((padded(len(weight), lanes), len(columns)), np.float32)

@@ -184,7 +184,6 @@ MIXER_SIGNS = fields(
     " norm"  # [GROUPS][group to LANES][scale, bias][LANES]
     # state
     " planes"  # uint32 [GROUPS][group_words][plane]
-    " nibbles pairs"  # with LOOKUP: of a group, and uint16 [GROUPS][plane][nibbles], see kernels/lookup.py
 )
 
 MIXER = fields(
@@ -194,7 +193,6 @@ MIXER = fields(
     " plane_row"
     # state
     " planes"  # uint32 [GROUPS][group_words][plane]
-    " nibbles pairs"  # as above
     " residual out"  # [side²][stride]
     # const; a chunk is LANES channels of a group
     " offsets"  # int32 [GROUPS][dilation][words]: where in planes or taps
@@ -210,8 +208,6 @@ MIXER = fields(
     # scratch
     " taps"  # uint32 [GROUPS][dilation][words][taps_row]
     " mixed"  # [side to TILE_ROWS][width + LANES]
-    " z"  # with LOOKUP: [dilation][2][z_row], half dots of a row of pixels by LANES outputs
-    " z_row"
 )
 
 mixer_signs = Kernel("mixer", "mixer_signs", MIXER_SIGNS, None, "mixer")

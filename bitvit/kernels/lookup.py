@@ -13,12 +13,6 @@ pairs    uint16 [pairs of rows][lookups]: where the table of the next 4 bits of 
 panels   uint8 [outputs/32][lookups][32]: 4 bits of the outputs' weights. Byte 4·j + q is that of output 8·q + j, so
          the q-th bytes of all 32-bit lanes are 8 outputs in order
 
-A convolution looks up the 4 bits of a pixel and of the one right of it, in the three taps of a row at once; its panels
-are of 16 outputs, so that a vector has room for two pairs of pixels:
-
-pairs    uint16 [row][pixel][nibbles of a group's channels]: as above, for every pixel of the map and of its border
-panels   uint8 [outputs/16][row of taps][nibble][three taps][16]: byte 4·j + q is that of output 4·q + j
-
 What a row lacks to whole threes of lookups is filled with zeros on both sides, which adds popcount(0 xor 0) = 0.
 """
 
@@ -89,36 +83,6 @@ def _panels(height, n, block, last, count, pairs, rows, panels, first, start, ou
             store_counts(out, at + LANES, out_rows * LANES, counts, 1, block > 0, start)
 
 
-@inline
-def look_up_taps(pairs, first, row_step, step, nibbles, pixels, panels, panel, start, out, chunk):
-    """Half dots of 16 outputs with the nine taps of every pixel of an image row, as float32.
-
-    out[half][pixel][LANES], halves `chunk` apart, is written for pixels up to whole fours. pairs: as for a convolution,
-    `first` where the middle tap of pixel 0 is, row_step from one row of taps to the next, step from one tap to the
-    next; panels: uint32, this panel at `panel`.
-    """
-    rows = 3 if 3 * nibbles <= BLOCK // 3 else 1  # of taps whose counts fit
-    for r in range(0, 3, rows):
-        for n in range(0, nibbles, BLOCK // 3):
-            last = min(nibbles, n + BLOCK // 3)
-            for x in range(0, pixels - 15, 16):
-                _taps(4, x, r, rows, n, last, pairs, first, row_step, step, nibbles, panels, panel, start, out, chunk)
-            for x in range(pixels // 16 * 16, pixels, 4):
-                _taps(1, x, r, rows, n, last, pairs, first, row_step, step, nibbles, panels, panel, start, out, chunk)
-
-
-@inline
-def _taps(height, x, r, rows, n, last, pairs, first, row_step, step, nibbles, panels, panel, start, out, chunk):
-    """4·height pixels from x on."""
-    counts = no_counts(height)
-    for row in range(r, r + rows):
-        at = first + (row - 1) * row_step + x * nibbles
-        for k in range(n, last):
-            weights = panel + (row * nibbles + k) * 12
-            counts = look_up_three_taps(counts, pairs, at + k, step, 2 * nibbles, panels, weights)
-    store_pixel_counts(out, x * LANES, chunk, counts, r + n > 0, start)
-
-
 # ---------------------------------------------------------------------------------------------------------- intrinsics
 def _table(builder: ir.IRBuilder) -> ir.Value:
     """The tables of all pairs of 4 bits, 4 KB."""
@@ -130,70 +94,6 @@ def _table(builder: ir.IRBuilder) -> ir.Value:
         table = cgutils.global_constant(builder.module, name, cgutils.make_bytearray(values))
         table.align = 64
     return builder.bitcast(table, I8.as_pointer())
-
-
-def _offset(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> ir.Value:
-    """pairs[index]."""
-    return builder.zext(builder.load(_half_words(context, builder, array_type, array, index)), I64)
-
-
-def _sixteen(builder: ir.IRBuilder, table: ir.Value, offset: ir.Value) -> ir.Value:
-    """The table that begins there."""
-    half = builder.load(builder.bitcast(builder.gep(table, [offset]), ir.VectorType(I8, 16).as_pointer()))
-    half.align = 16
-    return half
-
-
-def _in_both_halves(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
-    """16 bytes and 16 bytes."""
-    if low is high:
-        return builder.shuffle_vector(low, low, ir.Constant(ir.VectorType(I32, 32), 2 * list(range(16))))
-    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, 32), list(range(32))))
-
-
-def _shuffle(builder: ir.IRBuilder, table: ir.Value, indices: ir.Value) -> ir.Value:
-    """table[index] of each byte, in each half."""
-    kind = ir.FunctionType(_BYTES, [_BYTES, _BYTES])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b"), [table, indices])
-
-
-def _counted(builder: ir.IRBuilder, total: ir.Value, upper: ir.Value, found: Any) -> tuple[ir.Value, ir.Value]:
-    """T and H after three more lookups."""
-    three = builder.add(builder.add(found[0], found[1]), found[2])
-    total = builder.add(builder.bitcast(total, _BYTES), three)
-    halves = builder.lshr(builder.bitcast(three, _WORDS), _words(4))
-    return builder.bitcast(total, _WORDS), builder.add(upper, builder.and_(halves, _words(0x0F0F0F0F)))
-
-
-def _counts(builder: ir.IRBuilder, total: ir.Value, upper: ir.Value, is_second: bool) -> list[ir.Value]:
-    """What the first or second of a pair has counted: the q-th bytes of all lanes, q < 4."""
-    if not is_second:
-        sixteens = builder.shl(builder.and_(upper, _words(0x0F0F0F0F)), _words(4))
-        upper = builder.bitcast(builder.sub(builder.bitcast(total, _BYTES), builder.bitcast(sixteens, _BYTES)), _WORDS)
-    shifted = [builder.lshr(upper, _words(8 * q)) if q else upper for q in range(4)]
-    return [builder.and_(value, _words(255)) if q < 3 else value for q, value in enumerate(shifted)]
-
-
-def _words(n: int) -> ir.Constant:
-    return ir.Constant(_WORDS, [n] * LANES)
-
-
-def _store_floats(builder: ir.IRBuilder, places: Any, more: ir.Value, start: ir.Value) -> None:
-    """Store integers as float32: added to what is there, or to `start`. places: called to make (integers, address)s."""
-    floats = ir.VectorType(ir.FloatType(), LANES)
-    base = splat_value(builder, builder.trunc(start, I32), LANES)
-    with builder.if_else(more) as (then, otherwise):
-        for branch, is_more in ((then, True), (otherwise, False)):
-            with branch:
-                for value, address in places():
-                    pointer = builder.bitcast(address, floats.as_pointer())
-                    if is_more:
-                        before = builder.load(pointer)
-                        before.align = 4
-                        value = builder.fadd(before, builder.sitofp(value, floats))
-                    else:
-                        value = builder.sitofp(builder.add(value, base), floats)
-                    builder.store(value, pointer).align = 4
 
 
 def _half_words(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> ir.Value:
@@ -253,59 +153,38 @@ def look_up_three(typingctx, counts, pairs, index, panels, at, stride):
 
     def codegen(context, builder, sig, args):
         counts, pairs, index, panels, at, stride = args
-        table, tables = _table(builder), []
+        table, halves = _table(builder), ir.VectorType(I8, 16)
+        tables = []
         for k in range(3):
             place = builder.add(index, ir.Constant(I64, k))
-            half = _sixteen(builder, table, _offset(context, builder, sig.args[1], pairs, place))
-            tables.append(_in_both_halves(builder, half, half))
+            offset = builder.zext(builder.load(_half_words(context, builder, sig.args[1], pairs, place)), I64)
+            half = builder.load(builder.bitcast(builder.gep(table, [offset]), halves.as_pointer()))
+            half.align = 16
+            twice = ir.Constant(ir.VectorType(I32, 32), 2 * list(range(16)))
+            tables.append(builder.shuffle_vector(half, half, twice))
+        shuffle = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_BYTES, [_BYTES, _BYTES]), "llvm.x86.avx2.pshuf.b"
+        )
         rows = row_values(builder, sig.args[0], counts)
-        found = []
-        for panel, (total, upper) in enumerate(zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)):
+        totals, uppers = [], []
+        for panel in range(len(rows) // 2):
             first = builder.add(at, builder.mul(stride, ir.Constant(I64, panel)))
-            bytes_ = []
+            found = []
             for k in range(3):
                 place = builder.add(first, ir.Constant(I64, k * LANES))
                 address = address_of(context, builder, sig.args[3], panels, place)
                 weights = builder.load(builder.bitcast(address, _BYTES.as_pointer()))
                 weights.align = 4
-                bytes_.append(_shuffle(builder, tables[k], weights))
-            found.append(_counted(builder, total, upper, bytes_))
-        return join_values(builder, [total for total, _ in found] + [upper for _, upper in found])
+                found.append(builder.call(shuffle, [tables[k], weights]))
+            three = builder.add(builder.add(found[0], found[1]), found[2])
+            total = builder.add(builder.bitcast(rows[panel], _BYTES), three)
+            shifted = builder.lshr(builder.bitcast(three, _WORDS), ir.Constant(_WORDS, [4] * LANES))
+            upper = builder.and_(shifted, ir.Constant(_WORDS, [0x0F0F0F0F] * LANES))
+            totals.append(builder.bitcast(total, _WORDS))
+            uppers.append(builder.add(rows[len(rows) // 2 + panel], upper))
+        return join_values(builder, totals + uppers)
 
     return counts(counts, pairs, types.intp, panels, types.intp, types.intp), codegen
-
-
-@intrinsic
-def look_up_three_taps(typingctx, counts, pairs, index, step, stride, panels, at):
-    """counts + lookups in the taps left of, at, and right of a pixel: pairs[index + (-step, 0, step)].
-
-    A vector of counts is of two pairs of pixels, `stride` apart in `pairs`, and so is the next vector's first.
-    panels[at : at + 12] are the weights of the three taps.
-    """
-
-    def codegen(context, builder, sig, args):
-        counts, pairs, index, step, stride, panels, at = args
-        table, weights = _table(builder), []
-        for k in range(3):
-            address = address_of(context, builder, sig.args[5], panels, builder.add(at, ir.Constant(I64, 4 * k)))
-            half = builder.load(builder.bitcast(address, ir.VectorType(I8, 16).as_pointer()))
-            half.align = 4
-            weights.append(_in_both_halves(builder, half, half))
-        rows = row_values(builder, sig.args[0], counts)
-        found = []
-        for i, (total, upper) in enumerate(zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)):
-            bytes_ = []
-            for k in range(3):
-                halves = []
-                for pair in (2 * i, 2 * i + 1):
-                    place = builder.add(index, builder.mul(stride, ir.Constant(I64, pair)))
-                    place = builder.add(place, builder.mul(step, ir.Constant(I64, k - 1)))
-                    halves.append(_sixteen(builder, table, _offset(context, builder, sig.args[1], pairs, place)))
-                bytes_.append(_shuffle(builder, _in_both_halves(builder, *halves), weights[k]))
-            found.append(_counted(builder, total, upper, bytes_))
-        return join_values(builder, [total for total, _ in found] + [upper for _, upper in found])
-
-    return counts(counts, pairs, types.intp, types.intp, types.intp, panels, types.intp), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -314,50 +193,44 @@ def store_counts(typingctx, out, at, stride, counts, second, more, start):
 
     more: whether it is added to what is there; if not, it begins at `start`.
     """
-    is_second = bool(second.literal_value)
+    is_second = second.literal_value
 
     def codegen(context, builder, sig, args):
         out, at, stride, counts, _, more, start = args
         rows = row_values(builder, sig.args[3], counts)
+        floats = ir.VectorType(ir.FloatType(), LANES)
+        pointers = floats.as_pointer()
 
-        def places() -> Any:
+        def constant(n: int) -> ir.Constant:
+            return ir.Constant(_WORDS, [n] * LANES)
+
+        def each(combine: Any) -> None:
             place = at
             for total, upper in zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True):
-                for value in _counts(builder, total, upper, is_second):
-                    yield value, address_of(context, builder, sig.args[0], out, place)
+                counted = upper
+                if not is_second:
+                    sixteens = builder.shl(builder.and_(upper, constant(0x0F0F0F0F)), constant(4))
+                    difference = builder.sub(builder.bitcast(total, _BYTES), builder.bitcast(sixteens, _BYTES))
+                    counted = builder.bitcast(difference, _WORDS)
+                for q in range(4):
+                    value = builder.lshr(counted, constant(8 * q)) if q else counted
+                    value = builder.and_(value, constant(255)) if q < 3 else value
+                    address = address_of(context, builder, sig.args[0], out, place)
+                    pointer = builder.bitcast(address, pointers)
+                    builder.store(combine(value, pointer), pointer).align = 4
                     place = builder.add(place, stride)
 
-        _store_floats(builder, places, more, start)
+        def added(value: Any, pointer: Any) -> Any:
+            before = builder.load(pointer)
+            before.align = 4
+            return builder.fadd(before, builder.sitofp(value, floats))
+
+        with builder.if_else(more) as (then, otherwise):
+            with then:
+                each(added)
+            with otherwise:
+                base = splat_value(builder, builder.trunc(start, I32), LANES)
+                each(lambda value, _: builder.sitofp(builder.add(value, base), floats))
         return context.get_dummy_value()
 
     return types.void(out, types.intp, types.intp, counts, second, types.boolean, types.int64), codegen
-
-
-@intrinsic
-def store_pixel_counts(typingctx, out, at, chunk, counts, more, start):
-    """What pixels have counted: LANES outputs of each one after another from `at` on, LANES more a `chunk` further."""
-
-    def codegen(context, builder, sig, args):
-        out, at, chunk, counts, more, start = args
-        rows = row_values(builder, sig.args[3], counts)
-        quarters = [list(range(4 * half, 4 * half + 4)) for half in range(2)]
-
-        def places() -> Any:
-            for i, (total, upper) in enumerate(zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)):
-                for is_second in (False, True):
-                    values = _counts(builder, total, upper, is_second)
-                    for half in range(2):
-                        pixel = 4 * i + 2 * half + is_second
-                        lanes = [*quarters[half], *(LANES + lane for lane in quarters[half])]
-                        for q in range(2):
-                            ordered = builder.shuffle_vector(
-                                values[2 * q], values[2 * q + 1], ir.Constant(ir.VectorType(I32, LANES), lanes)
-                            )
-                            place = builder.add(at, ir.Constant(I64, pixel * LANES))
-                            place = builder.add(place, builder.mul(chunk, ir.Constant(I64, q)))
-                            yield ordered, address_of(context, builder, sig.args[0], out, place)
-
-        _store_floats(builder, places, more, start)
-        return context.get_dummy_value()
-
-    return types.void(out, types.intp, types.intp, counts, types.boolean, types.int64), codegen

@@ -19,7 +19,6 @@ from numba import carray
 
 from bitvit.kernels.catalog import BORDER, GROUPS, LANE_BITS, MIXER, MIXER_SIGNS
 from bitvit.kernels.inline import inline
-from bitvit.kernels.lookup import look_up_taps, store_pair
 from bitvit.kernels.matmul import BLOCK, LANE_POPCOUNT, total_ones
 from bitvit.kernels.rows import normalize_row
 from bitvit.kernels.simd import (
@@ -44,7 +43,7 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES, LOOKUP, TAIL_ROWS, TILE_ROWS
+from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
 from bitvit.kernels.tiles import in_tiles, in_whole_tiles, vectors
 
 
@@ -55,7 +54,6 @@ def mixer_signs(piece, arguments, const, state, scratch):
     """
     a = carray(arguments, 1, MIXER_SIGNS)[0]
     source, norm, planes = floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes)
-    pairs = words_at(state, a.pairs)
     zero = splat(np.float32(0))
     side, stride, group, group_words, plane = a.side, a.stride, a.group, a.group_words, a.plane
     halves = vectors(group)
@@ -72,37 +70,6 @@ def mixer_signs(piece, arguments, const, state, scratch):
                     store_mask(planes, bit, fma(load(source, x), scale, bias) > zero)
                     x += stride
                     bit += LANE_BITS
-    if LOOKUP:
-        for g in range(GROUPS):
-            for y in range(first + BORDER, last + BORDER):
-                pair_pixels(planes, g * group_words * plane + y * a.plane_row, g, y, a, pairs)
-
-
-@inline
-def pair_pixels(planes, at, g, y, a, pairs):
-    """Row y of the pairs of group g (kernels/lookup.py), from the plane's words planes[at …].
-
-    A word's 8 nibbles may be more than are left of a group's: they are 0, and what is written next goes over them.
-    """
-    nibbles, row = a.nibbles, a.plane_row
-    for x in range(BORDER - 1, row - BORDER):
-        to = ((g * row + y) * row + x) * nibbles
-        for w in range(a.group_words):
-            word = at + w * a.plane + x
-            store_pair(pairs, to + 8 * w, planes[word], planes[word + 1])
-
-
-@inline
-def look_up_row(y, g, half, a, const, state, scratch):
-    """Half dots of image row y with 16 outputs of group g, of all dilations: z[dilation][2][pixels][LANES]."""
-    pairs, panels = words_at(state, a.pairs), words_at(const, a.panels)
-    nibbles, row = a.nibbles, a.plane_row
-    for d in range(3):
-        first = ((g * row + y + BORDER) * row + BORDER) * nibbles
-        panel = ((g * ((vectors(a.group) + 1) // 2) + half) * 3 + d) * 36 * nibbles
-        step = (2 * d + 1) * nibbles
-        z_part = floats_at(scratch, a.z + d * 2 * a.z_row)
-        look_up_taps(pairs, first, step * row, step, nibbles, a.side, panels, panel, a.start, z_part, a.z_row)
 
 
 @inline
@@ -129,7 +96,7 @@ def pack_taps(planes, row, side, entries, entry_count, taps, taps_row):
 
 
 @inline
-def convolve_tile(x, height, g, chunk, a, y, words, base, z, const):
+def convolve_tile(x, height, g, chunk, a, y, words, base, const):
     """Σ over dilations of RPReLU(convolution): `height` pixels from (y, x) by LANES channels of a group, float32.
 
     const: panels [group][chunk][dilation][words][LANES]; affine [group][chunk][dilation][scale, slope - 1][LANES];
@@ -143,9 +110,7 @@ def convolve_tile(x, height, g, chunk, a, y, words, base, z, const):
     for d in range(3):
         part = (g * chunks + chunk) * 3 + d
         acc = splat_rows(np.uint32(a.start), height)
-        if LOOKUP:
-            pass
-        elif LANE_POPCOUNT:
+        if LANE_POPCOUNT:
             for j in range(n):
                 word = base + np.int64(at(offsets, (g * 3 + d) * n + j)) + x
                 acc += popcount(load(panels, (part * n + j) * LANES) ^ broadcast_rows(words, word, 1, height))
@@ -160,9 +125,7 @@ def convolve_tile(x, height, g, chunk, a, y, words, base, z, const):
         missing = part * 16 * LANES + 4 * np.int64(classes[d * padded_side + y])
         bias = load_rows_at(biases, missing, classes, d * padded_side + x, height)
         p = part * 2 * LANES
-        stored = (2 * d + chunk % 2) * a.z_row + x * LANES
-        h = load_rows(z, stored, LANES, height) if LOOKUP else to_float(acc)
-        total += prelu(fma(h, load(affine, p), bias), load(affine, p + LANES))
+        total += prelu(fma(to_float(acc), load(affine, p), bias), load(affine, p + LANES))
     return total
 
 
@@ -176,7 +139,7 @@ def mixed_row(a):
 def find_taps(y, a, const, state, scratch):
     """Where the words of image row y are: (array, offset), packed first if need be."""
     planes, row = words_at(state, a.planes), (y + BORDER) * a.plane_row + BORDER
-    if LOOKUP or not a.packed:
+    if not a.packed:
         return planes, row
     taps = words_at(scratch, a.taps)
     pack_taps(planes, row, a.side, ints_at(const, a.entries), a.entry_count, taps, a.taps_row)
@@ -184,10 +147,10 @@ def find_taps(y, a, const, state, scratch):
 
 
 @in_tiles
-def mixed_tile(x, height, g, chunk, a, y, words, base, z, const, mixed):
+def mixed_tile(x, height, g, chunk, a, y, words, base, const, mixed):
     """`convolve_tile` into `mixed`."""
     row = mixed_row(a)
-    total = convolve_tile(x, height, g, chunk, a, y, words, base, z, const)
+    total = convolve_tile(x, height, g, chunk, a, y, words, base, const)
     store_rows(mixed, x * row + g * a.group + chunk * LANES, row, total)
 
 
@@ -195,12 +158,9 @@ def mixed_tile(x, height, g, chunk, a, y, words, base, z, const, mixed):
 def convolve_row(y, a, const, state, scratch):
     """Convolutions of image row y into scratch `mixed`."""
     words, base = find_taps(y, a, const, state, scratch)
-    z = floats_at(scratch, a.z)
     for g in range(GROUPS):
         for chunk in range(vectors(a.group)):
-            if LOOKUP and chunk % 2 == 0:
-                look_up_row(y, g, chunk // 2, a, const, state, scratch)
-            mixed_tile(a.side, g, chunk, a, y, words, base, z, const, floats_at(scratch, a.mixed))
+            mixed_tile(a.side, g, chunk, a, y, words, base, const, floats_at(scratch, a.mixed))
 
 
 @inline
@@ -216,10 +176,10 @@ def add_row(y, a, const, state, mixed):
 
 
 @in_tiles
-def convolve_and_add_tile(x, height, g, chunk, a, y, words, base, z, const, state):
+def convolve_and_add_tile(x, height, g, chunk, a, y, words, base, const, state):
     """`convolve_and_add_row` for some pixels and channels."""
     residual, out, affine = floats_at(state, a.residual), floats_at(state, a.out), floats_at(const, a.out_affine)
-    total = convolve_tile(x, height, g, chunk, a, y, words, base, z, const)
+    total = convolve_tile(x, height, g, chunk, a, y, words, base, const)
     c = g * a.group + chunk * LANES
     o = (y * a.side + x) * a.stride + c
     v = fma(total, load(affine, 2 * c), load(affine, 2 * c + LANES))
@@ -230,12 +190,9 @@ def convolve_and_add_tile(x, height, g, chunk, a, y, words, base, z, const, stat
 def convolve_and_add_row(y, a, const, state, scratch):
     """`convolve_row` and `add_row` in one, where no pixel is computed in vain and groups are whole vectors."""
     words, base = find_taps(y, a, const, state, scratch)
-    z = floats_at(scratch, a.z)
     for g in range(GROUPS):
         for chunk in range(a.group // LANES):
-            if LOOKUP and chunk % 2 == 0:
-                look_up_row(y, g, chunk // 2, a, const, state, scratch)
-            convolve_and_add_tile(a.side, g, chunk, a, y, words, base, z, const, state)
+            convolve_and_add_tile(a.side, g, chunk, a, y, words, base, const, state)
 
 
 def mixer(piece, arguments, const, state, scratch):

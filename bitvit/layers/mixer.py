@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from bitvit import bits, schema
 from bitvit.kernels import catalog
 from bitvit.kernels.catalog import LANE_BITS
-from bitvit.kernels.target import LANES, LOOKUP, TILE_ROWS
+from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.layers.common import counter_start, interleaved, pieces, slope_less_one, valid_lanes
 from bitvit.layers.norm import normalized
-from bitvit.panels import TAP_OUTPUTS, binary_panels, interleave, lane_words, natural, padded, take, tap_panel
+from bitvit.panels import binary_panels, interleave, lane_words, natural, padded, take
 from bitvit.program import Builder, Map
 from bitvit.schema import Affine, Convolution
 
@@ -30,9 +30,6 @@ class TokenMixer(schema.TokenMixer):
         plane_row = x.side + 2 * catalog.BORDER
         plane = plane_row**2
         planes = b.state(f"planes.{x.side}.{group}", catalog.GROUPS * group_words * plane)
-        nibbles = -(-group // 4)
-        pairs = b.state(f"pairs.{x.side}.{group}", catalog.GROUPS * plane * nibbles // 2 + LANES if LOOKUP else 0)
-        z_row = padded(x.side, TILE_ROWS * 4) * LANES
         # the move before the sign is folded into the norm's bias, and nothing else reads this norm
         source = normalized(b, x, self.norm, self.name, kernel.kind, layer_norm=layer_norm)
         sign_units = catalog.GROUPS * group_words
@@ -51,8 +48,6 @@ class TokenMixer(schema.TokenMixer):
             source=source.region,
             norm=b.const(self._sign_norm(source.norm, group)),
             planes=planes,
-            nibbles=nibbles,
-            pairs=pairs,
         )
         out = x  # in place: a pixel's residual is read where its sum is written, and the signs are in the planes
         taps_row = padded(x.side)
@@ -76,8 +71,6 @@ class TokenMixer(schema.TokenMixer):
             taps_row=taps_row,
             plane_row=plane_row,
             planes=planes,
-            nibbles=nibbles,
-            pairs=pairs,
             residual=x.region,
             out=out.region,
             offsets=b.shared(("offsets", x.side, group), lambda: offsets),
@@ -92,8 +85,6 @@ class TokenMixer(schema.TokenMixer):
             valid=valid_lanes(b, x.channels),
             taps=b.scratch("taps", 12 * words * taps_row),
             mixed=b.scratch("mixed", padded(x.side, TILE_ROWS) * (x.width + LANES)),
-            z=b.scratch("mixer.z", 6 * z_row if LOOKUP else 0),
-            z_row=z_row,
         )
         return out
 
@@ -108,15 +99,6 @@ class TokenMixer(schema.TokenMixer):
     def _panels(self, group: int) -> NDArray[np.uint32]:
         columns = natural(9 * group, LANE_BITS)
         signs = [_positive(conv, group) for conv in self.convs]
-        if LOOKUP:
-            return np.concatenate(
-                [
-                    tap_panel(positive[g * group : (g + 1) * group], first)
-                    for g in range(catalog.GROUPS)
-                    for first in range(0, padded(group), TAP_OUTPUTS)
-                    for positive in signs
-                ]
-            )
         parts = [binary_panels(positive, o, columns) for o in self._output_order(group) for positive in signs]
         return np.concatenate(parts)
 
