@@ -17,6 +17,7 @@ from bitvit.kernels.simd import (
     broadcast_rows,
     count_differences_bytes,
     fma,
+    fma_two,
     load,
     load_rows,
     popcount,
@@ -27,8 +28,8 @@ from bitvit.kernels.simd import (
     store_rows,
     to_float,
 )
-from bitvit.kernels.target import LANES, LOOKUP, target_has
-from bitvit.kernels.tiles import in_tiles
+from bitvit.kernels.target import LANES, LOOKUP, TILE_ROWS, target_has
+from bitvit.kernels.tiles import in_tiles, in_tiles_of
 
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
 # counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.
@@ -97,15 +98,14 @@ def binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, ou
         binary_panel(rows, first + n, bits, words, panels, start, out, n * out_rows)
 
 
-@in_tiles
+@in_tiles_of(TILE_ROWS if MANY_REGISTERS else 6)  # of 16 registers: 12 accumulators, two weights, a broadcast
 def two_float_panels(m, height, n, a, depth, panels, offsets, offset_stride, out, out_stride):
     """A tile of `float_matmul`, two panels wide, which share each broadcast."""
     left = load_rows(offsets, m * offset_stride + n, offset_stride, height)
     right = load_rows(offsets, m * offset_stride + n + LANES, offset_stride, height)
     for k in range(depth):
-        x = broadcast_rows(a, m * depth + k, depth, height)
-        left = fma(load(panels, n * depth + k * LANES), x, left)
-        right = fma(load(panels, (n + LANES) * depth + k * LANES), x, right)
+        one, two = load(panels, n * depth + k * LANES), load(panels, (n + LANES) * depth + k * LANES)
+        left, right = fma_two(a, m * depth + k, depth, one, two, left, right)
     store_rows(out, m * out_stride + n, out_stride, left)
     store_rows(out, m * out_stride + n + LANES, out_stride, right)
 
@@ -123,10 +123,10 @@ def float_panel(m, height, n, a, depth, panels, offsets, offset_stride, out, out
 def float_matmul(a, rows, depth, panels, width, offsets, offset_stride, out, out_stride):
     """out[m, n] = Σ_k a[m, k]·w[n, k] + offsets[m·offset_stride + n], float32.
 
-    a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels go together where there are registers for two
-    tiles. Every element is summed over k in order, so the result does not depend on how rows are split.
+    a: [rows][depth]; panels: [width/LANES][depth][LANES]. Two panels go together, which halves the broadcasts. Every
+    element is summed over k in order, so the result does not depend on how rows are split.
     """
-    pairs = width // (2 * LANES) * 2 * LANES if MANY_REGISTERS else 0
+    pairs = width // (2 * LANES) * 2 * LANES
     for n in range(0, pairs, 2 * LANES):
         two_float_panels(rows, n, a, depth, panels, offsets, offset_stride, out, out_stride)
     for n in range(pairs, width, LANES):

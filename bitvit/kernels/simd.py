@@ -309,7 +309,7 @@ def store_mask(typingctx, words, bit, mask):
     """
 
     def codegen(context, builder, sig, args):
-        _store_mask(context, builder, sig.args[0], args[0], args[1], args[2])
+        _store_mask(context, builder, sig.args[0], args[0], _bytes(builder, args[1]), args[2])
         return context.get_dummy_value()
 
     return types.void(words, types.intp, mask), codegen
@@ -317,20 +317,25 @@ def store_mask(typingctx, words, bit, mask):
 
 @intrinsic
 def store_mask_rows(typingctx, words, bit, stride, mask):
-    """`store_mask` for every row of a tile, `stride` bits apart."""
+    """`store_mask` for every row of a tile, `stride` bits apart, a multiple of 8: bytes are counted, not bits."""
 
     def codegen(context, builder, sig, args):
         rows = row_values(builder, sig.args[3], args[3])
-        for i, row in zip(_steps(builder, args[1], args[2], len(rows)), rows, strict=True):
+        first, stride = (_bytes(builder, bits) for bits in args[1:3])
+        for i, row in zip(_steps(builder, first, stride, len(rows)), rows, strict=True):
             _store_mask(context, builder, sig.args[0], args[0], i, row)
         return context.get_dummy_value()
 
     return types.void(words, types.intp, types.intp, mask), codegen
 
 
-def _store_mask(context: Any, builder: Any, array_type: Any, array: Any, bit: Any, mask: Any) -> None:
+def _bytes(builder: Any, bits: Any) -> Any:
+    return builder.lshr(bits, ir.Constant(I64, 3))
+
+
+def _store_mask(context: Any, builder: Any, array_type: Any, array: Any, byte: Any, mask: Any) -> None:
     data = builder.bitcast(context.make_array(array_type)(context, builder, array).data, I8.as_pointer())
-    address = builder.gep(data, [builder.lshr(bit, ir.Constant(I64, 3))])
+    address = builder.gep(data, [byte])
     _store(builder, builder.bitcast(mask, ir.IntType(mask.type.count)), address, 1)
 
 
@@ -597,6 +602,27 @@ def nonzero(typingctx, v):
         return _map(builder, sig.args, args, lambda b, x: b.icmp_unsigned("!=", x, _constant(x.type, 0)))
 
     return v.of(types.boolean)(v), codegen
+
+
+@intrinsic
+def fma_two(typingctx, array, index, stride, one, two, left, right):
+    """(left + x·one, right + x·two), where row i of x is array[index + i*stride] in every lane.
+
+    Made row by row: with sixteen registers there is none for the x of another row.
+    """
+
+    def codegen(context, builder, sig, args):
+        array, index, stride, one, two, left, right = args
+        tiles: tuple[list[Any], list[Any]] = ([], [])
+        rows = [row_values(builder, vec, value) for vec, value in ((sig.args[5], left), (sig.args[6], right))]
+        for i, place in enumerate(_steps(builder, index, stride, len(rows[0]))):
+            scalar = builder.load(address_of(context, builder, sig.args[0], array, place))
+            x = splat_value(builder, scalar, sig.args[3].lanes)
+            for tile, row, weights in zip(tiles, rows, (one, two), strict=True):
+                tile.append(_call(builder, "fmuladd", x.type, weights, x, row[i]))
+        return context.make_tuple(builder, sig.return_type, [join_values(builder, tile) for tile in tiles])
+
+    return types.Tuple((left, right))(array, types.intp, types.intp, one, two, left, right), codegen
 
 
 # ------------------------------------------------------------------------------------------------- across lanes

@@ -47,14 +47,23 @@ def call_tile(typingctx, tile, m, height, others):
 
 def in_tiles(tile):
     """Of a function of one tile, tile(m, height, …), make one of all rows: over_rows(rows, …)."""
-    tile = inline(tile)
+    return in_tiles_of(TILE_ROWS)(tile)
 
-    @inline
-    def over_rows(rows, *others):
-        whole = in_whole_tiles(rows)
-        for m in range(0, whole, TILE_ROWS):
-            call_tile(tile, m, TILE_ROWS, others)
-        for m in range(whole, rows, TAIL_ROWS):
-            call_tile(tile, m, TAIL_ROWS, others)
 
-    return over_rows
+def in_tiles_of(height):
+    """`in_tiles` with whole tiles of another height."""
+
+    def decorate(tile):
+        tile = inline(tile)
+
+        @inline
+        def over_rows(rows, *others):
+            whole = (rows + TAIL_ROWS - 1) // height * height
+            for m in range(0, whole, height):
+                call_tile(tile, m, height, others)
+            for m in range(whole, rows, TAIL_ROWS):
+                call_tile(tile, m, TAIL_ROWS, others)
+
+        return over_rows
+
+    return decorate

@@ -84,7 +84,8 @@ def valid_lanes(b: Builder, features: int, order: Order | None = None, key: Any 
 
 def rows_a_piece(rows: int, most: int) -> int:
     """Rows of a piece: whole tiles, at most `most`, and about 16 pieces a map so that a team stays in balance."""
-    return min(most, max(TILE_ROWS, padded(-(-rows // 16), TILE_ROWS)))
+    tiles = 2 * TILE_ROWS if LOOKUP else TILE_ROWS  # rows are looked up in pairs
+    return min(most, padded(-(-rows // 16), tiles))
 
 
 def pieces(rows: int, piece_rows: int) -> int:
