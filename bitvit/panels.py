@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.kernels.catalog import LANE_BITS
-from bitvit.kernels.target import LANES, OUTPUTS, TILE_ROWS
+from bitvit.kernels.target import LANES, LOOKUP, TILE_ROWS
 
 
 def padded(n: int, multiple: int = LANES) -> int:
@@ -53,17 +53,23 @@ def binary_panels(
 def lookup_panels(
     positive: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[np.uint32]:
-    """Signs [N, K] -> what kernels/lookup.py reads as uint8 [rows/OUTPUTS][lookups][32], in orders as above."""
-    lanes = OUTPUTS // 4
-    rows = np.concatenate([rows, np.full(padded(len(rows), OUTPUTS) - len(rows), -1)])
-    words = binary_panels(positive, rows, columns).reshape(-1, len(columns) // LANE_BITS, lanes)
-    # [panel][q][word][j] -> [panel][word][j][q]: the q-th byte of lane j is output lanes·q + j
-    words = words.reshape(-1, 4, *words.shape[1:]).transpose(0, 2, 3, 1)
+    """Signs [N, K] -> what kernels/lookup.py reads as uint8 [rows/32][lookups][32], in orders as above."""
+    rows = np.concatenate([rows, np.full(padded(len(rows), 32) - len(rows), -1)])
+    words = binary_panels(positive, rows, columns).transpose(0, 2, 1).reshape(-1, 4, 8, len(columns) // LANE_BITS)
+    words = words.transpose(0, 3, 2, 1)  # [panel][q][j][word] -> [panel][word][j][q]
     nibbles = [words >> np.uint32(shift) & np.uint32(15) for shift in range(0, LANE_BITS, 4)]
-    ordered = np.stack(nibbles, axis=2).astype(np.uint8)
-    ordered = ordered.reshape(len(ordered), -1, OUTPUTS)
+    ordered = np.stack(nibbles, axis=2).astype(np.uint8).reshape(len(words), -1, 32)
     missing = padded(ordered.shape[1], 3) - ordered.shape[1]
     return np.ascontiguousarray(np.pad(ordered, ((0, 0), (0, missing), (0, 0)))).view(np.uint32)
+
+
+product_panels = lookup_panels if LOOKUP else binary_panels
+"""What `matmul.binary_matmul` reads."""
+
+
+def pair_units(rows: int, words: int) -> int:
+    """4-byte units of the pairs of so many rows, see kernels/lookup.py; none where products go without."""
+    return -(-rows // 2) * padded(8 * words, 3) // 2 + 1 if LOOKUP else 0
 
 
 def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from bitvit.panels import (
     float_panels,
     interleave,
     lane_words,
+    lookup_panels,
     natural,
     padded,
     padded_rows,
@@ -70,6 +71,21 @@ def test_panels_follow_any_order(data: st.DataObject) -> None:
     for i, n in enumerate(rows):
         expected = [bool(n >= 0 and k >= 0 and positive[n, k]) for k in columns]
         assert bits[i].tolist() == expected
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 99))
+def test_lookup_panels_hold_four_bits_of_32_outputs(outputs: int, features: int, seed: int) -> None:
+    """Byte 4·j + q of a lookup is the nibble of output 8·q + j."""
+    positive = np.random.default_rng(seed).random((outputs, features)) < 0.5
+    panels = lookup_panels(positive, natural(outputs), natural(features, LANE_BITS)).view(np.uint8)
+    lookups = padded(padded(features, LANE_BITS) // 4, 3)
+    found = panels.reshape(-1, lookups, 8, 4).transpose(0, 3, 2, 1).reshape(-1, lookups)  # [output][lookup]
+    bits: np.ndarray[Any, Any] = np.unpackbits(found[..., None], axis=2, bitorder="little")
+    assert not bits[..., 4:].any()
+    values = bits[..., :4].reshape(len(found), -1)
+    assert np.array_equal(values[:outputs, :features], positive)
+    assert not values[outputs:].any()
+    assert not values[:, features:].any()
 
 
 def test_float_panels_and_rows_are_padded_with_zeros() -> None:

@@ -55,17 +55,16 @@ def pair_rows(bits, rows, words, pairs):
 def look_up(pairs, rows, words, panels, first, width, start, out, out_rows):
     """`matmul.binary_matmul` of the rows that `pair_rows` prepared."""
     count = lookups(words)
+    fours = width // (4 * OUTPUTS) * 4 * OUTPUTS
     for block in range(0, count, BLOCK):
         last = min(count, block + BLOCK)
-        n = 0
-        while n + 4 * OUTPUTS <= width:
+        for n in range(0, fours, 4 * OUTPUTS):
             _panels(4, n, block, last, count, pairs, rows, panels, first, start, out, out_rows)
-            n += 4 * OUTPUTS
-        if n + 2 * OUTPUTS <= width:
-            _panels(2, n, block, last, count, pairs, rows, panels, first, start, out, out_rows)
-            n += 2 * OUTPUTS
-        if n < width:
-            _panels(1, n, block, last, count, pairs, rows, panels, first, start, out, out_rows)
+        for n in range(fours, width, 2 * OUTPUTS):
+            if n + OUTPUTS < width:
+                _panels(2, n, block, last, count, pairs, rows, panels, first, start, out, out_rows)
+            else:
+                _panels(1, n, block, last, count, pairs, rows, panels, first, start, out, out_rows)
 
 
 @inline

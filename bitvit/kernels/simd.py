@@ -622,7 +622,9 @@ def fma_two(typingctx, array, index, stride, one, two, left, right):
                 tile.append(_call(builder, "fmuladd", x.type, weights, x, row[i]))
         return context.make_tuple(builder, sig.return_type, [join_values(builder, tile) for tile in tiles])
 
-    return types.Tuple((left, right))(array, types.intp, types.intp, one, two, left, right), codegen
+    return types.Tuple((left, right))(  # type: ignore[attr-defined]
+        array, types.intp, types.intp, one, two, left, right
+    ), codegen
 
 
 # ------------------------------------------------------------------------------------------------- across lanes

@@ -15,7 +15,6 @@ from bitvit.layers.common import (
     counter_start,
     interleaved,
     kernel_affine,
-    pair_units,
     pieces,
     prescale,
     product_units,
@@ -26,7 +25,7 @@ from bitvit.layers.common import (
 )
 from bitvit.layers.norm import normalized
 from bitvit.layers.quantizers import quantizer_of
-from bitvit.panels import interleave, lane_words, natural, padded, take
+from bitvit.panels import interleave, lane_words, natural, padded, pair_units, take
 from bitvit.program import Builder, Map, Region
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bitvit import bits
 from bitvit.kernels.target import LOOKUP, OUTPUTS, TILE_ROWS
-from bitvit.panels import binary_panels, interleave, lookup_panels, natural, padded, take
+from bitvit.panels import interleave, natural, padded, product_panels, take
 from bitvit.program import Builder
 from bitvit.schema import Affine, BinaryLinear
 
@@ -20,12 +20,7 @@ Vector = NDArray[np.float32]
 # ----------------------------------------------------------------------------------------------------- binary products
 def weight_panels(linear: BinaryLinear, rows: Order, columns: Order) -> NDArray[np.uint32]:
     """A layer's signs in kernel order."""
-    return (lookup_panels if LOOKUP else binary_panels)(bits.unpack(linear.bits, linear.in_features), rows, columns)
-
-
-def pair_units(rows: int, words: int) -> int:
-    """4-byte units of the pairs of so many rows, see kernels/lookup.py; none where products go without."""
-    return -(-rows // 2) * padded(8 * words, 3) // 2 + 1 if LOOKUP else 0
+    return product_panels(bits.unpack(linear.bits, linear.in_features), rows, columns)
 
 
 def product_units(rows: int, outputs: int) -> int:

@@ -14,7 +14,6 @@ from bitvit.layers.common import (
     counter_start,
     interleaved,
     kernel_affine,
-    pair_units,
     pieces,
     prescale,
     product_units,
@@ -23,7 +22,7 @@ from bitvit.layers.common import (
     weight_panels,
 )
 from bitvit.layers.norm import normalized
-from bitvit.panels import float_panels, interleave, natural, padded_rows, take
+from bitvit.panels import float_panels, interleave, natural, padded_rows, pair_units, take
 from bitvit.program import Builder, Map
 from bitvit.schema import Affine
 

@@ -15,7 +15,6 @@ from bitvit.layers.common import (
     counter_start,
     half_affine,
     kernel_affine,
-    pair_units,
     pieces,
     prescale,
     product_units,
@@ -24,7 +23,7 @@ from bitvit.layers.common import (
     weight_panels,
 )
 from bitvit.layers.norm import normalized
-from bitvit.panels import interleave, lane_words, natural, padded, take
+from bitvit.panels import interleave, lane_words, natural, padded, pair_units, take
 from bitvit.program import Builder, Map
 
 PRODUCTS = 128  # hidden features of which all rows' products lie in the first-level cache

@@ -10,9 +10,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from bitvit.kernels.inline import OPTIONS
+from bitvit.kernels.lookup import pair_rows
 from bitvit.kernels.matmul import binary_matmul, float_matmul
-from bitvit.kernels.target import LANES, TILE_ROWS
-from bitvit.panels import binary_panels, float_panels, natural, padded
+from bitvit.kernels.target import LANES, LOOKUP, OUTPUTS, TILE_ROWS
+from bitvit.panels import binary_panels, float_panels, natural, padded, pair_units, product_panels
 from tests.support.signs import EPS, PROFILE, pack_words, pm, random_signs, seeds, unpack_words
 
 Array = NDArray[Any]
@@ -20,48 +21,58 @@ Array = NDArray[Any]
 
 @njit(**OPTIONS)
 def run_binary_matmul(
-    bits: Array, rows: int, words: int, panels: Array, width: int, start: int, out: Array, out_rows: int
-) -> None:
-    binary_matmul(bits, rows, words, panels, width, start, out, out_rows)
+    bits: Array, pairs: Array, rows: int, words: int, panels: Array, first: int, width: int, start: int, out: Array,
+    out_rows: int,
+) -> None:  # fmt: skip
+    if LOOKUP:
+        pair_rows(bits, rows, words, pairs)
+    binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, out_rows)
 
 
-def half_dots(bits: Array, rows: int, panels: Array, features: int) -> NDArray[np.float32]:
-    """float32 [rows, outputs padded to LANES] from packed rows [tiles, words] and panels [n, words, LANES]."""
-    out = np.full((len(panels), len(bits) + 1, LANES), -77, np.float32)
-    flat = (bits.reshape(-1), rows, bits.shape[1], panels.reshape(-1), len(panels) * LANES, -(features // 2))
+def half_dots(bits: Array, rows: int, w: Array, first: int = 0) -> NDArray[np.float32]:
+    """float32 [rows, outputs - first] from packed rows [tiles, words] and signs [outputs, features]."""
+    (outputs, features), words = w.shape, bits.shape[1]
+    panels = product_panels(w, natural(outputs), natural(features, 32)).reshape(-1)
+    out = np.full((padded(outputs - first, OUTPUTS) // LANES, len(bits) + 1, LANES), -77, np.float32)
+    pairs = np.zeros(pair_units(rows, words), np.uint32)
+    width = padded(outputs) - first
+    flat = (bits.reshape(-1), pairs, rows, words, panels, first, width, -(features // 2))
     run_binary_matmul(*flat, out.reshape(-1), out.shape[1])
     assert (out[:, rows + 1 :] == -77).all(), "more than one row in vain"
-    found: NDArray[np.float32] = out[:, :rows].transpose(1, 0, 2).reshape(rows, -1)
+    found: NDArray[np.float32] = out[:, :rows].transpose(1, 0, 2).reshape(rows, -1)[:, : outputs - first]
     return found
 
 
 @settings(PROFILE, max_examples=120)
-@given(rows=st.integers(1, 30), features=st.integers(1, 200), outputs=st.integers(1, 70), seed=seeds)
+@given(rows=st.integers(1, 30), features=st.integers(1, 600), outputs=st.integers(1, 300), seed=seeds)
 def test_binary_products_are_exact(rows: int, features: int, outputs: int, seed: int) -> None:
     """dot = -2·half + (K mod 2), for any K, N and number of rows."""
     a, w = random_signs(seed, rows, features), random_signs(seed + 1, outputs, features)
     words, tiles = padded(features, 32) // 32, padded(rows, TILE_ROWS)
     bits = np.zeros((tiles, words), np.uint32)
     bits[:rows] = pack_words(a, words)
-    panels = binary_panels(w, natural(outputs), natural(features, 32))
-    out = half_dots(bits, rows, panels, features)[:, :outputs]
+    out = half_dots(bits, rows, w)
     half = out.astype(np.int64)
     np.testing.assert_array_equal(half, out)
     np.testing.assert_array_equal(-2 * half + features % 2, pm(a) @ pm(w).T)
+    for first in range(OUTPUTS, outputs, OUTPUTS):
+        np.testing.assert_array_equal(half_dots(bits, rows, w, first), out[:, first:])
 
 
-@pytest.mark.parametrize("features", [1, 7, 16, 31, 32, 33, 63, 64, 65, 224, 225, 992, 993, 1984, 1985, 2048])
+@pytest.mark.parametrize(
+    "features", [1, 7, 16, 31, 32, 33, 63, 64, 65, 224, 225, 252, 253, 504, 505, 992, 993, 1984, 1985, 2048]
+)
 def test_binary_products_take_every_value(features: int) -> None:
     """A dot of length K takes K + 1 values; row i differs from the weights in i places.
 
-    Counters of a byte would overflow behind 31 words, 992 features, all of which differ.
+    Counters of a byte would overflow behind 31 words, 992 features, all of which differ; in tables behind 63 nibbles,
+    252 features, of either row of a pair.
     """
     a = np.arange(features)[None, :] >= np.arange(features + 1)[:, None]
     words, tiles = padded(features, 32) // 32, padded(features + 1, TILE_ROWS)
     bits = np.zeros((tiles, words), np.uint32)
     bits[: features + 1] = pack_words(a, words)
-    panels = binary_panels(np.ones((1, features), bool), natural(1), natural(features, 32))
-    half = half_dots(bits, features + 1, panels, features)[:, 0]
+    half = half_dots(bits, features + 1, np.ones((1, features), bool))[:, 0]
     np.testing.assert_array_equal(-2 * half + features % 2, features - 2 * np.arange(features + 1))
 
 

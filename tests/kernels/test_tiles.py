@@ -19,7 +19,7 @@ from bitvit.kernels import catalog, simd
 from bitvit.kernels.catalog import Kernel
 from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.matmul import binary_matmul, float_matmul
-from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
+from bitvit.kernels.target import LANES, LOOKUP, TAIL_ROWS, TILE_ROWS
 from bitvit.kernels.tiles import in_tiles, vectors
 from tests.support.vectors import compiled
 
@@ -125,12 +125,36 @@ def test_a_binary_tile_stays_in_registers() -> None:
     def product(
         bits: Array, rows: int, words: int, panels: Array, width: int, start: int, out: Array, out_rows: int
     ) -> None:
-        binary_matmul(bits, rows, words, panels, width, start, out, out_rows)
+        binary_matmul(bits, bits, rows, words, panels, 0, width, start, out, out_rows)
 
     (assembly,) = product.inspect_asm().values()
     whole = assert_tiles_stay_in_registers(assembly, "vpopcntd")
     assert len(whole) == 1 if llvmlite.binding.llvm_version_info >= (20,) else len(whole) <= 2  # an older one unrolls
     assert re.findall(r"\bpopcnt[wlq]\b", assembly) == []
+
+
+@pytest.mark.skipif(not LOOKUP, reason="tables are for AVX2")
+@pytest.mark.parametrize("kernel", [catalog.mlp, catalog.project, catalog.output], ids=lambda kernel: kernel.name)
+def test_counts_of_tables_stay_in_registers(kernel: Kernel) -> None:
+    """For three lookups: three tables, and for each of four panels three shuffles and six other operations."""
+    module = compiler.llvm_code(kernel)
+    compiler.optimize(module, compiler.machine())
+    found = [loop for loop in loops(compiler.machine().emit_assembly(module)) if "vpshufb" in "".join(loop)]
+    widest = [loop for loop in found if sum("vpshufb" in line for line in loop) == 12]
+    assert widest
+    for loop in widest:
+        assert vector_spills(loop) == []
+        assert len(loop) <= 12 + 4 * 6 + 6 + 8  # tables and where they are; what the loop itself takes
+
+
+@pytest.mark.skipif(not LOOKUP, reason="for sixteen registers")
+def test_two_float_panels_stay_in_sixteen_registers() -> None:
+    module = compiler.llvm_code(catalog.float_down)
+    compiler.optimize(module, compiler.machine())
+    found = [loop for loop in loops(compiler.machine().emit_assembly(module)) if "vfmadd" in "".join(loop)]
+    widest = [loop for loop in found if sum("vfmadd" in line for line in loop) % 12 == 0]
+    assert widest
+    assert [vector_spills(loop) for loop in widest] == [[]] * len(widest)
 
 
 @needs_vector_popcount
