@@ -2,8 +2,8 @@
 
     python -m tools.bench_kernels [MODEL.safetensors] [--repeats 50] [--json FILE] [--record FILE]
 
-The limit is what one core reaches in xor + popcount + add on registers alone (bitvit.bench.limits). The
-first table is the binary matrix product (int32 counts out), the second the same over widths that are not multiples of
+The limit is what one core reaches in xor + popcount + add on registers alone, or in lookups (bitvit.bench.limits). The
+first table is the binary matrix product (float32 out), the second the same over widths that are not multiples of
 a vector or a word: padding costs something, but no width may fall off a cliff. With a model, a third table gives each
 of its kernels, on one thread. --json writes the result alone, --record stores it with others (docs/benchmarks.json).
 """
@@ -28,10 +28,10 @@ from bitvit.bench.measuring import Amount, timed
 from bitvit.bench.profile import profile
 from bitvit.kernels.catalog import LANE_BITS
 from bitvit.kernels.inline import OPTIONS
-from bitvit.kernels.matmul import LANE_POPCOUNT, half_dots
-from bitvit.kernels.simd import store_rows
-from bitvit.kernels.target import CPU, LANES, TILE_ROWS
-from bitvit.panels import padded
+from bitvit.kernels.lookup import pair_rows
+from bitvit.kernels.matmul import LANE_POPCOUNT, binary_matmul
+from bitvit.kernels.target import CPU, LANES, LOOKUP, OUTPUTS, TILE_ROWS
+from bitvit.panels import natural, padded, pair_units, product_panels
 from bitvit.program import aligned_zeros
 from bitvit.summary import summarize
 from tools.results import check_record, store, write_text
@@ -44,11 +44,10 @@ WIDTHS = [64, 72, 80, 96, 112, 120, 128, 144, 160, 176, 192, 224, 256, 288, 320,
 
 
 @njit(**OPTIONS)
-def _count_matmul(bits, rows, words, panels, width, out):  # type: ignore[no-untyped-def]
-    for n in range(0, width, LANES):
-        for m in range(0, rows, TILE_ROWS):
-            h = half_dots(bits, m * words, words, panels, n * words, 0, TILE_ROWS)
-            store_rows(out, n * rows + m * LANES, LANES, h)
+def _count_matmul(bits, pairs, rows, words, panels, width, out):  # type: ignore[no-untyped-def]
+    if LOOKUP:
+        pair_rows(bits, rows, words, pairs)
+    binary_matmul(bits, pairs, rows, words, panels, 0, width, 0, out, rows)
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
@@ -61,11 +60,12 @@ def matmul_rate(m: int, k: int, n: int, repeats: int) -> float:
     """Useful binary multiply-adds a second of a product [m, k] x [k, n]; padding is not counted."""
     rng = np.random.default_rng(0)
     words, width, rows = -(-k // LANE_BITS), padded(n), padded(m, TILE_ROWS)
-    bits, panels = aligned_zeros(rows * words + 64), aligned_zeros(width * words + 64)
-    for array in (bits, panels):
-        array[:] = rng.integers(0, 2**32, len(array), dtype=np.uint32)
-    out = aligned_zeros(rows * width + 64)
-    return m * k * n / median_seconds(lambda: _count_matmul(bits, rows, words, panels, width, out), repeats)
+    bits = aligned_zeros(rows * words + 64)
+    bits[:] = rng.integers(0, 2**32, len(bits), dtype=np.uint32)
+    panels = product_panels(rng.random((n, k)) < 0.5, natural(n), natural(k, LANE_BITS)).reshape(-1)
+    pairs = aligned_zeros(pair_units(rows, words) + 64)
+    out = aligned_zeros(rows * padded(n, OUTPUTS) + 64).view(np.float32)
+    return m * k * n / median_seconds(lambda: _count_matmul(bits, pairs, rows, words, panels, width, out), repeats)
 
 
 def share_of_limit(m: int, k: int, n: int, repeats: int) -> float:

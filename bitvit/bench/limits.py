@@ -14,7 +14,6 @@ from bitvit.program import aligned_zeros
 from bitvit.runtime.calls import Call, c_function
 
 PRODUCTS = 2 * TILE_ROWS * LANES  # of two words, in each step of the loops of kernels/roofline.py
-FEATURES = 32  # signs in a word
 STEPS = 20_000  # about 2 ms
 REPEATS = 15
 CACHED = (1 << 18, 1 << 20, 1 << 22)  # bytes; the fastest counts as the rate of caches beyond the first level
@@ -25,7 +24,7 @@ UNCACHED = 1 << 27  # bytes: more than any cache that one core has
 class Limits:
     """What one core did at best in loops that do nothing else, per second."""
 
-    binary_macs: float  # xor, popcount, add
+    binary_macs: float  # xor, popcount, add; or lookups, see kernels/lookup.py
     float_macs: float  # float32 multiply-adds
     cache_bytes: float  # read from a cache beyond the first level
     memory_bytes: float  # read from memory
@@ -51,7 +50,7 @@ def measure_limits() -> Limits:
 def popcount_rate(threads: int = 1) -> float:
     """Binary multiply-adds per second when so many threads count bits at the same time."""
     calls = [_registers_call(catalog.popcount_limit, seed) for seed in range(threads)]
-    work = STEPS * PRODUCTS * FEATURES
+    work = STEPS * catalog.LIMIT_MACS
     return work / _best(calls[0]) if threads == 1 else work * threads / _best_together(calls)
 
 

@@ -70,7 +70,7 @@ def environment(packages: Iterable[str] = PACKAGES) -> Environment:
 
 
 def instruction_set() -> str:
-    """What the binary kernels count bits with on the target, as kernels/matmul.py chooses."""
+    """What the binary kernels count bits with on the target, as kernels/target.py chooses."""
     if target.target_has("avx512vpopcntdq"):
         return "AVX-512 VPOPCNTDQ"
     names = {
@@ -83,7 +83,7 @@ def instruction_set() -> str:
         "neon": "NEON",
     }
     found = next((name for feature, name in names.items() if target.target_has(feature)), platform.machine())
-    return f"{found}, bits counted by bytes"
+    return f"{found}, bits counted by {'tables' if found == 'AVX2' else 'bytes'}"
 
 
 def cpu_name() -> str:

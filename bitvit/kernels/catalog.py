@@ -26,7 +26,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from bitvit.kernels.target import LANES
+from bitvit.kernels.target import LANES, LOOKUP, TILE_ROWS
 
 Norm: TypeAlias = Literal["batch", "layer"]
 Kind: TypeAlias = Literal["embedding", "mixer", "projections", "attention", "MLP", "downsampling", "head"]
@@ -436,6 +436,8 @@ SCHEDULING = (run_steps, open_image, lead_image, help_image, lead_batch, help_ba
 
 # ------------------------------------------------------------------------------------------------------------ measuring
 LIMIT_TABLE = 32  # steps until a limit's loop meets the same words again: they stay in the first-level cache
+
+LIMIT_MACS = 2 * 128 * 12 if LOOKUP else 2 * TILE_ROWS * LANES * LANE_BITS  # of a step of `popcount_limit`
 
 time_steps = Scheduling("time_steps", 6)
 popcount_limit = Scheduling("popcount_limit", 2, module="roofline")
