@@ -61,29 +61,30 @@ def prepare_rows(first, rows, a, source, const, scratch):
         tile_channels(row, 0, channels, ratio, span, tiled, i * span, a.piece_rows * span)
 
 
-def hidden_tile(m, height, c, stored, a, const, scratch, layer_norms):
+def hidden_tile(m, height, c, stored, start, a, const, scratch, layer_norms):
     """Signs and pooled sum of the hidden features of channels c …
 
     Their products, unless they are computed here, are in z, which begins with hidden feature `stored`.
-    affine: [vector p][scale, -bias, slope - 1, threshold][LANES].
+    start: c mod period, where their tiled shortcut is. affine: [vector p][scale, -bias, slope - 1, threshold][LANES].
     """
     bits, tiled, z = words_at(scratch, a.bits), floats_at(scratch, a.tiled), floats_at(scratch, a.z)
     hidden_bits, pooled = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled)
     panels, affine = words_at(const, a.panels1), floats_at(const, a.affine1)
-    span, words, row_bits, start = a.span, a.words, a.hidden_words * LANE_BITS, c % a.period
+    span, words, row_bits, block = a.span, a.words, a.hidden_words * LANE_BITS, a.piece_rows
+    first, last, counter, at = c * a.ratio, (c + LANES) * a.ratio, a.start1, m * span + start
     pool = splat_rows(np.float32(0), height)
-    for j in range(a.ratio):
-        p = c * a.ratio + j * LANES
+    for p in range(first, last, LANES):  # nothing of `a` is read here: a store might have changed it
         if layer_norms or LOOKUP:
-            h = load_rows(z, (p - stored) * a.piece_rows + m * LANES, LANES, height)
+            h = load_rows(z, (p - stored) * block + m * LANES, LANES, height)
         else:
-            h = to_float(half_dots(bits, m * words, words, panels, p * words, a.start1, height))
-        shortcut = load_rows(tiled, (j * a.piece_rows + m) * span + start, span, height)
+            h = to_float(half_dots(bits, m * words, words, panels, p * words, counter, height))
+        shortcut = load_rows(tiled, at, span, height)
+        at += block * span
         y = fma(h, load(affine, 4 * p), shortcut)
         w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
         store_mask_rows(hidden_bits, m * row_bits + p, row_bits, w > load(affine, 4 * p + 3 * LANES))
         pool += w
-    store_rows(pooled, c * a.piece_rows + m * LANES, LANES, pool)
+    store_rows(pooled, c * block + m * LANES, LANES, pool)
 
 
 hidden_tiles, hidden_row = in_tiles(hidden_tile), inline(hidden_tile)
@@ -107,17 +108,17 @@ def hidden_layer(rows, a, const, scratch, layer_norms):
         normalize_products(z, rows, a.piece_rows, hidden, a.channels * a.ratio, prescale, valid)
         for m in range(rows):
             for c in range(0, a.width, LANES):
-                hidden_row(m, 1, c, 0, a, const, scratch, layer_norms)
+                hidden_row(m, 1, c, 0, c % a.period, a, const, scratch, layer_norms)
     elif LOOKUP:
         for first in range(0, a.width, a.chunk):
             last, stored = min(a.width, first + a.chunk), first * a.ratio
             products = (last - first) * a.ratio
             binary_matmul(bits, pairs, rows, a.words, panels, stored, products, a.start1, z, a.piece_rows)
             for c in range(first, last, LANES):
-                hidden_tiles(rows, c, stored, a, const, scratch, layer_norms)
+                hidden_tiles(rows, c, stored, c % a.period, a, const, scratch, layer_norms)
     else:
         for c in range(0, a.width, LANES):
-            hidden_tiles(rows, c, 0, a, const, scratch, layer_norms)
+            hidden_tiles(rows, c, 0, c % a.period, a, const, scratch, layer_norms)
 
 
 @inline

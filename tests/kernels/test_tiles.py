@@ -136,7 +136,10 @@ def test_a_binary_tile_stays_in_registers() -> None:
 @pytest.mark.skipif(not LOOKUP, reason="tables are for AVX2")
 @pytest.mark.parametrize("kernel", [catalog.mlp, catalog.project, catalog.output], ids=lambda kernel: kernel.name)
 def test_counts_of_tables_stay_in_registers(kernel: Kernel) -> None:
-    """For three lookups: three tables, and for each of four panels three shuffles and six other operations."""
+    """For three lookups: three tables, and for each panel three shuffles and six other operations.
+
+    The loop over four panels has twelve shuffles, and so has that over two if it is unrolled once.
+    """
     module = compiler.llvm_code(kernel)
     compiler.optimize(module, compiler.machine())
     found = [loop for loop in loops(compiler.machine().emit_assembly(module)) if "vpshufb" in "".join(loop)]
@@ -144,7 +147,7 @@ def test_counts_of_tables_stay_in_registers(kernel: Kernel) -> None:
     assert widest
     for loop in widest:
         assert vector_spills(loop) == []
-        assert len(loop) <= 12 + 4 * 6 + 6 + 8  # tables and where they are; what the loop itself takes
+        assert len(loop) <= 12 + 4 * 6 + 2 * 6 + 8  # tables and where they are; what the loop itself takes
 
 
 @pytest.mark.skipif(not LOOKUP, reason="for sixteen registers")
