@@ -280,14 +280,13 @@ class BinaryConvolution(nn.Module):
 
     def __init__(self, width: int, dilation: int, options: Options) -> None:  # noqa: ARG002
         super().__init__()
-        self.dilation = dilation
+        self.dilation, self.dense = dilation, False
         like = nn.Conv2d(width, width, 3, groups=GROUPS)
         self.weight, self.bias = like.weight, nn.Parameter(torch.zeros(width))
 
     def forward(self, bits: Tensor) -> Tensor:
-        weight, reach = binary_weight(self.weight), self.dilation
-        y = functional.conv2d(bits.permute(0, 3, 1, 2), weight, None, 1, reach, reach, GROUPS)
-        return y.permute(0, 2, 3, 1)
+        weight = binary_weight(self.weight)
+        return operators.grouped_convolution(bits, weight, self.dilation, GROUPS, dense=self.dense)
 
 
 # --------------------------------------------------------------------------------------------------------- attention
