@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -50,7 +50,7 @@ def read_compact(path: Path) -> tuple[BHViT, Settings, dict[str, Any]]:
             bits = np.unpackbits(state.pop(f"{name}.bits").numpy(), axis=1, count=shape[1:].numel())
             state[name] = (scale[:, None] * (2 * torch.from_numpy(bits).float() - 1)).view(shape)
         model.load_state_dict(state)
-    except (OSError, KeyError, ValueError, RuntimeError) as problem:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as problem:
         raise TrainingError(f"{path}: is not a network that tools.train.gpu wrote ({problem!r})") from None
     return model.eval(), settings, told
 

@@ -45,7 +45,6 @@ __all__ = ["main"]
 # Of all training pixels, uint8 [50000, 32, 32, 3] in C order.
 CIFAR10_SHA256 = {50000: "106c92bb46dac6d15868ac7399d1b36b84e074534af9bafd3ed8307e5d86a9f8"}
 COMPILE_SECONDS = 150  # that compiling may take, at most
-RESERVE_SECONDS = 8.0  # for the last measurement and the last file
 MEASURED_STEPS = 15
 
 
@@ -59,6 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
+
+
+def _device(options: argparse.Namespace) -> str:
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _fast_and_exact() -> None:
@@ -96,7 +99,10 @@ class Session:
 
     options: argparse.Namespace
     end: float
-    device: str
+
+    @property
+    def device(self) -> str:
+        return _device(self.options)
 
     def load(self, settings: Settings) -> DataSet:
         folder = self.options.data_folder or self.options.keep
@@ -111,7 +117,7 @@ class Session:
 
 
 def _train(options: argparse.Namespace) -> None:
-    session = Session(options, time.monotonic() + options.seconds, options.device)
+    session = Session(options, time.monotonic() + options.seconds)
     candidates = [read_settings(path, options.set) for path in options.config]
     if options.parts:
         _join(options)
@@ -145,7 +151,7 @@ def _train(options: argparse.Namespace) -> None:
         write_bytes(options.out / "student.json", (json.dumps(told, indent=1) + "\n").encode())
         say(f"top-1 {top1:.2f} % of {len(loaded.test)} test images; written")
 
-    run.train(session.end - RESERVE_SECONDS, options.every, keep)
+    run.train(session.end - options.reserve, options.every, keep)
     keep(1.0)
     say(f"done, {session.left:.0f} s left")
 
@@ -261,11 +267,11 @@ def _finish(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace) -> None:
     settings = replace(read_settings(options.config), batch_size=options.batch)
     teacher = read_settings(options.teacher_config) if options.teacher_config else None
-    print(json.dumps(measure(settings, teacher, options.device, compiled=options.compiled, steps=options.steps)))
+    print(json.dumps(measure(settings, teacher, _device(options), compiled=options.compiled, steps=options.steps)))
 
 
 def _probe(options: argparse.Namespace) -> None:
-    probe(options.config, options.teacher_config, options.keep, options.seconds, options.device, options.batch)
+    probe(options.config, options.teacher_config, options.keep, options.seconds, _device(options), options.batch)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -278,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         added.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that prepare images")
-        added.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        added.add_argument("--device", default="", help="cpu or cuda; default: cuda where there is one")
         return added
 
     def keeps(added: argparse.ArgumentParser) -> None:
@@ -317,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data-folder", type=Path, help="where the images are, if they are not parts")
     train.add_argument("--seconds", type=float, required=True, help="for everything, from start to end")
     train.add_argument("--teacher-seconds", type=float, default=75)
+    train.add_argument("--reserve", type=float, default=8, help="seconds for the last measurement and file")
     train.add_argument("--every", type=float, default=45, help="seconds between two files")
     train.add_argument("--compile", choices=("auto", "always", "never"), default="auto")
     train.add_argument("--limit", type=int, default=0, help="number of training images; 0: all")

@@ -23,6 +23,7 @@ __all__ = [
     "mix",
     "move_sign",
     "norm_sign",
+    "place",
     "plain",
     "shift",
     "softmax_scores",
@@ -57,6 +58,15 @@ def _fused(norm: nn.Module | None, *arrays: Tensor) -> ModuleType | None:
 def tile(x: Tensor, width: int) -> Tensor:
     """Channel i of the result is channel i mod C of x (SPEC 7.5)."""
     return torch.cat([x] * (width // x.shape[-1]), -1)
+
+
+def place(x: Tensor, positions: Tensor) -> Tensor:
+    """x + positions, where a stage's stream of residuals begins.
+
+    By fused.py a stream has one type from end to end; by PyTorch's operators its blocks make it float32 under autocast,
+    so it begins as that, and blocks of a shape are alike.
+    """
+    return x + (positions if _fused(None, x) is None else positions.to(x.dtype))
 
 
 def move_sign(x: Tensor, move: Tensor) -> Tensor:

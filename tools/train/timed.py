@@ -30,7 +30,6 @@ from .teacher import Teacher
 __all__ = ["Images", "TimedRun"]
 
 AHEAD = 2  # steps that are queued on a GPU at most, so that the clock tells how far it is
-REPORT_SECONDS = 5.0
 MEASURED = 10000  # images that the norms' statistics are measured on
 MEASURED_BATCH = 500
 SPAN = 1000.0  # what the schedule takes for the number of all steps, so that its first rate is not nothing
@@ -61,11 +60,11 @@ class TimedRun:
     ) -> None:
         self.settings, self.model, self.images, self.teacher, self.say = settings, model, images, teacher, say
         self.device = images.pixels.device.type
-        self.classes = int(images.labels.max()) + 1
+        self.classes: int = model.classifier.out_features
         self.optimizer = build_optimizer(model, settings)
         self.average = Average(model, settings.ema)
         self.twin = copy.deepcopy(model).requires_grad_(False)
-        self.steps, self.slower = 0, 1.0
+        self.steps, self.slower, self.report_seconds = 0, 1.0, 5.0
         self.batches = self._batches()
         self.sums = torch.zeros(3, device=self.device)  # task, distillation, regulariser since the last report
         self.queued: deque[torch.cuda.Event] = deque()
@@ -132,11 +131,12 @@ class TimedRun:
         self.model.train()
         start = reported = kept = time.monotonic()
         reported_steps = self.steps
+        self.sums.zero_()
         good = self._state()
         while (now := time.monotonic()) < end:
             done = (now - start) / (end - start)
             self._step(done)
-            if now - reported < REPORT_SECONDS:
+            if now - reported < self.report_seconds:
                 continue
             means = [value / (self.steps - reported_steps) for value in self.sums.tolist()]
             now = time.monotonic()
@@ -147,7 +147,8 @@ class TimedRun:
             )
             self.sums.zero_()
             reported, reported_steps = now, self.steps
-            if all(abs(mean) < LARGEST_LOSS for mean in means):
+            finite = torch.stack([value.isfinite().all() for value in self.average.values]).all()
+            if finite and all(abs(mean) < LARGEST_LOSS for mean in means):
                 good = self._state()
             else:
                 self._restore(good)
@@ -155,7 +156,7 @@ class TimedRun:
                 self.say(f"diverged: back to the last report's weights, learning rate times {self.slower:g}")
             if now - kept > every:
                 keep(done)
-                kept = time.monotonic()
+                reported = kept = time.monotonic()
 
     @property
     def epochs(self) -> float:
@@ -250,4 +251,9 @@ class TimedRun:
 
     def top1(self, data: DataSet) -> float:
         """Of `best`, on the test split, in percent."""
-        return 100 * accuracy(self.best(), data.test, data, self.device)
+        search = torch.backends.cudnn.benchmark  # for the best algorithms, which a few batches are not worth
+        torch.backends.cudnn.benchmark = False
+        try:
+            return 100 * accuracy(self.best(), data.test, data, self.device)
+        finally:
+            torch.backends.cudnn.benchmark = search
