@@ -181,7 +181,7 @@ def _begin(
         return run, run.rate(MEASURED_STEPS)
     start = time.monotonic()
     try:
-        with _at_most(min(COMPILE_SECONDS, session.left / 3)):
+        with _at_most(min(COMPILE_SECONDS, 0.6 * session.left)):
             run.compile()
             rate = run.rate(MEASURED_STEPS)
     except Exception as problem:  # a compiler may raise anything
