@@ -161,7 +161,7 @@ def _teacher(session: Session, loaded: DataSet, images: Images) -> tuple[nn.Modu
     options, settings = session.options, read_settings(session.options.teacher_config)
     model = session.model(settings, loaded)
     run = TimedRun(settings, model, images, None, say)
-    run.train(min(time.monotonic() + options.teacher_seconds, session.end))
+    run.train(time.monotonic() + min(options.teacher_seconds, session.left / 3))
     top1 = run.top1(loaded)
     say(f"teacher: {run.epochs:.1f} epochs, top-1 {top1:.2f} % of {len(loaded.test)} test images")
     state = {name: value.half().cpu().contiguous() for name, value in run.twin.state_dict().items()}
@@ -303,7 +303,9 @@ def _parser() -> argparse.ArgumentParser:
     probing = command("probe", _probe, "measure the networks, each as it is and compiled")
     probing.add_argument("--config", type=Path, action="append", required=True)
     probing.add_argument("--teacher-config", type=Path, required=True)
-    probing.add_argument("--seconds", type=float, default=60, help="after which nothing new is begun, and all is ended")
+    probing.add_argument(
+        "--seconds", type=float, default=130, help="after which nothing new is begun, and all is ended"
+    )
     probing.add_argument("--batch", type=int, nargs="*", default=[512, 1024], help="the first is tried for all")
     keeps(probing)
 

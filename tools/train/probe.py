@@ -19,6 +19,8 @@ __all__ = ["measure", "probe"]
 
 IMAGES = 4096  # random ones
 CLASSES = 10
+AFTER_COMPILING = 30.0  # seconds that compiling leaves for what comes after it
+LEAST_SECONDS = 5.0  # below which nothing is begun
 
 
 def measure(settings: Settings, teacher: Settings | None, device: str, *, compiled: bool, steps: int) -> dict[str, Any]:
@@ -61,8 +63,8 @@ def probe(configs: list[Path], teacher: Path, keep: Path, seconds: float, device
     for config, compiled, batch in plan:
         way = "compiled" if compiled else "eager"
         name = f"{config.stem}, {way}, batch {batch}"
-        left = end - time.monotonic()
-        if left < 10 and found:
+        left = end - time.monotonic() - (AFTER_COMPILING if compiled else 0)
+        if left < LEAST_SECONDS:
             say(f"{name}: no time left")
             continue
         command = [sys.executable, "-m", "tools.train.gpu", "measure", "--config", str(config), "--batch", str(batch)]
