@@ -15,8 +15,14 @@ teacher.py      a small float network to distil from
 losses.py       task, distillation, oscillation regulariser
 oscillation.py  counts the weights whose signs flip
 schedule.py     learning rate and regulariser by step
+optimizers.py   AdamW or SGD, and the running average of the parameters
 loop.py         the training itself, resumable after any step
 checkpoint.py   its state on disk
 export.py       state dict -> checkpoint for bitvit, model card
 report.py       log, curves
+gpu.py          the command line for minutes on a GPU: teacher and network, all by the clock
+timed.py        that training
+probe.py        how fast each network trains there
+parts.py        the images, as small files to carry there
+compact.py      the network, as a small file to bring back
 """

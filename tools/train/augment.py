@@ -29,11 +29,11 @@ class Variants:
     """One variant of every image of a set of `count`."""
 
     settings: Augment
-    numbers: Tensor  # [count, 7], uniform in [0, 1)
+    numbers: Tensor  # [count, 7], uniform in [0, 1), where the images are
 
     @classmethod
-    def draw(cls, settings: Augment, count: int, *seeds: int) -> "Variants":
-        return cls(settings, torch.rand(count, 7, generator=generator(*seeds)))
+    def draw(cls, settings: Augment, count: int, *seeds: int, device: str = "cpu") -> "Variants":
+        return cls(settings, torch.rand(count, 7, generator=generator(*seeds)).to(device))
 
     def __call__(self, pixels: Tensor, index: Tensor) -> Tensor:
         """Images number `index` [B] of pixels uint8 [N, S, S, 3] -> uint8 [B, S, S, 3]."""
@@ -41,14 +41,14 @@ class Variants:
         side = pixels.shape[1]
         span = 2 * way.shift + 1
         down, across = ((numbers[:, k] * span).long() - way.shift for k in (0, 1))
-        mirrored = numbers[:, 2] < 0.5 if way.flip else torch.zeros(len(index), dtype=torch.bool)
+        mirrored = numbers[:, 2] < (0.5 if way.flip else 0.0)
         if way.rotate or way.zoom:
             batch = self._rotated(pixels[index], numbers, down, across, mirrored)
         else:
             batch = shifted(pixels, index, down, across, mirrored)
         if way.cutout:
             corner = (numbers[:, 5:7] * (side + way.cutout)).long() - way.cutout
-            axis = torch.arange(side)
+            axis = torch.arange(side, device=pixels.device)
             inside = [(axis >= corner[:, k, None]) & (axis < corner[:, k, None] + way.cutout) for k in (0, 1)]
             hole = inside[0][:, :, None] & inside[1][:, None, :]
             batch = batch.masked_fill(hole[..., None], 128)
@@ -74,7 +74,7 @@ class Variants:
 def shifted(pixels: Tensor, index: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
     """Whole-pixel shifts and flips, by indexing; what lies beyond an edge is its mirror image."""
     side = pixels.shape[1]
-    axis = torch.arange(side)
+    axis = torch.arange(side, device=pixels.device)
     rows = _reflected(axis + down[:, None], side)
     columns = _reflected(torch.where(mirrored[:, None], side - 1 - axis, axis) + across[:, None], side)
     return pixels[index[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -85,10 +85,13 @@ def _reflected(place: Tensor, side: int) -> Tensor:
     return torch.where(place >= side, 2 * (side - 1) - place, place)
 
 
-def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] as the engine's preprocessing does it, channels last in memory."""
+def normalise(pixels: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor) -> Tensor:
+    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] as the engine's preprocessing does it, channels last in memory.
+
+    mean and std as tensors where the pixels are spare a GPU the wait for their copy.
+    """
     x = pixels.float() / 255
-    x = (x - x.new_tensor(mean)) / x.new_tensor(std)
+    x = (x - torch.as_tensor(mean, device=x.device)) / torch.as_tensor(std, device=x.device)
     return x.permute(0, 3, 1, 2)
 
 
@@ -98,5 +101,5 @@ def mixup(pixels: Tensor, shares: Tensor, alpha: float) -> tuple[Tensor, Tensor]
     The share of the first is drawn from Beta(alpha, alpha), once for the batch, by PyTorch's global generator.
     """
     share = float(torch.distributions.Beta(alpha, alpha).sample())
-    partner = torch.randperm(len(pixels)).to(pixels.device)
+    partner = torch.randperm(len(pixels), device=pixels.device)
     return pixels.lerp(pixels[partner], 1 - share), shares.float().lerp(shares[partner].float(), 1 - share)

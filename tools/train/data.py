@@ -4,11 +4,15 @@ Images go through the preprocessing that the packed model file will carry, up to
 PyTorch's evaluation and the engine see the same pixels.
 """
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bitvit.errors import BitvitError
@@ -19,6 +23,8 @@ from .sets import Raw, read_source
 from .settings import TrainingError
 
 __all__ = ["DataSet", "Split", "load"]
+
+PIECE = 1000  # images that a process prepares at once
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class DataSet:
     origin: str
 
 
-def load(name: str, folder: Path | None, image_size: int) -> DataSet:
-    """The set of that name at the network's image size. Raises TrainingError.
+def load(name: str, folder: Path | None, image_size: int, workers: int = 1) -> DataSet:
+    """The set of that name at the network's image size, prepared by so many processes. Raises TrainingError.
 
     Images smaller than the network's input are enlarged, except from 28 to 32 pixels, where they get a black border.
     """
@@ -64,15 +70,26 @@ def load(name: str, folder: Path | None, image_size: int) -> DataSet:
     )
     return DataSet(
         name=name,
-        train=_prepare(source.train, preprocessing),
-        test=_prepare(source.test, preprocessing),
+        train=_prepare(source.train, preprocessing, workers),
+        test=_prepare(source.test, preprocessing, workers),
         labels=source.labels,
         preprocessing=preprocessing,
         origin=source.origin,
     )
 
 
-def _prepare(raw: Raw, preprocessing: Preprocessing) -> Split:
+def _prepare(raw: Raw, preprocessing: Preprocessing, workers: int) -> Split:
+    pieces = [raw[first : first + PIECE] for first in range(0, max(len(raw), 1), PIECE)]
+    if workers == 1:
+        pixels = [_pixels(piece, preprocessing) for piece in pieces]
+    else:
+        # Forked before a GPU is used, and without PyTorch's threads: the children run Pillow and NumPy alone.
+        with ProcessPoolExecutor(workers, get_context("fork")) as pool:
+            pixels = list(pool.map(_pixels, pieces, repeat(preprocessing)))
+    return Split(torch.from_numpy(np.concatenate(pixels)), torch.tensor([label for _, label in raw]))
+
+
+def _pixels(raw: Raw, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Resized, cropped and padded images, not yet normalised."""
     size, pad = preprocessing.image_size, preprocessing.pad
     pixels = np.zeros((len(raw), size, size, 3), np.uint8)
@@ -82,4 +99,4 @@ def _prepare(raw: Raw, preprocessing: Preprocessing) -> Split:
         except BitvitError as problem:
             raise TrainingError(str(problem)) from None
         place[pad : size - pad, pad : size - pad] = np.asarray(cut)
-    return Split(torch.from_numpy(pixels), torch.tensor([label for _, label in raw]))
+    return pixels

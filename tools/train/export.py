@@ -5,10 +5,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -17,11 +16,37 @@ from bitvit.config import Config
 
 from .augment import normalise
 from .checkpoint import write_bytes
-from .data import DataSet
-from .loop import Run, predictions
-from .settings import Network
+from .data import DataSet, Split
+from .loop import predictions
+from .settings import Network, Settings
 
-__all__ = ["Result", "config_json", "export", "save_checkpoint"]
+NAMES = {"adamw": "AdamW", "sgd": "SGD"}
+
+__all__ = ["Result", "Trained", "config_json", "export", "save_checkpoint"]
+
+
+class Trained(Protocol):
+    """A finished run, loop.Run or another, as its files tell of it."""
+
+    settings: Settings
+    data: DataSet
+    folder: Path
+    device: str
+    seconds: float
+
+    @property
+    def best_model(self) -> nn.Module: ...
+
+    @property
+    def train_split(self) -> Split: ...
+
+    @property
+    def taught(self) -> bool:
+        """Whether there was a teacher."""
+
+    @property
+    def made_with(self) -> str:
+        """PyTorch's version, and on which machine if that matters."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +62,7 @@ class Result:
     sha256: str | None = None
 
 
-def export(run: Run, command: str) -> Result:
+def export(run: Trained, command: str) -> Result:
     """Write the files of a finished run into its folder, and return its results."""
     model, folder = run.best_model, run.folder
     logits = predictions(model, run.data.test, run.data, run.device)
@@ -76,7 +101,7 @@ def export(run: Run, command: str) -> Result:
     return result
 
 
-def save_checkpoint(model: nn.Module, run: Run, path: Path) -> None:
+def save_checkpoint(model: nn.Module, run: Trained, path: Path) -> None:
     """The state dict under the names of SPEC section 3; a teacher's says what is needed to load it."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = None
@@ -87,7 +112,7 @@ def save_checkpoint(model: nn.Module, run: Run, path: Path) -> None:
     write_bytes(path, save(state, metadata))
 
 
-def config_json(run: Run) -> dict[str, Any]:
+def config_json(run: Trained) -> dict[str, Any]:
     """The fields of config.json (SPEC 2.1)."""
     config = run.settings.network.config(len(run.data.labels))
     first, second, third, fourth = config.depths
@@ -136,7 +161,7 @@ def _json(content: object) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _card(run: Run, result: Result, packed: Path, command: str) -> str:
+def _card(run: Trained, result: Result, packed: Path, command: str) -> str:
     settings, config = run.settings, run.settings.network.config(len(run.data.labels))
     return f"""# {packed.stem}
 
@@ -146,9 +171,10 @@ def _card(run: Run, result: Result, packed: Path, command: str) -> str:
 | network | BHViT, {config.image_size} px, window {config.window_size}, widths {_row(config.hidden_sizes)}, \
 depths {_row(config.depths)}, MLP {_row(config.intermediate_sizes)}, heads {_row(config.num_heads[2:])}, \
 {config.norm} norm, {config.downsampling} downsampling; {result.parameters / 1e6:.2f} M parameters |
-| training | {settings.epochs} epochs in {result.minutes:.0f} minutes, AdamW {settings.learning_rate:g}, batch \
-{settings.batch_size}, {"distilled from a float network" if run.teacher else "no teacher"}, seed {settings.seed}; \
-PyTorch {torch.__version__} |
+| training | {settings.epochs} epochs in {result.minutes:.0f} minutes, \
+{NAMES[settings.optimizer]} {settings.learning_rate:g}, batch {settings.batch_size}, \
+{"distilled from a float network" if run.taught else "no teacher"}, seed {settings.seed}; \
+{run.made_with} |
 | top-1 | PyTorch float32 {result.top1_pytorch:.2f} %, bitvit {result.top1_bitvit:.2f} %; \
 {result.same_predictions} of {len(run.data.test)} predictions are the same |
 | file | {packed.stat().st_size / 1e6:.2f} MB, sha256 `{result.sha256}` |

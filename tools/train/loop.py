@@ -25,7 +25,8 @@ from .augment import Variants, generator, mixup, normalise
 from .checkpoint import load_state, load_weights, save_state
 from .data import DataSet, Split
 from .machine import FixedThreads, ThreadChooser
-from .network import BHViT, BinaryDownsampling, Options, binary_weights
+from .network import BHViT, Options
+from .optimizers import build_optimizer
 from .oscillation import FlipCounter
 from .settings import Settings, TrainingError
 from .teacher import ResidualNetwork, Teacher
@@ -87,7 +88,7 @@ class Run:
         self.model.to(self.device)
         if isinstance(self.teacher, nn.Module):
             self.teacher.to(self.device)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, self.settings.weight_decay), lr=0.0, fused=True)
+        self.optimizer = build_optimizer(self.model, self.settings)
         self.flips = FlipCounter(self.model)
         self.average = _copy(self.model) if self.settings.ema else None
         self.answers = self._no_answers()
@@ -232,6 +233,14 @@ class Run:
         """What is evaluated and exported: the average if there is one, else the network itself."""
         return self.model if self.average is None else self.average
 
+    @property
+    def taught(self) -> bool:
+        return self.teacher is not None
+
+    @property
+    def made_with(self) -> str:
+        return f"PyTorch {torch.__version__}"
+
     def _progress(self, epoch: int) -> str:
         each = self.seconds / max(self.step, 1)
         means = ", ".join(f"{name} {value:.3f}" for name, value in self._means().items())
@@ -297,16 +306,6 @@ def predictions(model: nn.Module, split: Split, data: DataSet, device: str = "cp
 def accuracy(model: nn.Module, split: Split, data: DataSet, device: str = "cpu") -> float:
     """Share of a split's images whose highest logit is their label's."""
     return float((predictions(model, split, data, device).argmax(1) == split.labels).float().mean())
-
-
-def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay: with it only matrices that are used as they are."""
-    binary = {id(weight) for _, weight in binary_weights(model)}
-    binary |= {id(m.proj.weight) for m in model.modules() if isinstance(m, BinaryDownsampling)}
-    plain = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)} - binary
-    decayed = [p for p in model.parameters() if id(p) in plain]
-    others = [p for p in model.parameters() if id(p) not in plain]
-    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -120,7 +120,8 @@ class Stem(nn.Module):
             grid = torch.stack(torch.meshgrid(y, x, indexing="ij"))
             pixels = torch.cat([pixels, grid.expand(batch, -1, -1, -1)], 1)
         x = self.patch_embeddings.proj(pixels).permute(0, 2, 3, 1)
-        return functional.gelu(self.patch_embeddings.norm(x)) + self.position_embeddings.permute(0, 2, 3, 1).to(x.dtype)
+        x = functional.gelu(self.patch_embeddings.norm(x))
+        return operators.place(x, self.position_embeddings.permute(0, 2, 3, 1))
 
 
 def _sinusoidal(width: int, side: int) -> Tensor:
@@ -280,14 +281,13 @@ class BinaryConvolution(nn.Module):
 
     def __init__(self, width: int, dilation: int, options: Options) -> None:  # noqa: ARG002
         super().__init__()
-        self.dilation = dilation
+        self.dilation, self.dense = dilation, False
         like = nn.Conv2d(width, width, 3, groups=GROUPS)
         self.weight, self.bias = like.weight, nn.Parameter(torch.zeros(width))
 
     def forward(self, bits: Tensor) -> Tensor:
-        weight, reach = binary_weight(self.weight), self.dilation
-        y = functional.conv2d(bits.permute(0, 3, 1, 2), weight, None, 1, reach, reach, GROUPS)
-        return y.permute(0, 2, 3, 1)
+        weight = binary_weight(self.weight)
+        return operators.grouped_convolution(bits, weight, self.dilation, GROUPS, dense=self.dense)
 
 
 # --------------------------------------------------------------------------------------------------------- attention
@@ -446,7 +446,7 @@ class FloatDownsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.proj(self.norm0(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return y + self.position_embeddings.view(1, *y.shape[1:]).to(y.dtype)
+        return operators.place(y, self.position_embeddings.view(1, *y.shape[1:]))
 
 
 class BinaryDownsampling(nn.Module):
@@ -468,7 +468,7 @@ class BinaryDownsampling(nn.Module):
         y = self.norm(y.permute(0, 2, 3, 1))
         average = functional.avg_pool2d(planes, 2).permute(0, 2, 3, 1)
         y = self.rprelu(y + operators.tile(average, y.shape[-1]))
-        return y + self.position_embeddings.view(1, *y.shape[1:]).to(y.dtype)
+        return operators.place(y, self.position_embeddings.view(1, *y.shape[1:]))
 
 
 # --------------------------------------------------------------------------------------------------------- operators

@@ -22,7 +22,7 @@ from bitvit.folders import list_images
 
 from .settings import TrainingError
 
-__all__ = ["NAMES", "Source", "digits_images", "read_source"]
+__all__ = ["NAMES", "Source", "cifar10_arrays", "digits_images", "read_source"]
 
 Raw = list[tuple[Any, int]]  # images as open_image takes them, and their classes
 
@@ -83,7 +83,7 @@ def _digits(_folder: Path) -> Source:
 
 
 def _cifar10(folder: Path) -> Source:
-    arrays = _read_npz(folder / "cifar10.npz") or _read_cifar10_binary(folder)
+    arrays = cifar10_arrays(folder)
     return Source(
         train=_pairs(*arrays["train"]),
         test=_pairs(*arrays["test"]),
@@ -93,6 +93,11 @@ def _cifar10(folder: Path) -> Source:
         origin="CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; no licence stated)",
         side=32,
     )
+
+
+def cifar10_arrays(folder: Path) -> "Arrays":
+    """Pixels uint8 [N, 32, 32, 3] and labels [N] of "train" and "test". Raises TrainingError."""
+    return _read_npz(folder / "cifar10.npz") or _read_cifar10_binary(folder)
 
 
 def _fashion(folder: Path) -> Source:

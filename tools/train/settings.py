@@ -106,6 +106,8 @@ class Settings:
     augment: Augment = field(default_factory=Augment)
     epochs: int = 10
     batch_size: int = 128
+    optimizer: str = "adamw"
+    """Or "sgd": with Nesterov's momentum of 0.9."""
     learning_rate: float = 2e-3
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises; then it falls along a cosine to nearly nothing."""
@@ -141,6 +143,7 @@ class Settings:
         checks = {
             "epochs": self.epochs >= 1,
             "batch_size": self.batch_size >= 2,
+            "optimizer": self.optimizer in ("adamw", "sgd"),
             "learning_rate": self.learning_rate > 0,
             "warmup": 0 <= self.warmup < 1,
             "label_smoothing": 0 <= self.label_smoothing < 1,
