@@ -37,6 +37,17 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)  
 class _Commands(TyperGroup):
     """Runs a command. A mistake of the user gives one line; anything else is a bug and keeps its traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an empty argument, which as a path would be the working folder."""
+        if "" in args:
+            before = args[args.index("") - 1] if args[0] else "bitvit"
+            raise typer.BadParameter(
+                f"the argument after {before!r} is empty, perhaps from a variable of the shell that is not set; name a "
+                "file or folder, or leave it out",
+                ctx=ctx,
+            )
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
