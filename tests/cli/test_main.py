@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import bitvit
 from bitvit.bench import BenchReport
-from bitvit.cli import app, paragraphs
+from bitvit.cli import app
+from bitvit.cli.application import paragraphs
 from bitvit.errors import BitvitError
 from tests.support.command import run, shell, words
 from tests.support.paths import ROOT
