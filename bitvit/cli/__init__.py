@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some images c
 141 the reader of a pipe went away.
 """
 
+import gc
 import importlib
 import io
 import os
@@ -43,13 +44,15 @@ def main() -> None:
                 stream, io.TextIOWrapper
             ):  # file names may hold bytes or letters that the terminal cannot show
                 stream.reconfigure(errors="backslashreplace")
+        gc.set_threshold(10_000)  # at 700, looking for cycles in what is imported takes a tenth of a short command
         if not _classified(sys.argv[1:]):
             from bitvit.cli.application import app
 
             app()
     except KeyboardInterrupt:  # before a command has begun
         sys.exit(INTERRUPTED)
-    finally:  # nothing is left to clean up: Ctrl-C may end Python's own exit
+    finally:  # nothing is left to clean up: Ctrl-C may end Python's own exit, which looks for no cycles then
+        gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -63,6 +66,8 @@ def _classified(arguments: Sequence[str]) -> bool:
     values = values_of(classify, arguments[1:])
     if values is None:
         return False
+    if values["explain"] is None:  # which multiplies floats; otherwise BLAS is not used, and its idle threads spin
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with told():
         classify(**values)
     return True
