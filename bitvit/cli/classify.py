@@ -104,13 +104,13 @@ def classify(
 
 def _find(paths: Iterable[str], recursive: bool) -> list[str]:
     """The images that the arguments name, folders replaced by what is in them."""
-    from bitvit.folders import find_images
-
     images: list[str] = []
     for path in paths:
         if not Path(path).is_dir():
             images.append(path)
             continue
+        from bitvit.folders import find_images
+
         found = find_images(path, recursive=recursive)
         images += map(str, found.images)
         if left_out := found.left_out():
