@@ -1,7 +1,7 @@
 """The command line: bitvit convert | classify | evaluate | inspect | verify | warmup | bench.
 
 Each command has a file: it parses, calls one public function and prints. What a command needs beyond typer is imported
-when it runs, so that --help answers at once.
+when it runs, so that --help answers at once. `classify` with plain arguments starts without typer too (quick.py).
 
 Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some images could not be read; 130 interrupted;
 141 the reader of a pipe went away.
