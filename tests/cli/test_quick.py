@@ -134,5 +134,5 @@ def test_both_ways_of_reading_end_alike(model: Path, images: Path) -> None:
         assert plain.returncode == code
     wrong = [shell("classify", "no.safetensors", images / "a.png", *option) for option in (("-k", "1"), ("-k1",))]
     assert wrong[0].stderr == wrong[1].stderr
-    assert wrong[0].stderr.startswith(b"Error: no.safetensors: no such file")
+    assert wrong[0].stderr.startswith(b"Error: no.safetensors: does not exist")
     assert [done.returncode for done in wrong] == [1, 1]
