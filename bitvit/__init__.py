@@ -11,17 +11,17 @@ bitvit.compare(["a.safetensors", "b.safetensors"], "images").mean["top1"]
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bitvit.config import Config
 from bitvit.errors import BitvitError, CheckpointError, ConfigError, ImageError, ModelFileError
-from bitvit.preprocess import Preprocessing
 from bitvit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bitvit import bench as bench
     from bitvit.classify import Classifier
+    from bitvit.config import Config
     from bitvit.conversion import ConversionReport, convert
     from bitvit.evaluation import Comparison, EvalReport, compare, evaluate
     from bitvit.model import BHViT, load
+    from bitvit.preprocess import Preprocessing
 
 __all__ = [
     "BHViT",
@@ -45,14 +45,16 @@ __all__ = [
 
 _HOMES = {
     "bitvit.classify": ("Classifier",),
+    "bitvit.config": ("Config",),
     "bitvit.conversion": ("ConversionReport", "convert"),
     "bitvit.evaluation": ("Comparison", "EvalReport", "compare", "evaluate"),
     "bitvit.model": ("BHViT", "load"),
+    "bitvit.preprocess": ("Preprocessing",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when first used: the engine, since it brings LLVM, and what only some programs need."""
+    """Imported when first used: the engine, since it brings LLVM, and whatever brings NumPy."""
     if name == "bench":
         return importlib.import_module("bitvit.bench")
     for module, names in _HOMES.items():

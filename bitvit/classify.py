@@ -8,20 +8,22 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ImageError
-from bitvit.explain import Explanation, enlarge, importance
 from bitvit.images import ImageSource, open_image
 from bitvit.messages import plural
 from bitvit.orientation import orientation
 from bitvit.predictions import Prediction, default_names, softmax
 from bitvit.preprocess import Preprocessing
 from bitvit.sources import collected, is_one_image, name_of
+
+if TYPE_CHECKING:
+    from bitvit.explain import Explanation
 
 __all__ = ["Classifier", "Logits", "Model", "Prepared"]
 
@@ -163,7 +165,7 @@ class Classifier:
         rows = list(self._rows(collected(images)))
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
-    def explain(self, image: ImageSource, top_k: int = 5) -> Explanation:
+    def explain(self, image: ImageSource, top_k: int = 5) -> "Explanation":
         """Where the network looked: a heat map over the image, by attention rollout (see bitvit.explain).
 
             classify.explain("cat.jpg").save("cat-heat.png")
@@ -171,6 +173,7 @@ class Classifier:
         `heat` is float32 [S, S] over the network's input, `overlay()` the image with it, `predictions` what a call
         gives. Raises ImageError as a call does; TypeError for a model that is not a BHViT of this package.
         """
+        from bitvit.explain import Explanation, enlarge, importance
         from bitvit.model import BHViT
         from bitvit.runtime.trace import Trace
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 from bitvit.errors import ConfigError
 from bitvit.messages import shown
@@ -164,7 +164,7 @@ class Config:
 
 # ------------------------------------------------------------------------------------------------- rules of section 10
 
-_KINDS: Mapping[str, Any] = get_type_hints(Config)
+_KINDS: Mapping[str, Any] = {field.name: field.type for field in dataclasses.fields(Config)}
 _OPTIONAL = {
     field.name: field.default for field in dataclasses.fields(Config) if field.default is not dataclasses.MISSING
 }

@@ -78,6 +78,9 @@ def convert(
     ConfigError or ModelFileError; nothing is written then.
     """
     start = time.perf_counter()
+    for name, place in (("checkpoint", checkpoint), ("out", out)):
+        if not os.fspath(place):  # which Path would take for the working folder
+            raise CheckpointError(f"{name}: the path is empty; name a file")
     source, target = Path(checkpoint), Path(out)
     _check_target(target, parts_of(source).files)
     fields = read_config(config)

@@ -5,7 +5,6 @@ import errno
 import io
 import json
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +119,8 @@ def replacing(path: str | os.PathLike[str], error: type[BitvitError] = BitvitErr
 
     Raises `error` as write_file does, but an OSError within the context is the caller's.
     """
+    import secrets  # which few programs need
+
     try:
         target = Path(path).resolve()
         ordinary = target.is_file() or not target.exists()

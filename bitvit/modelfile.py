@@ -136,6 +136,8 @@ def load_model_file(path: str | os.PathLike[str]) -> ModelFile:
     give the checksum that it carries, or if any tensor is missing, unexpected, of the wrong dtype or shape, has tail
     bits set or holds NaN, infinity or a number beyond MAX_VALUE.
     """
+    if not os.fspath(path):  # which Path would take for the working folder
+        raise ModelFileError("the model's path is empty; expected that of a packed model written by bitvit convert")
     path = Path(path)
     return read_model(read_file(path), path)
 

@@ -10,8 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from bitvit.checkpoint import read_checkpoint
 from bitvit.conversion import convert
-from bitvit.errors import CheckpointError, ConfigError
+from bitvit.errors import CheckpointError, ConfigError, ModelFileError
+from bitvit.model import load
 from bitvit.modelfile import load_model_file
 from tests.support.checkpoints import write_legacy, write_zip
 from tests.support.golden_data import find, load_case
@@ -205,3 +207,14 @@ def test_names_of_other_formats_are_refused(name: str, tmp_path: Path) -> None:
 def test_other_names_are_the_user_s(name: str, tmp_path: Path) -> None:
     convert(find("pth/bare.pth"), tmp_path / name, config=config())
     assert load_model_file(tmp_path / name).config.num_classes == 10
+
+
+@pytest.mark.parametrize(("checkpoint", "out"), [("", "net.safetensors"), ("net.pth", "")])
+def test_an_empty_path_is_called_empty(checkpoint: str, out: str) -> None:
+    """Not the working folder, which Path("") is."""
+    with pytest.raises(CheckpointError, match=r"(checkpoint|out): the path is empty"):
+        convert(checkpoint, out)
+    with pytest.raises(CheckpointError, match="the checkpoint's path is empty"):
+        read_checkpoint("")
+    with pytest.raises(ModelFileError, match="the model's path is empty"):
+        load("")

@@ -111,10 +111,10 @@ def test_missing_positions_are_sinusoidal_only_if_config_json_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("pool", "ratio", "top"),
-    [("topk", 0.15, 1), ("topk", 0.5, 2), ("topk", None, 4), ("energy", 0.76, 3), ("topk", 0.0, 1), ("topk", 1, 4)],
+    [("topk", 0.15, 1), ("topk", 0.5, 2), ("topk", None, 4), ("topk", 0.76, 3), ("topk", 0.0, 1), ("topk", 1, 4)],
 )
 def test_how_many_tokens_top_pooling_takes(pool: str, ratio: float | None, top: int) -> None:
-    """max(1, int(N·ratio)), and any name but mean and attn is top-k."""
+    """max(1, int(N·ratio))."""
     told = {**config_json(TWO), "token_pool": pool, "topk_ratio": ratio}
     assert infer_config(zeros(TWO), config_json=told) == replace(TWO, pooling="top", top_tokens=top)
     with pytest.raises(ConfigError, match="top_tokens is 5, expected 1 to 4"):

@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from bitvit.checkpoint.harmless import is_harmless, names_classes
-from bitvit.checkpoint.inert import Opaque, Unnamed
+from bitvit.checkpoint.inert import Opaque, Unnamed, key_text
 from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
 from bitvit.messages import MOST_LISTED, listing, shown
@@ -30,7 +30,7 @@ _KINDS: Mapping[str, Any] = {
     **dict.fromkeys(("hidden_size", "depths", "num_attention_heads", "intermediate_size"), Four),
     **dict.fromkeys(("shift3", "shift5", "replace_ln_bn", "disable_layerscale", "gsb", "some_fp"), bool),
     **dict.fromkeys(("stain_instance_norm", "coord_conv", "use_sinusoidal_pe"), bool),
-    "token_pool": str,
+    "token_pool": Literal["mean", "attn", "topk"],
     "topk_ratio": float,
 }
 _SAME = {
@@ -45,6 +45,8 @@ KNOWN = frozenset((*_KINDS, *_SAME))
 _UNTOLD = ("window_size", "attn_window", "token_pool", "topk_ratio", "weight_bits", "input_bits")
 _SPOKEN = re.compile(rf"(?<![a-z0-9])({'|'.join(_UNTOLD).replace('_', '[_-]')})(?![a-z0-9])", re.IGNORECASE)
 _LONGEST_TEXT = 20_000  # characters
+_SIDES = ("image_size", "input_size", "window_size", "attn_window", "patch_size")
+_FOUR_NUMBERS = re.compile(r"[\[(]?\s*\d{1,9}(?:[\s,]+\d{1,9}){3}\s*[\])]?")
 _OF_A_NETWORK = (
     *("arch", "args", "cfg", "config", "hparams", "hyper_parameters", "kwargs", "model", "model_args"),
     *("model_config", "opt"),
@@ -99,11 +101,15 @@ def read_claims(
     for source, origin in ((config_json, CONFIG), (args, ARGS)):
         unknown: dict[str, Any] = {}
         texts: dict[str, str | list[Any] | tuple[Any, ...]] = {}
+        objects: dict[str, object] = {}
         for path, value in _leaves(source or {}, ignore):
             name = path.rpartition(".")[2]
             known = _SAME.get(name, name)
             if known not in _KINDS:
                 (texts if spoken_of(value) else unknown)[path] = value
+                continue
+            if _is_unread(value):
+                objects[path] = value
                 continue
             typed = _typed(known, value, path, origin)
             if known in values and values[known] != typed:
@@ -115,7 +121,11 @@ def read_claims(
         for path, text in texts.items():
             for name in spoken_of(text):
                 if name not in values:
-                    raise _unread(path, text, name, origin)
+                    raise _unread(f"{path} speaks of {name}, but as text", path, text, name, origin)
+        for path, value in objects.items():
+            name = path.rpartition(".")[2]
+            if _SAME.get(name, name) not in values:
+                raise _unread(f"{path} is an object", path, value, name, origin)
     claims = Claims(values, origins)
     _refuse_bits(claims)
     _check_window_names(claims)
@@ -129,7 +139,8 @@ def _leaves(
 
     strict: unknown fields matter; in a dict of the data or of the optimiser, say, only those of a network do.
     """
-    for name, value in fields.items():
+    for key, value in fields.items():
+        name = key_text(key)
         path, harmless = place + name, is_harmless(name)
         if value is None or name in ignore or path in ignore or names_classes(name):
             continue
@@ -176,10 +187,15 @@ def _unknown(fields: Mapping[str, Any], origin: str) -> ConfigError:
     )
 
 
-def _unread(path: str, value: object, name: str, origin: str) -> ConfigError:
+def _is_unread(value: object) -> bool:
+    """Whether a field's value, or one in its list, is an object, such as a NumPy scalar, or a tensor."""
+    return any(isinstance(item, Opaque) for item in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _unread(what: str, path: str, value: object, name: str, origin: str) -> ConfigError:
     return ConfigError(
-        f"{origin}: {path} speaks of {name}, but as text, which is not read ({shown(value)}); give a config.json with "
-        f"the field {name}, or if it is that of an ordinary BHViT, say so: --ignore {path}"
+        f"{origin}: {what}, which is not read ({shown(value)}); give a config.json with the field {name}, or if it is "
+        f"that of an ordinary BHViT, say so: --ignore {path}"
     )
 
 
@@ -188,13 +204,10 @@ def _typed(name: str, value: Any, called: str, origin: str) -> Any:
     kind = _KINDS[name]
     if isinstance(value, list):
         value = tuple(value)
-    if (
-        name in ("input_size", "image_size")
-        and isinstance(value, tuple)
-        and len(value) in (2, 3)
-        and value[-1] == value[-2]
-    ):
-        value = value[-1]  # timm's (channels, height, width)
+    if kind in (int, Four):
+        value = _numbers(value)
+    if name in _SIDES and isinstance(value, tuple) and len(value) in (2, 3) and value[-1] == value[-2]:
+        value = value[-1]  # (height, width), or timm's (channels, height, width)
     if name == "num_attention_heads" and isinstance(value, tuple):
         value = (1, 1, *value[2:])  # the first two stages have no attention, whatever is written there
     if kind in (bool, float, int) and isinstance(value, str):
@@ -206,8 +219,6 @@ def _typed(name: str, value: Any, called: str, origin: str) -> Any:
     try:
         if kind is float:
             return _finite(name, value)
-        if kind is str:
-            return _text(name, value)
         check_field(name, kind, value)
     except ConfigError as problem:
         where = origin if called == name else f"{origin} ({called})"
@@ -218,6 +229,15 @@ def _typed(name: str, value: Any, called: str, origin: str) -> Any:
 def _whole(value: object) -> object:
     """1 for 1.0; anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _numbers(value: object) -> object:
+    """A tuple with integers for what is one by another type, also where four are written out; else the value."""
+    if isinstance(value, str) and _FOUR_NUMBERS.fullmatch(value.strip()):
+        value = tuple(re.findall(r"\d+", value))
+    if not isinstance(value, tuple):
+        return value
+    return tuple(_whole(_spelt(item) if isinstance(item, str) else item) for item in value)
 
 
 def _spelt(text: str) -> object:
@@ -235,12 +255,6 @@ def _finite(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{name} is {shown(value)}, expected a number")
     return float(value)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is {shown(value)}, expected text")
-    return value
 
 
 def _refuse_bits(claims: Claims) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "Unnamed",
     "UnreadTensor",
     "described",
+    "key_text",
     "kind_of",
     "weight",
 ]
@@ -137,6 +138,11 @@ def kind_of(value: object) -> str:
 def described(value: object) -> str:
     """A value for a message: text and numbers quoted, escaped and cut, of anything else the kind."""
     return shown(value) if isinstance(value, str | bytes | int | float | None) else f"<{kind_of(value)}>"
+
+
+def key_text(key: object) -> str:
+    """A dict's key as the name of a field."""
+    return key.decode("ascii", "backslashreplace") if isinstance(key, bytes) else str(key)
 
 
 def weight(value: object) -> int:

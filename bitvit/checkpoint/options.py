@@ -9,7 +9,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bitvit.checkpoint.claims import KNOWN, spoken_of
-from bitvit.checkpoint.inert import Global, Instance, Opaque, Tensor, Unnamed, UnreadTensor, described, kind_of
+from bitvit.checkpoint.inert import (
+    Global,
+    Instance,
+    Opaque,
+    Tensor,
+    Unnamed,
+    UnreadTensor,
+    described,
+    key_text,
+    kind_of,
+)
 from bitvit.tensorfile import FormatError, parse_json
 
 __all__ = ["beside", "groups", "options"]
@@ -72,7 +82,11 @@ class _Plain:
         self._searched: dict[int, object] = {}  # by id: the same object may lie in many places
 
     def entries(self, fields: Fields, depth: int) -> dict[str, Any]:
-        return {name: self(value, depth) for name, value in fields.items() if isinstance(name, str)}
+        """By name; what lies under anything but text is no option, but may hold some."""
+        named = {key_text(key): value for key, value in fields.items() if isinstance(key, str | bytes)}
+        others = {key: value for key, value in fields.items() if not isinstance(key, str | bytes)}
+        inner = self.of_network(others, 0)
+        return {name: self(_single(name, _content(value)), depth) for name, value in named.items()} | inner
 
     def __call__(self, value: object, depth: int) -> object:
         value = self.content(value)
@@ -106,17 +120,28 @@ class _Plain:
             return found
         self._searched[id(value)] = value
         for key, item in _parts(value):
-            name, inner = str(key), self.content(item)
-            if isinstance(inner, Tensor | UnreadTensor):
+            name, inner = key_text(key), self.content(item)
+            if isinstance(inner, Tensor | UnreadTensor) and not (name in KNOWN and _is_scalar(inner)):
                 continue
             if name in KNOWN:
-                found[name] = self(inner, _DEEPEST - 1)
+                found[name] = self(_single(name, inner), _DEEPEST - 1)
             elif _is_plain(inner):
                 if self._text_left > 0 and spoken_of(inner):
                     found[name] = inner
             elif deeper := self.of_network(inner, depth + 1):
                 found[name] = deeper
         return found
+
+
+def _single(name: str, value: object) -> object:
+    """For a field of a network what an enum's member, or another object made of one value, stands for."""
+    if name in KNOWN and isinstance(value, Instance) and not value.fields and len(value.unnamed) == 1:
+        return value.unnamed[0]
+    return value
+
+
+def _is_scalar(value: Tensor | UnreadTensor) -> bool:
+    return isinstance(value, Tensor) and not value.size
 
 
 def _parts(value: object) -> list[tuple[object, object]]:
@@ -147,7 +172,7 @@ def _fields(value: object) -> Fields | None:
     """The named values of a dict or of an object, OmegaConf's among them, whose values lie in nodes."""
     fields = _content(value)
     if isinstance(fields, Instance):
-        fields = {name: field for name, field in _attributes(fields).items() if not _is_special(fields, name)}
+        fields = {_public(name): field for name, field in _attributes(fields).items() if not _is_special(fields, name)}
     return fields if isinstance(fields, dict) else None
 
 
@@ -155,6 +180,11 @@ def _attributes(owner: Instance) -> Fields:
     """Pydantic's objects store their attributes in a dict called __dict__."""
     inner = None if owner.name in _CONFIGS else owner.fields.get("__dict__")
     return owner.fields | inner if isinstance(inner, dict) else owner.fields
+
+
+def _public(name: object) -> object:
+    """A field of a network without the underscore under which an object's property keeps it."""
+    return name[1:] if isinstance(name, str) and name[:1] == "_" and name[1:] in KNOWN else name
 
 
 def _is_special(owner: Instance, name: object) -> bool:

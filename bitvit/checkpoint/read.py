@@ -71,6 +71,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Check
     damaged, asks for a function outside the allow-list, or holds NaN or infinities; ConfigError for a folder's
     config.json that holds none.
     """
+    if not os.fspath(path):  # which Path would take for the working folder
+        raise CheckpointError("the checkpoint's path is empty; give a .pth, a .safetensors or a folder with one")
     path = Path(path)
     parts = parts_of(path)
     with contextlib.ExitStack() as stack:

@@ -46,7 +46,13 @@ def normalization(checkpoint: "Checkpoint") -> Normalization:
     if isinstance(data_set, str) and data_set in _DATA_SETS:
         whose, mean, std = _DATA_SETS[data_set]
         return Normalization(mean, std, f"{whose}, with which the training code normalises data_set {data_set!r}")
-    told = f"data_set {shown(data_set)} is not one of the training code's" if data_set else "the checkpoint tells none"
+    processor = checkpoint.preprocessor or {}
+    if processor.get("do_normalize", True) is not True:
+        told = "preprocessor_config.json says that images are not normalised"
+    elif data_set:
+        told = f"data_set {shown(data_set)} is not one of the training code's"
+    else:
+        told = "the checkpoint tells none"
     source = f"ImageNet's, an assumption: {told}; if you trained with others, give them (--mean, --std)"
     return Normalization(IMAGENET_MEAN, IMAGENET_STD, source)
 

@@ -1,17 +1,16 @@
 """bitvit classify: images -> predictions, as a table or for machines."""
 
 import contextlib
-import csv
+import functools
 import itertools
 import json
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
-
-import typer
 
 from bitvit.cli.console import (
     SOME_FAILED,
@@ -24,6 +23,7 @@ from bitvit.cli.console import (
     printable,
     stderr_console,
 )
+from bitvit.cli.declare import Argument, Option
 from bitvit.errors import ImageError
 
 if TYPE_CHECKING:
@@ -44,29 +44,31 @@ class Format(str, Enum):
 
 
 def classify(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Images and folders of images; - is an image on stdin.")
-    ],
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to write the predictions.")] = Format.table,
+    model: Annotated[Path, Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
+    paths: Annotated[list[str], Argument(metavar="PATH", help="Images and folders of images; - is an image on stdin.")],
+    top_k: Annotated[int, Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
+    form: Annotated[Format, Option("--format", "-f", help="How to write the predictions.")] = Format.table,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.")
+        Path | None, Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.")
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders within folders too.")] = False,
+    recursive: Annotated[bool, Option("--recursive", "-r", help="Search folders within folders too.")] = False,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
+        int, Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
     ] = 8,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", "-t", min=1, metavar="N", help="Threads to use; default: all CPUs of the process."),
+        Option("--threads", "-t", min=1, metavar="N", help="Threads to use; default: all CPUs of the process."),
     ] = None,
     exif: Annotated[
-        bool, typer.Option("--exif", help="Turn images upright as their EXIF data says, which is ignored otherwise.")
+        bool, Option("--exif", help="Turn images upright as their EXIF data says, which is ignored otherwise.")
     ] = False,
     explain: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Draw over each image where the network looked; PNG files in this folder."),
+        Option(
+            "--explain",
+            metavar="FOLDER",
+            help="Draw over each image where the network looked; PNG files in this folder.",
+        ),
     ] = None,
 ) -> None:
     """Classify images.
@@ -91,24 +93,24 @@ def classify(
     else:
         outcomes = _explained(classifier, images, top_k, explain)
     records = (_record(path, outcome) for path, outcome in zip(images, outcomes, strict=True))
-    report = _Report(stderr_console())
-    with output(out) as stream, progress_bar(report.console, len(images), stream) as advance:
+    report = _Report()
+    with output(out) as stream, _progress(report, len(images), stream) as advance:
         _WRITERS[form](stream, report.watch(records, advance))
     print_turned(classifier.turned, len(images))
     if report.failed:
         print_error(f"{report.failed} of {len(images)} images could not be read", report.console)
-        raise typer.Exit(SOME_FAILED)
+        raise SystemExit(SOME_FAILED)
 
 
 def _find(paths: Iterable[str], recursive: bool) -> list[str]:
     """The images that the arguments name, folders replaced by what is in them."""
-    from bitvit.folders import find_images
-
     images: list[str] = []
     for path in paths:
         if not Path(path).is_dir():
             images.append(path)
             continue
+        from bitvit.folders import find_images
+
         found = find_images(path, recursive=recursive)
         images += map(str, found.images)
         if left_out := found.left_out():
@@ -195,12 +197,14 @@ def _record(path: str, outcome: "list[Prediction] | ImageError") -> Record:
     return Record(path, [], str(outcome)) if isinstance(outcome, ImageError) else Record(path, outcome)
 
 
-@dataclass
 class _Report:
     """Reports the images that failed, and counts them."""
 
-    console: "Console"
-    failed: int = 0
+    failed = 0
+
+    @functools.cached_property
+    def console(self) -> "Console":
+        return stderr_console()
 
     def watch(self, records: Iterable[Record], advance: Callable[[], None]) -> Iterator[Record]:
         for record in records:
@@ -211,14 +215,21 @@ class _Report:
             advance()
 
 
+def _progress(report: _Report, total: int, stream: TextIO) -> AbstractContextManager[Callable[[], None]]:
+    """A progress bar where one may be wanted: the console is imported for it."""
+    if total <= QUICKLY_DONE or stream.isatty():
+        return contextlib.nullcontext(lambda: None)
+    return progress_bar(report.console, total, stream)
+
+
 @contextlib.contextmanager
 def progress_bar(console: "Console", total: int, stream: TextIO) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, if a person looks at it and the results do not scroll it away; call to advance it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     if total <= QUICKLY_DONE or not is_animated(console) or stream.isatty():
         yield lambda: None
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)
@@ -251,6 +262,8 @@ def _write_jsonl(stream: TextIO, records: Iterable[Record]) -> None:
 
 
 def _write_csv(stream: TextIO, records: Iterable[Record]) -> None:
+    import csv
+
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("path", "rank", "label", "index", "score"))
     for record in records:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitvit.cli.console import IGNORE, print_warning, printable
+from bitvit.cli.tables import print_lines
 
 if TYPE_CHECKING:
     from bitvit.conversion import ConversionReport
@@ -110,5 +111,4 @@ def _print_report(report: "ConversionReport") -> None:
     print(f"{printable(str(report.path))}: {report.bytes:,} bytes in {report.seconds:.1f} s")
     print(f"  {report.binary_weights:,} weights of 1 bit, {report.float_parameters:,} float32")
     print(f"  {config.image_size} x {config.image_size} pixels, {config.num_classes} classes")
-    for note in report.notes:
-        print(f"  note: {printable(note)}")
+    print_lines([f"  note: {note}" for note in report.notes])

@@ -2,6 +2,7 @@
 
     loader      addresses of functions: out of the cache, or compiled now
     cache       the folder of object files, one a function
+    sweeping    folders of the cache that nothing uses any more
     trust       whether only this user or root can have written what is in a folder
     checks      whether kernels can be compiled and run at all
     workers     two processes that compile side by side

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -102,7 +101,8 @@ def sources() -> list[Path]:
 
 def toolchain() -> list[str]:
     """What compiles, in what versions, and the processor for which it does."""
-    versions = [sys.version, numba_version(), VERSION, np.__version__]
+    bytecode = sys.implementation.cache_tag or sys.version  # Numba's input; a patch release of Python has the same
+    versions = [bytecode, numba_version(), VERSION, np.__version__]
     return [*versions, llvm.get_process_triple(), target.CPU, target.FEATURES]
 
 
@@ -143,6 +143,8 @@ def write(name: str, code: bytes) -> None:
     Not with files.write_file: what others may write to gets executed, so from the first moment on nobody else may
     write to the file, whatever the umask is.
     """
+    import secrets  # random numbers, which most processes have no need of
+
     target_folder = folder()
     if target_folder is None:
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 from bitvit.jit import cache
 from bitvit.jit.checks import check_execution, check_features, compiler
+from bitvit.jit.sweeping import mark_used, sweep
 from bitvit.kernels import target
 from bitvit.kernels.catalog import Function
 from bitvit.llvm import llvm
@@ -67,6 +68,8 @@ def compile_all(functions: Sequence[Function]) -> Iterator[Function]:
     _announce(len(functions))
     from bitvit.jit.workers import compile_apart
 
+    if (folder := cache.folder()) is not None:
+        sweep(folder)
     left = dict.fromkeys(functions)
     for function, code in compile_apart(functions):
         _found[function.name] = code
@@ -103,6 +106,8 @@ def _load(names: Iterable[str]) -> None:
         return
     check_execution()
     check_features()
+    if (folder := cache.place()) is not None:
+        mark_used(folder)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)

@@ -126,7 +126,7 @@ def test_two_names_of_the_window() -> None:
         ("topk_ratio", "much", "topk_ratio is 'much', expected a number"),
         ("topk_ratio", float("nan"), "topk_ratio is nan, expected a number"),
         ("topk_ratio", True, "topk_ratio is True, expected a number"),
-        ("token_pool", 3, "token_pool is 3, expected text"),
+        ("token_pool", 3, "token_pool is 3, expected one of ['mean', 'attn', 'topk']"),
         ("coord_conv", "yes", "coord_conv is 'yes', expected true or false"),
         ("attn_window", 0, "attn_window is 0, expected an integer from 1"),
     ],
@@ -232,3 +232,38 @@ def test_a_text_in_many_places_is_searched_once() -> None:
     start = time.process_time()
     assert read_claims(None, options).values == {}
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("name", ["TopK", "Mean", "cls", "max", "energy", ""])
+def test_kinds_of_pooling_that_are_not_known(name: str) -> None:
+    """Any of them was taken for top-k."""
+    refused(f"token_pool is {name!r}, expected one of ['mean', 'attn', 'topk']", args={"token_pool": name})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[1.0, 1.0, 2.0, 1.0], ["1", "1", "2", "1"], "1 1 2 1", "[1, 1, 2, 1]", " (1,1,2,1) ", (1, "1", 2.0, 1)],
+)
+@pytest.mark.parametrize("name", ["depths", "hidden_size"])
+def test_four_numbers_as_scripts_store_them(name: str, value: Any) -> None:
+    assert read_claims(None, {name: value}).get(name) == (1, 1, 2, 1)
+
+
+@pytest.mark.parametrize("value", ["1 1 2", "[1, 1, 2.5, 1]", "1-1-2-1", [1, 1, 2.5, 1], [1, 1, "two", 1]])
+def test_four_numbers_that_are_not_clear(value: Any) -> None:
+    refused("expected four integers", args={"depths": value})
+
+
+@pytest.mark.parametrize("name", ["window_size", "attn_window"])
+def test_windows_may_have_two_sides(name: str) -> None:
+    assert read_claims(None, {name: [7, 7]}).get(name) == 7
+    assert read_claims(None, {name: [7.0, "7"]}).get(name) == 7
+    refused(f"{name} is (7, 8), expected an integer", args={name: [7, 8]})
+
+
+@pytest.mark.parametrize("place", ["model", "backbone", "data"])
+def test_what_is_ignored_is_ignored_with_all_that_is_in_it(place: str) -> None:
+    teacher = {"token_pool": "topk", "weight_bits": 32, "head": [{"mixer": "fft"}]}
+    for fields in ({place: {"teacher": teacher}}, {place: [{"teacher": teacher}]}, {"teacher": [teacher]}):
+        refused("weight_bits is 32", args=fields)
+        assert read_claims(fields, fields, ["teacher"]).values == {}

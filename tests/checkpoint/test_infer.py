@@ -183,7 +183,7 @@ def test_other_bit_widths_are_refused(field: str) -> None:
         ({"config_json": {"image_size": [32, 64]}}, "config.json: image_size is (32, 64), expected an integer"),
         ({"config_json": {"hidden_size": 64}}, "config.json: hidden_size is 64, expected four integers"),
         ({"config_json": {"depths": [2, 2, 6]}}, "config.json: depths is (2, 2, 6), expected four integers"),
-        ({"config_json": {"num_attention_heads": [1, 1, 4, "8"]}}, "config.json: num_attention_heads is"),
+        ({"config_json": {"num_attention_heads": [1, 1, 4, "eight"]}}, "config.json: num_attention_heads is"),
         ({"args": {"shift3": "yes"}}, "the checkpoint's args: shift3 is 'yes', expected true or false"),
         ({"args": {"nb_classes": 10.5}}, "the checkpoint's args: nb_classes is 10.5, expected an integer from 0"),
     ],

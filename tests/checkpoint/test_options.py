@@ -1,12 +1,14 @@
 """What a file says of its network beside the weights: wherever it lies, and whatever holds it."""
 
 import argparse
+import enum
 import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from bitvit.checkpoint import read_checkpoint
@@ -103,3 +105,49 @@ def test_metadata_of_a_safetensors(tmp_path: Path) -> None:
     for metadata in ({"token_pool": "topk", "topk_ratio": "0.5"}, {"format": "pt", "args": json.dumps(FIELDS)}):
         safetensors.save_file(weights, tmp_path / "net.safetensors", metadata=metadata)
         assert read_claims(None, read_checkpoint(tmp_path / "net.safetensors").args).values == FIELDS
+
+
+class Pool(str, enum.Enum):
+    TOP = "topk"
+
+
+class Ratio(enum.Enum):
+    HALF = 0.5
+
+
+class Guarded:
+    """Keeps what its properties give under names with an underscore."""
+
+    def __init__(self) -> None:
+        self._token_pool = "topk"
+        self._topk_ratio = 0.5
+        self._mixer = "fft"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"args": {0: FIELDS}},
+        {"args": {"lr": 0.1, (0, 1): [{"net": FIELDS}]}},
+        {"args": {b"token_pool": "topk", b"topk_ratio": 0.5}},
+        {"meta": {b"net": {b"token_pool": "topk", b"topk_ratio": 0.5}}},
+        {"args": {"token_pool": Pool.TOP, "topk_ratio": Ratio.HALF}},
+        {"meta": {"net": {"token_pool": Pool.TOP, "topk_ratio": Ratio.HALF}}},
+        {"args": {"model": Guarded()}},
+        {"meta": Guarded()},
+    ],
+    ids=range(8),
+)
+def test_fields_under_odd_names_and_as_odd_values(tmp_path: Path, beside: dict[str, Any]) -> None:
+    assert read_claims(None, args_of(tmp_path, **beside)).values == FIELDS
+
+
+@pytest.mark.parametrize("name", ["token_pool", "topk_ratio"])
+@pytest.mark.parametrize("value", [np.str_("topk"), np.float64(0.5), torch.tensor(0.5), torch.tensor([0.5])[0]])
+@pytest.mark.parametrize("place", ["args", "meta"])
+def test_a_field_that_is_an_object_asks_for_config_json(tmp_path: Path, name: str, value: object, place: str) -> None:
+    args = args_of(tmp_path, **{place: {name: value}})
+    with pytest.raises(ConfigError, match=rf"{name} is an object, which is not read.*give a config.json"):
+        read_claims(None, args)
+    assert read_claims({name: FIELDS[name]}, args).values == {name: FIELDS[name]}
+    assert read_claims(None, args, [name]).values == {}

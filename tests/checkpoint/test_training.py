@@ -47,7 +47,9 @@ def test_an_image_processor_tells_them_too() -> None:
     fields = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     found = normalization(checkpoint(None, fields))
     assert ((found.mean, found.std), found.source) == (HALVES, "of preprocessor_config.json")
-    assert normalization(checkpoint(None, fields | {"do_normalize": False})).mean == IMAGENET_MEAN
+    without = normalization(checkpoint(None, fields | {"do_normalize": False}))
+    assert without.mean == IMAGENET_MEAN
+    assert "an assumption: preprocessor_config.json says that images are not normalised; if" in without.source
     assert normalization(checkpoint({"mean": [0.1] * 3, "std": [0.2] * 3}, fields)).mean == (0.1, 0.1, 0.1)
 
 

@@ -1,6 +1,7 @@
 """bitvit convert: options, warnings, and one line for a mistake."""
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import pytest
 import bitvit
 from bitvit.modelfile import load_model_file
 from tests.support import golden_data
-from tests.support.command import run, words
+from tests.support.command import in_terminal, run, without_escapes, words
 
 CASE = "micro96_somefp"
 
@@ -149,3 +150,15 @@ def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, model: Path) -> Non
     stdout, stderr = run("convert", "checkpoint.pth", "-o", "out")
     assert stderr == "Warning: two weights are 0\n"
     assert "20 weights of 1 bit, 30 float32" in stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminal")
+def test_a_terminal_gets_notes_wrapped_and_a_pipe_does_not(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    command = ("convert", checkpoint, "-o", tmp_path / "model.safetensors", "--config", config)
+    lines = without_escapes(in_terminal(60, *command)).splitlines()
+    notes = [place for place, line in enumerate(lines) if line.startswith("  note: ")]
+    assert len(notes) == 3
+    assert all(len(line) <= 60 for line in lines[notes[0] :])
+    wrapped = re.sub(r"\n {4}(?=\S)", " ", "\n".join(lines[notes[0] :]))
+    stdout, _ = run(*command)
+    assert wrapped.splitlines() == [line for line in stdout.splitlines() if line.startswith("  note: ")]

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 import bitvit
 from bitvit.bench import BenchReport
-from bitvit.cli import app, paragraphs
+from bitvit.cli import app
+from bitvit.cli.application import paragraphs
 from bitvit.errors import BitvitError
-from tests.support.command import run, shell
+from tests.support.command import run, shell, words
 from tests.support.paths import ROOT
 
 
@@ -177,3 +178,14 @@ def test_options_have_the_same_letters_everywhere() -> None:
                 letters.setdefault(name, set()).update(short or {""})
     assert {name: found for name, found in letters.items() if len(found) > 1} == {}
     assert (letters["--batch-size"], letters["--threads"]) == ({"-b"}, {"-t"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("classify", "model.safetensors", ""), ("classify", "", "a.png"), ("inspect", ""), ("convert", "a.pth", "-o", "")],
+)
+def test_an_empty_argument_is_called_empty(arguments: tuple[str, ...]) -> None:
+    """A variable of the shell that is not set; it was taken for the working folder."""
+    before = arguments[arguments.index("") - 1]
+    _, stderr = run(*arguments, code=2)
+    assert f"Invalid value: the argument after '{before}' is empty, perhaps from a variable" in words(stderr)

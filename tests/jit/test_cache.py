@@ -190,6 +190,15 @@ def test_another_numba_gives_another_folder(monkeypatch: pytest.MonkeyPatch) -> 
     assert own_fingerprint() != before
 
 
+def test_another_python_gives_another_folder_only_if_its_bytecode_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.11.2 and 3.11.7 do not compile the same kernels twice."""
+    before = own_fingerprint()
+    monkeypatch.setattr(sys, "version", f"{sys.version} of another day")
+    assert own_fingerprint() == before
+    monkeypatch.setattr(sys.implementation, "cache_tag", "cpython-399")
+    assert own_fingerprint() != before
+
+
 # -------------------------------------------------------------------------------------------------------- files
 def file_of(name: str) -> Path:
     folder = cache.folder()

@@ -1,0 +1,58 @@
+"""Folders of the cache that nothing uses any more: each version of what makes kernels, and each processor, leaves one.
+
+A folder's time is that of its last use, to the day. What is swept is surely bitvit's own: a folder of this user's that
+is named as the cache names one, and holds nothing but files of compiled functions.
+"""
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["KEPT_DAYS", "mark_used", "sweep"]
+
+KEPT_DAYS = 30  # after the last use
+_DAY = 86400.0  # seconds
+_FOLDER = re.compile(r"[0-9a-f]{24}")
+_FILE = re.compile(r"\w+\.o|\.\w+\.[0-9a-f]{16}")  # complete, or what a crash has left of one
+
+
+def mark_used(folder: Path) -> None:
+    """Note that a folder's functions are used; at most once a day."""
+    with contextlib.suppress(OSError):  # a read-only one, which nobody sweeps either
+        if time.time() - folder.stat().st_mtime > _DAY:
+            os.utime(folder)
+
+
+def sweep(used: Path) -> None:
+    """Remove the folders beside `used` that were last used more than KEPT_DAYS ago."""
+    with contextlib.suppress(OSError):
+        for folder in used.parent.iterdir():
+            if folder != used and _FOLDER.fullmatch(folder.name) and _is_abandoned(folder):
+                files = list(folder.iterdir())
+                if _are_ours(files):
+                    _remove(folder, files)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    status = folder.lstat()
+    return _is_own(status) and stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > KEPT_DAYS * _DAY
+
+
+def _are_ours(files: Sequence[Path]) -> bool:
+    """Whether a folder's content is files of compiled functions alone."""
+    return all(_FILE.fullmatch(file.name) and stat.S_ISREG(file.lstat().st_mode) for file in files)
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+
+
+def _remove(folder: Path, files: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # another process sweeps too, or has begun to use it
+        for file in files:
+            file.unlink(missing_ok=True)
+        folder.rmdir()
