@@ -222,7 +222,7 @@ def _by_batch(runner: Runner, pixels: NDArray[np.float32], expected: NDArray[np.
     out = guarded(np.zeros((3, runner.program.outputs), np.float32), tight_end)
     cells = guarded(np.zeros(2 * catalog.CLAIMS * catalog.LINE, np.uint32), tight_end).view(np.int64)
     job = guarded(np.zeros(JOB.itemsize // 4, np.uint32), tight_end).view(JOB)
-    runner.fill_job(job, images, out)
+    runner.fill_job(job, inputs, out)
     runner.call(catalog.lead_batch, space.state, space.scratch, cells, job)()
     _same(out, expected[:3])
     ticks = guarded(np.zeros(2 * (len(runner.program.steps) + 1), np.uint32), tight_end).view(np.int64)
