@@ -50,8 +50,8 @@ def test_every_source_gives_the_same_answer(tmp_path: Path) -> None:
         assert list(classify.attempt(source)) == [expected]
         assert np.array_equal(classify.logits(source), classify.logits(GREEN))
         assert np.array_equal(classify.logits([source]), classify.logits(GREEN))
-        (pixels, turned) = classify.prepare(0, source)  # type: ignore[misc]
-        assert (pixels.shape, turned) == ((3, 32, 32), False)
+        (crop, turned) = classify.prepare(0, source)  # type: ignore[misc]
+        assert (crop.shape, turned) == ((32, 32, 3), False)
 
 
 def test_an_upload_may_be_saved_before_or_afterwards() -> None:
@@ -246,8 +246,8 @@ def test_orientation_is_ignored_and_counted_or_obeyed() -> None:
     assert not isinstance(as_stored, ImageError)
     assert not isinstance(as_meant, ImageError)
     assert (as_stored.turned, as_meant.turned) == (True, False)
-    assert np.array_equal(as_stored.pixels, obeying.prepare(0, np.asarray(Image.open(io.BytesIO(turned))))[0])  # type: ignore[index]
-    assert np.array_equal(as_meant.pixels, ignoring.prepare(0, np.asarray(upside_down))[0])  # type: ignore[index]
+    assert np.array_equal(as_stored.crop, obeying.prepare(0, np.asarray(Image.open(io.BytesIO(turned))))[0])  # type: ignore[index]
+    assert np.array_equal(as_meant.crop, ignoring.prepare(0, np.asarray(upside_down))[0])  # type: ignore[index]
 
 
 def test_explain_counts_and_obeys_too(tiny: Path) -> None:
