@@ -18,13 +18,14 @@ from bitvit.explain import Explanation, enlarge, importance
 from bitvit.images import ImageSource, open_image
 from bitvit.messages import plural
 from bitvit.orientation import orientation
-from bitvit.pipeline import Logits, Model, Prepared, answers
+from bitvit.pipeline import Logits, Model, Prepared, answers, computing, is_parallel
 from bitvit.predictions import Prediction, default_names, predictions
 from bitvit.sources import collected, is_one_image, name_of
 
 __all__ = ["Classifier", "Logits", "Model", "Prepared"]
 
 Result = TypeVar("Result")
+
 
 class Classifier:
     """A packed model that classifies images.
@@ -185,8 +186,8 @@ class Classifier:
         threads = getattr(self.model, "threads", 1) if self.batch_size > 1 else 1
         kept = isinstance(images, list | tuple)
         ready = answers(
-            [self.model], enumerate(images), self.prepare, finish,
-            threads=threads, batch_size=self.batch_size, kept=kept,
+            [computing(self.model)], enumerate(images), self.prepare, finish,
+            parallel=is_parallel(self.model), threads=threads, batch_size=self.batch_size, kept=kept,
         )  # fmt: skip
         with contextlib.closing(ready):
             for answer in ready:

@@ -8,6 +8,7 @@ anybody having to know what decoding costs beside the network. The caller's thre
 no other, and where no more are to be had it does the work alone.
 """
 
+import contextlib
 import itertools
 import os
 import queue
@@ -20,14 +21,13 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bitvit.config import Config
 from bitvit.errors import ImageError
 from bitvit.images import ImageSource
 from bitvit.preprocess import Preprocessing
 
-__all__ = ["Answer", "Logits", "Model", "Prepared", "answers", "in_order"]
+__all__ = ["Answer", "Logits", "Model", "Prepared", "answers", "computing", "in_order", "is_parallel"]
 
 Logits: TypeAlias = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -71,16 +71,33 @@ class Answer(NamedTuple, Generic[Result]):
 
 
 # ------------------------------------------------------------------------------------------------------------- images
+Compute: TypeAlias = Callable[[Sequence[NDArray[np.uint8]], bool], Logits]
+"""Logits of crops, float32 [B, classes]; and whether to compute on this thread alone."""
+
+
+def is_parallel(model: Model) -> bool:
+    """Whether many threads may call it at once, each to compute alone."""
+    return hasattr(model, "of_bytes")
+
+
+def computing(model: Model) -> Compute:
+    """How a model computes; where `alone` is not its to choose, it is called as it would be by its user."""
+    if hasattr(model, "of_bytes"):
+        return lambda crops, alone: model.of_bytes(crops, alone=alone)
+    return lambda crops, _: model(np.stack([model.preprocessing.planes(crop) for crop in crops]))
+
+
 Numbered: TypeAlias = tuple[int, ImageSource]
 Prepare: TypeAlias = Callable[[int, ImageSource], Prepared | ImageError]
 
 
 def answers(
-    models: Sequence[Model],
+    models: Sequence[Compute],
     images: Iterable[Numbered],
     prepare: Prepare,
     finish: Callable[[Logits], Sequence[Result]],
     *,
+    parallel: bool,
     threads: int,
     batch_size: int,
     kept: bool,
@@ -88,8 +105,8 @@ def answers(
     """What models that prepare images alike make of each image, or why it cannot be read; in order.
 
     images: each with its number. prepare: takes both; called from other threads, for one image by one at a time.
-    finish: float32 [B, classes] -> B results; called from other threads too. threads: that work at once, this one
-    included. batch_size: images that a model computes together, at most. kept: whether an array stays as it is when the
+    finish: float32 [B, classes] -> B results; called from other threads too. parallel: whether the models are. threads:
+    that work at once, this one included; of models that are not parallel, on preparing alone. batch_size: images that a model computes together, at most. kept: whether an array stays as it is when the
     next image is taken, as in a list; what an iterator gives may be the same array again and again.
 
     At most AHEAD x threads x batch_size images are taken ahead of the answers. An exception comes when its image's turn
@@ -108,51 +125,38 @@ def answers(
     def prepared(portion: Iterable[Prepared | ImageError | Numbered]) -> Iterator[Prepared | ImageError]:
         return (item if isinstance(item, Prepared | ImageError) else prepare(*item) for item in portion)
 
-    if all(hasattr(model, "of_bytes") for model in models):
+    if parallel:
 
         def work(portion: Sequence[Prepared | ImageError | Numbered]) -> Iterator[Answer[Result] | ImageError]:
-            return _answered(prepared(portion), lambda crops: [_of_bytes(m, crops, threads > 1) for m in models], finish)
+            return _answered(models, prepared(portion), finish, threads > 1)
 
-        with_models = in_order(work, items, threads=threads, most=batch_size)
-        yield from with_models
+        yield from in_order(work, items, threads=threads, most=batch_size)
         return
-    ready = in_order(prepared, items, threads=threads, most=batch_size)
-    try:
+    with contextlib.closing(in_order(prepared, items, threads=threads, most=batch_size)) as ready:
         while batch := list(itertools.islice(ready, batch_size)):
-            yield from _answered(batch, lambda crops: _of_planes(models, crops), finish)
-    finally:
-        ready.close()
+            yield from _answered(models, batch, finish, alone=False)
 
 
 def _answered(
+    models: Sequence[Compute],
     images: Iterable[Prepared | ImageError],
-    compute: Callable[[list[NDArray[np.uint8]]], Sequence[Logits]],
     finish: Callable[[Logits], Sequence[Result]],
+    alone: bool,
 ) -> Iterator[Answer[Result] | ImageError]:
     """Answers of a few images, computed together. An exception in between comes behind the answers before it."""
     ready: list[Prepared | ImageError] = []
     problem: Exception | None = None
     try:
-        ready.extend(images)
+        for image in images:
+            ready.append(image)  # noqa: PERF402  # those before an exception count
     except Exception as raised:
         problem = raised
-    good = [image for image in ready if isinstance(image, Prepared)]
-    columns = [finish(logits) for logits in compute([image.crop for image in good])] if good else []
-    found = zip(*columns, strict=True)
+    crops = [image.crop for image in ready if isinstance(image, Prepared)]
+    found = zip(*(finish(compute(crops, alone)) for compute in models), strict=True) if crops else iter(())
     for image in ready:
         yield image if isinstance(image, ImageError) else Answer(next(found), image.turned)
     if problem is not None:
         raise problem
-
-
-def _of_bytes(model: Any, crops: list[NDArray[np.uint8]], alone: bool) -> Logits:
-    logits: Logits = model.of_bytes(crops, alone=alone)
-    return logits
-
-
-def _of_planes(models: Sequence[Model], crops: list[NDArray[np.uint8]]) -> list[Logits]:
-    pixels = np.stack([models[0].preprocessing.planes(crop) for crop in crops])
-    return [model(pixels) for model in models]
 
 
 # ------------------------------------------------------------------------------------------------------------ threads
