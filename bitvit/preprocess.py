@@ -150,17 +150,14 @@ class Preprocessing:
 
     def planes(self, cropped: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The same of uint8 [crop, crop, 3]."""
-        pixels = np.empty((3, self.image_size, self.image_size), np.float32)
-        inner = slice(self.pad, self.pad + self.crop)
-        for plane, values, channel in zip(pixels, self.table(), np.moveaxis(cropped, 2, 0), strict=True):
-            if self.pad:
-                plane[:] = values[0]
-            plane[inner, inner] = values[channel]
-        return pixels
+        border = (self.pad, self.pad)
+        # Transposed while a pixel is one byte and its channel's mean one number: 5 times faster than at the end.
+        planes = np.pad(cropped.transpose(2, 0, 1), ((0, 0), border, border))
+        return _normalize(np.ascontiguousarray(planes).astype(np.float32), self.mean, self.std)
 
     def table(self) -> NDArray[np.float32]:
         """float32 [3, 256]: what becomes of each byte of R, G, B."""
-        return _normalizing(self.mean, self.std)
+        return _table(self.mean, self.std)
 
     def crop_corner(self, image: Image.Image) -> tuple[int, int]:
         """Left and top of the centre crop; half a pixel is rounded to even."""
@@ -169,14 +166,22 @@ class Preprocessing:
 
 
 @functools.lru_cache(maxsize=64)
-def _normalizing(mean: Triple, std: Triple) -> NDArray[np.float32]:
-    """All in float32 and in this order, as torchvision does it: another order changes the last bit."""
-    values = np.tile(np.arange(256, dtype=np.float32), (3, 1))
-    values /= np.float32(255)
-    values -= np.array(mean, np.float32)[:, None]
-    values /= np.array(std, np.float32)[:, None]
-    values.flags.writeable = False
-    return values
+def _table(mean: Triple, std: Triple) -> NDArray[np.float32]:
+    table = _normalize(np.tile(np.arange(256, dtype=np.float32), (3, 1)), mean, std)
+    table.flags.writeable = False
+    return table
+
+
+def _normalize(pixels: NDArray[np.float32], mean: Triple, std: Triple) -> NDArray[np.float32]:
+    """float32 [3, ...] of 0..255, in place: in 0..1, less mean, over standard deviation.
+
+    All in float32 and in this order, as torchvision does it: another order changes the last bit.
+    """
+    shape = (3,) + (1,) * (pixels.ndim - 1)
+    pixels /= np.float32(255)
+    pixels -= np.array(mean, np.float32).reshape(shape)
+    pixels /= np.array(std, np.float32).reshape(shape)
+    return pixels
 
 
 def _check_integer(name: str, value: object, least: int, most: int) -> None:
