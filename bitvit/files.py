@@ -54,7 +54,7 @@ def open_file(
             raise error(f"{where}: {folder}")
         if not stat.S_ISREG(mode):
             raise error(f"{where}: {special}")
-        return open(text, "rb")  # noqa: PTH123, SIM115
+        return open(text, "rb")  # noqa: PTH123
     except OSError as problem:
         if problem.errno in (errno.ENOENT, errno.ENAMETOOLONG):
             raise error(f"{where}: {no_path(text) or missing}") from None

@@ -63,8 +63,9 @@ def _opened(source: Plain, where: str) -> Image.Image:
             return _to_rgb(source, where)
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    data = source if isinstance(source, bytes) else read_small(source, SMALL)
-    if data is not None:
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), where)
+    if (data := read_small(source, SMALL)) is not None:
         return _decode(io.BytesIO(data), where)
     with open_file(
         source,

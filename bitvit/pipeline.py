@@ -3,9 +3,9 @@
     answers     images -> an answer or an error for each, in order
     in_order    the threads: work on items, a few at a time, results in order
 
-Pillow and the kernels let go of Python's lock, so threads that do the whole work of an image keep all cores busy without
-anybody having to know what decoding costs beside the network. The caller's thread takes part: with one thread there is
-no other, and where no more are to be had it does the work alone.
+Pillow and the kernels let go of Python's lock, so threads that do the whole work of an image keep all cores busy, and
+nobody has to know what decoding costs beside the network. The caller's thread takes part: with one thread there is no
+other, and where no more are to be had it does the work alone.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -104,10 +105,11 @@ def answers(
 ) -> Generator[Answer[Result] | ImageError, None, None]:
     """What models that prepare images alike make of each image, or why it cannot be read; in order.
 
-    images: each with its number. prepare: takes both; called from other threads, for one image by one at a time.
-    finish: float32 [B, classes] -> B results; called from other threads too. parallel: whether the models are. threads:
-    that work at once, this one included; of models that are not parallel, on preparing alone. batch_size: images that a model computes together, at most. kept: whether an array stays as it is when the
-    next image is taken, as in a list; what an iterator gives may be the same array again and again.
+    images: each with its number. prepare: takes both; called from other threads. finish: float32 [B, classes] -> B
+    results; called from other threads too. parallel: whether the models are. threads: that work at once, this one
+    included; if the models are not parallel, on preparing alone. batch_size: images that a model computes together, at
+    most. kept: whether an array stays as it is when the next image is taken, as in a list; an iterator may give the same
+    array again and again.
 
     At most AHEAD x threads x batch_size images are taken ahead of the answers. An exception comes when its image's turn
     does. Close the generator to stop early.
@@ -170,7 +172,7 @@ class _Portion(Generic[Item, Result]):
         self.problem: BaseException | None = problem
         """Raised behind the results."""
         self.results: list[Result] = []
-        self.done, self.seconds = False, 0.0
+        self.done, self.seconds = not items, 0.0
         self.ready = threading.Lock()  # held until it is done, if a helper does it
         self.ready.acquire()
 
@@ -186,7 +188,13 @@ class _Portion(Generic[Item, Result]):
         self.items, self.done = [], True
 
 
-_Jobs: TypeAlias = queue.SimpleQueue[_Portion[Item, Result] | None]
+class _Owner:
+    """The generator's, gone when it is."""
+
+
+_Jobs: TypeAlias = queue.SimpleQueue[_Portion[Item, Result] | weakref.ref[_Owner]]
+"""The reference tells helpers to end. Its callback puts it there once its owner is gone: C code that no exception can
+interrupt, as Ctrl-C might an orderly end."""
 
 
 def in_order(
@@ -205,6 +213,8 @@ def in_order(
     jobs: _Jobs[Item, Result] = queue.SimpleQueue()
     waiting: deque[_Portion[Item, Result]] = deque()
     helpers: list[threading.Thread] = []
+    owner = _Owner()
+    over = weakref.ref(owner, jobs.put)
     try:
         while True:
             if waiting and waiting[0].done:
@@ -217,17 +227,17 @@ def in_order(
             elif not ended and len(waiting) < (AHEAD * threads if threads > 1 else 1):
                 portion = _take(source, size)
                 ended = portion.count < size
-                if portion.count or portion.problem is not None:
-                    waiting.append(portion)
+                waiting.append(portion)
+                if portion.count:
                     jobs.put(portion)
-                    if len(helpers) < min(threads, len(waiting)) - 1 and not _hire(helpers, jobs, work):
+                    if len(helpers) < min(threads, len(waiting)) - 1 and not _hire(helpers, jobs, over, work):
                         threads = 1 + len(helpers)
             elif not waiting:
                 return
             else:
                 _advance(jobs, waiting[0], work, process)
     finally:
-        _dismiss(helpers, jobs)
+        _dismiss(helpers, jobs, over)
 
 
 def _take(source: Iterator[Item], size: int) -> _Portion[Item, Any]:
@@ -261,13 +271,14 @@ def _advance(
             oldest.ready.acquire()
             return
         portion = oldest  # this is a fork, and the helper stayed behind in the parent
-    if portion is not None:
+    if isinstance(portion, _Portion):
         portion.run(work)
 
 
 def _hire(
     helpers: list[threading.Thread],
     jobs: _Jobs[Item, Result],
+    over: weakref.ref[_Owner],
     work: Callable[[list[Item]], Iterable[Result]],
 ) -> bool:
     """Start another helper; whether there was a thread to be had: none is under a limit of processes, or while the
@@ -275,7 +286,7 @@ def _hire(
     if sys.is_finalizing():
         return False
     name = f"bitvit-pipeline_{len(helpers)}"
-    thread = threading.Thread(target=_help, args=(jobs, work), name=name, daemon=True)
+    thread = threading.Thread(target=_help, args=(jobs, over, work), name=name, daemon=True)
     try:
         thread.start()
     except (RuntimeError, MemoryError):
@@ -284,25 +295,24 @@ def _hire(
     return True
 
 
-def _help(jobs: _Jobs[Item, Result], work: Callable[[list[Item]], Iterable[Result]]) -> None:
-    """What a helper does: portions, until there is None in place of one, which it leaves to the other helpers."""
-    while (portion := jobs.get()) is not None:
+def _help(jobs: _Jobs[Item, Result], over: weakref.ref[_Owner], work: Callable[[list[Item]], Iterable[Result]]) -> None:
+    """What a helper does: portions, until there is `over` in place of one, which it leaves to the other helpers."""
+    while isinstance(portion := jobs.get(), _Portion):
         try:
             portion.run(work)
         except BaseException as problem:
             portion.problem, portion.done = problem, True
         finally:
             portion.ready.release()
-    jobs.put(None)
+    jobs.put(over)
 
 
-def _dismiss(helpers: list[threading.Thread], jobs: _Jobs[Any, Any]) -> None:
-    """End all helpers, also one that an exception kept from being noted, and wait for those that are."""
-    try:
+def _dismiss(helpers: list[threading.Thread], jobs: _Jobs[Any, Any], over: weakref.ref[_Owner]) -> None:
+    """End all helpers, and wait for them."""
+    with contextlib.suppress(queue.Empty):
         while True:
             jobs.get_nowait()
-    except queue.Empty:
-        jobs.put(None)
+    jobs.put(over)
     if not sys.is_finalizing():  # they will never get Python's lock again, nor end
         for helper in helpers:
             helper.join()

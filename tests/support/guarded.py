@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 
 from bitvit.config import Config
 from bitvit.kernels import catalog
-from bitvit.kernels.catalog import JOB, KERNELS, LIMIT_TABLE, SCHEDULING
+from bitvit.kernels.catalog import IMAGE, JOB, KERNELS, LIMIT_TABLE, SCHEDULING
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.model import Network
 from bitvit.program import ALIGN, SLACK, Builder, Program, Region
 from bitvit.runtime import Runner, Workspace
 from bitvit.runtime.calls import Call, c_function
+from bitvit.runtime.inputs import Inputs
 from tests.support.engine import folded, random_state
 from tests.support.runtime import tireless_team
 from tests.support.shapes import ODD_SHAPES, random_shape, shape
@@ -222,6 +223,8 @@ def _by_batch(runner: Runner, pixels: NDArray[np.float32], expected: NDArray[np.
     out = guarded(np.zeros((3, runner.program.outputs), np.float32), tight_end)
     cells = guarded(np.zeros(2 * catalog.CLAIMS * catalog.LINE, np.uint32), tight_end).view(np.int64)
     job = guarded(np.zeros(JOB.itemsize // 4, np.uint32), tight_end).view(JOB)
+    inputs = Inputs.of_planes(images)
+    inputs = Inputs(guarded(inputs.records.view(np.uint32), tight_end).view(IMAGE), inputs.arrays)
     runner.fill_job(job, inputs, out)
     runner.call(catalog.lead_batch, space.state, space.scratch, cells, job)()
     _same(out, expected[:3])
