@@ -108,7 +108,7 @@ def answers(
     images: each with its number. prepare: takes both; called from other threads. finish: float32 [B, classes] -> B
     results; called from other threads too. parallel: whether the models are. threads: that work at once, this one
     included; if the models are not parallel, on preparing alone. batch_size: images that a model computes together, at
-    most. kept: whether an array stays as it is when the next image is taken, as in a list; an iterator may give the same
+    most. kept: whether an array stays as it is when the next image is taken, as in a list; an iterator may give one
     array again and again.
 
     At most AHEAD x threads x batch_size images are taken ahead of the answers. An exception comes when its image's turn
@@ -281,22 +281,35 @@ def _hire(
     over: weakref.ref[_Owner],
     work: Callable[[list[Item]], Iterable[Result]],
 ) -> bool:
-    """Start another helper; whether there was a thread to be had: none is under a limit of processes, or while the
-    interpreter ends, when a new one would never get Python's lock, and its start would be waited for."""
+    """Start another helper; whether there was a thread to be had.
+
+    None is under a limit of processes; while the interpreter ends, when a new one would never get Python's lock, and
+    its start would be waited for; and where threads are green ones, as gevent and eventlet make them.
+    """
     if sys.is_finalizing():
         return False
     name = f"bitvit-pipeline_{len(helpers)}"
-    thread = threading.Thread(target=_help, args=(jobs, over, work), name=name, daemon=True)
+    here = threading.get_native_id()
+    thread = threading.Thread(target=_help, args=(jobs, over, work, here), name=name, daemon=True)
     try:
         thread.start()
     except (RuntimeError, MemoryError):
+        return False
+    if thread.native_id == here:
         return False
     helpers.append(thread)
     return True
 
 
-def _help(jobs: _Jobs[Item, Result], over: weakref.ref[_Owner], work: Callable[[list[Item]], Iterable[Result]]) -> None:
+def _help(
+    jobs: _Jobs[Item, Result],
+    over: weakref.ref[_Owner],
+    work: Callable[[list[Item]], Iterable[Result]],
+    starter: int,
+) -> None:
     """What a helper does: portions, until there is `over` in place of one, which it leaves to the other helpers."""
+    if threading.get_native_id() == starter:  # a green thread: to wait here would stop everybody on this thread
+        return
     while isinstance(portion := jobs.get(), _Portion):
         try:
             portion.run(work)

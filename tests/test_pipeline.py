@@ -155,6 +155,23 @@ def test_it_does_with_the_threads_that_there_are(count: int, monkeypatch: pytest
     assert helpers() == []
 
 
+class GreenThread(threading.Thread):
+    """A thread as gevent and eventlet make them when they replace Python's: it runs on its starter's."""
+
+    def start(self) -> None:
+        self.run()
+
+    @property
+    def native_id(self) -> int:
+        return threading.get_native_id()
+
+
+def test_green_threads_are_no_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait of theirs would be everybody's."""
+    monkeypatch.setattr(threading, "Thread", GreenThread)
+    assert list(in_order(squares, range(20), threads=4, most=3)) == [n * n for n in range(20)]
+
+
 def in_pipeline(code: CodeType) -> bool:
     return code.co_filename == pipeline.__file__
 

@@ -8,6 +8,7 @@ from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import float_matmul
 from bitvit.kernels.rows import EPS, normalize_row, sum_lanes
 from bitvit.kernels.simd import (
+    at,
     bytes_at_address,
     erf,
     floats_at,
@@ -57,10 +58,10 @@ def sum_image(image, first, count, centre, square, sums):
     """Σ (x - centre) or its squares over image[first : first + count], float64."""
     total = np.float64(0)
     whole = count // SUM_LANES * SUM_LANES
-    for at in range(0, whole, CHUNK):
+    for start in range(0, whole, CHUNK):
         for lane in range(0, SUM_LANES, LANES):
             part = splat(np.float32(0))
-            for p in range(at + lane, min(at + CHUNK, whole), SUM_LANES):
+            for p in range(start + lane, min(start + CHUNK, whole), SUM_LANES):
                 x = load(image, first + p) - splat(centre)
                 part = fma(x, x, part) if square else part + x
             store(sums, lane, part)
@@ -74,10 +75,10 @@ def sum_image(image, first, count, centre, square, sums):
 @inline
 def normalize_patches(rows, norm, patches):
     """patches <- (patches - mean)·scale + bias of their channels."""
-    for at in range(0, rows * DEPTH, DEPTH):
+    for start in range(0, rows * DEPTH, DEPTH):
         for c in range(3):
             mean, scale, bias = splat(norm[3 * c]), splat(norm[3 * c + 1]), splat(norm[3 * c + 2])
-            for p in range(at + c * PATCH * PATCH, at + (c + 1) * PATCH * PATCH, LANES):
+            for p in range(start + c * PATCH * PATCH, start + (c + 1) * PATCH * PATCH, LANES):
                 store(patches, p, fma(load(patches, p) - mean, scale, bias))
 
 
@@ -115,8 +116,8 @@ def gather_bytes(first, rows, side, state, image, patches):
             for dx in range(PATCH):
                 seen = inside or (0 <= top + dy < crop and 0 <= left + dx < crop)
                 for c in range(3):
-                    value = np.int64(pixels[pixel + dx * pixel_bytes + c]) if seen else np.int64(0)
-                    patches[to + c * PATCH * PATCH + dx] = table[c * 256 + value]
+                    value = np.int64(at(pixels, pixel + dx * pixel_bytes + c)) if seen else np.int64(0)
+                    patches[to + c * PATCH * PATCH + dx] = at(table, c * 256 + value)
 
 
 @inline
