@@ -77,14 +77,17 @@ Compute: TypeAlias = Callable[[Sequence[NDArray[np.uint8]], bool], Logits]
 
 
 def is_parallel(model: Model) -> bool:
-    """Whether many threads may call it at once, each to compute alone."""
-    return hasattr(model, "of_bytes")
+    """Whether it has BHViT's `of_bytes`, for many threads at once, each of which computes alone.
+
+    That of the class with its `__call__`: a subclass or a wrapper that answers otherwise is asked in its own way.
+    """
+    return "of_bytes" in next((vars(kind) for kind in type(model).__mro__ if "__call__" in vars(kind)), {})
 
 
 def computing(model: Model) -> Compute:
     """How a model computes; where `alone` is not its to choose, it is called as it would be by its user."""
-    if hasattr(model, "of_bytes"):
-        return lambda crops, alone: model.of_bytes(crops, alone=alone)
+    if is_parallel(model):
+        return lambda crops, alone: model.of_bytes(crops, alone=alone)  # type: ignore[attr-defined]
     return lambda crops, _: model(np.stack([model.preprocessing.planes(crop) for crop in crops]))
 
 

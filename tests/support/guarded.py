@@ -246,12 +246,13 @@ def _by_bytes(runner: Runner, space: Workspace, tight_end: bool) -> None:
         preprocessing = Preprocessing.for_image_size(side, pad=pad)
         crop = np.random.default_rng(pad).integers(0, 256, (preprocessing.crop, preprocessing.crop, 4), np.uint8)
         image = guarded(crop.view(np.uint32), tight_end).view(np.uint8).reshape(crop.shape)[..., :3]
-        space.set_input(Inputs.of_bytes([image], pad, guarded(preprocessing.table(), tight_end)))
+        inputs = Inputs.of_bytes([image], pad, guarded(preprocessing.table(), tight_end))
+        space.set_input(inputs)
         runner.run_steps(space, 0, len(runner.program.steps))
         start = runner.program.output.offset
         found = space.state[start : start + runner.program.outputs].view(np.float32)
-        space.set_image(guarded(preprocessing.planes(image), tight_end))
-        answer = found.copy()
+        answer, planes = found.copy(), guarded(preprocessing.planes(image), tight_end)
+        space.set_image(planes)
         runner.run_steps(space, 0, len(runner.program.steps))
         _same(found, answer)
 
