@@ -337,9 +337,10 @@ def test_limits_of_the_system_are_not_called_damage(
     def refuse(*_args: object, **_options: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    for place in (Path, Image):
+    for places in (("os.open", "builtins.open"), ("PIL.Image.open",)):
         with monkeypatch.context() as patched:
-            patched.setattr(place, "open", refuse)
+            for place in places:
+                patched.setattr(place, refuse)
             with pytest.raises(BitvitError, match=r"image.png: cannot be (opened|read): ") as caught:
                 open_image(path)
         assert not isinstance(caught.value, ImageError)
