@@ -1,25 +1,24 @@
 """Classifier: images in, predictions out, in the shape of Hugging Face's image-classification pipeline.
 
-Images are decoded, prepared and classified a few at a time, so neither a long list nor an endless iterator is ever
-held in memory.
+Images are decoded, prepared and classified by several threads, a few ahead of the answers (bitvit.pipeline), so neither
+a long list nor an endless iterator is ever held in memory.
 """
 
-import itertools
+import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bitvit.config import Config
 from bitvit.errors import ConfigError, ImageError
 from bitvit.images import ImageSource, open_image
 from bitvit.messages import plural
 from bitvit.orientation import orientation
-from bitvit.predictions import Prediction, default_names, softmax
-from bitvit.preprocess import Preprocessing
+from bitvit.pipeline import Logits, Model, Prepared, answers, computing, is_parallel
+from bitvit.predictions import Prediction, default_names, predictions
 from bitvit.sources import collected, is_one_image, name_of
 
 if TYPE_CHECKING:
@@ -27,28 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Logits", "Model", "Prepared"]
 
-Logits: TypeAlias = NDArray[np.float32]
-
-
-class Prepared(NamedTuple):
-    """An image as the network takes it."""
-
-    pixels: NDArray[np.float32]
-    """[3, S, S]"""
-    turned: bool
-    """Whether its EXIF data calls for it to be turned, which has not been done."""
-
-
-class Model(Protocol):
-    """What a Classifier needs of a model; bitvit.model.BHViT has it."""
-
-    @property
-    def config(self) -> Config: ...
-    @property
-    def preprocessing(self) -> Preprocessing: ...
-    @property
-    def labels(self) -> tuple[str, ...] | None: ...
-    def __call__(self, pixels: NDArray[np.float32], /) -> Logits: ...
+Result = TypeVar("Result")
 
 
 class Classifier:
@@ -61,8 +39,10 @@ class Classifier:
     or [H, W] (grey); bitvit.sources has all kinds.
 
     model: path of a packed model, or a model that is loaded already.
-    threads: how many threads a model given by path may use; default: as many as the process has CPUs.
-    batch_size: how many images are decoded and run through the network together.
+    threads: how many threads a model given by path may use; default: as many as the process has CPUs. Of several images
+        each thread decodes and computes some of its own; one image, or fewer than threads, they compute together.
+    batch_size: how many images a thread decodes and runs through the network together, at most. Up to twice as many for
+        each thread are taken ahead of the answers; 1: an image is taken when the one before is answered.
     exif: turn images upright as their EXIF data says. The default ignores it, as the training code does.
 
     It can be pickled and copied; in another process a pickled one loads its model anew, as BHViT says.
@@ -142,10 +122,10 @@ class Classifier:
         Raises ImageError for the first image that cannot be read, when its turn comes; ValueError for top_k < 1.
         """
         _at_least_one("top_k", top_k)
+        found = self._rows(collected(images), partial(self._best, top_k=top_k))
         if is_one_image(images):
-            return self._best(self.logits(images)[0], top_k)
-        predictions = (self._best(logits, top_k) for logits in self._rows(collected(images)))
-        return list(predictions) if isinstance(images, list | tuple) else predictions
+            return next(found)
+        return list(found) if isinstance(images, list | tuple) else found
 
     def attempt(
         self, images: ImageSource | Iterable[ImageSource], top_k: int = 5
@@ -155,14 +135,11 @@ class Classifier:
         One image is a collection of one.
         """
         _at_least_one("top_k", top_k)
-        return (
-            outcome if isinstance(outcome, ImageError) else self._best(outcome, top_k)
-            for outcome in self._outcomes(collected(images))
-        )
+        return self._outcomes(collected(images), partial(self._best, top_k=top_k))
 
     def logits(self, images: ImageSource | Iterable[ImageSource]) -> Logits:
         """The network's output, float32 [B, classes]; B is 1 for one image. Raises ImageError as a call does."""
-        rows = list(self._rows(collected(images)))
+        rows = list(self._rows(collected(images), tuple))
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def explain(self, image: ImageSource, top_k: int = 5) -> "Explanation":
@@ -186,52 +163,59 @@ class Classifier:
             pixels = preprocessing(opened)
         except ImageError as error:
             raise _named(error, 0, image) from None
-        self._count(orientation(opened) != 1)
+        if orientation(opened) != 1:
+            self._count_turned()
         logits, blocks = Trace(self.model.runner).run_image(pixels)
         grid = importance(blocks)
         return Explanation(
             heat=enlarge(grid, preprocessing.image_size),
             grid=grid,
-            predictions=self._best(logits, top_k),
+            predictions=self._best(logits[None], top_k)[0],
             image=opened,
             preprocessing=preprocessing,
         )
 
-    def _rows(self, images: Iterable[ImageSource]) -> Iterator[Logits]:
-        """Each image's logits, float32 [classes]. Raises the first ImageError."""
-        for outcome in self._outcomes(images):
+    def _rows(self, images: Iterable[ImageSource], finish: Callable[[Logits], Sequence[Result]]) -> Iterator[Result]:
+        """What `finish` makes of each image's logits. Raises the first ImageError."""
+        for outcome in self._outcomes(images, finish):
             if isinstance(outcome, ImageError):
                 raise outcome
             yield outcome
 
-    def _outcomes(self, images: Iterable[ImageSource]) -> Iterator[Logits | ImageError]:
-        """Each image's logits, float32 [classes], or why there are none; in order, batch_size images at a time."""
-        numbered = enumerate(images)
-        while batch := [self.prepare(*item) for item in itertools.islice(numbered, self.batch_size)]:
-            prepared = [item for item in batch if not isinstance(item, ImageError)]
-            self._count(sum(item.turned for item in prepared))
-            logits = iter(self.model(np.stack([item.pixels for item in prepared])) if prepared else ())
-            for item in batch:
-                yield item if isinstance(item, ImageError) else next(logits)
+    def _outcomes(
+        self, images: Iterable[ImageSource], finish: Callable[[Logits], Sequence[Result]]
+    ) -> Iterator[Result | ImageError]:
+        """What `finish` makes of each image's logits, float32 [B, classes] of some together; or why there are none."""
+        threads = getattr(self.model, "threads", 1) if self.batch_size > 1 else 1
+        kept = isinstance(images, list | tuple)
+        ready = answers(
+            [computing(self.model)], enumerate(images), self.prepare, finish,
+            parallel=is_parallel(self.model), threads=threads, batch_size=self.batch_size, kept=kept,
+        )  # fmt: skip
+        with contextlib.closing(ready):
+            for answer in ready:
+                if isinstance(answer, ImageError):
+                    yield answer
+                    continue
+                if answer.turned:
+                    self._count_turned()
+                yield answer.results[0]
 
     def prepare(self, number: int, image: ImageSource) -> Prepared | ImageError:
         """An image as the network takes it, or why there is none, naming its path or number."""
         try:
             opened = open_image(image, exif=self.exif)
-            return Prepared(self.model.preprocessing(opened), orientation(opened) != 1)
+            return Prepared(self.model.preprocessing.cropped(opened), orientation(opened) != 1)
         except ImageError as error:
             return _named(error, number, image)
 
-    def _count(self, turned: int) -> None:
-        if turned:
-            with self._counting:
-                self._turned += turned
+    def _count_turned(self) -> None:
+        with self._counting:
+            self._turned += 1
 
-    def _best(self, logits: Logits, top_k: int) -> list[Prediction]:
-        """The top_k Predictions for float32 [classes]."""
-        scores = softmax(logits)
-        order = np.argsort(-logits, kind="stable")[:top_k]
-        return [{"label": self.labels[k], "index": int(k), "score": float(scores[k])} for k in order]
+    def _best(self, logits: Logits, top_k: int) -> list[list[Prediction]]:
+        """The top_k Predictions of each image, for float32 [B, classes]."""
+        return predictions(logits, self.labels, top_k)
 
 
 def _named(error: ImageError, number: int, image: ImageSource) -> ImageError:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from bitvit.errors import BitvitError, ImageError
-from bitvit.files import EXHAUSTED, open_file
+from bitvit.files import EXHAUSTED, open_file, read_small
 from bitvit.nopaths import is_encoded
 from bitvit.orientation import upright
 from bitvit.sources import ImageSource, Plain, plain
@@ -36,6 +36,7 @@ _EXTENSIONS = {
 FORMATS = tuple(_EXTENSIONS)
 EXTENSIONS = tuple(extension for group in _EXTENSIONS.values() for extension in group)
 MAX_PIXELS = 89_478_485  # above it Pillow warns; decoded, 0.36 GB
+SMALL = 1 << 20  # bytes of a file that is read as a whole: Pillow then reads from memory
 BYTES_TO_DECODE = 12  # of memory for a pixel, at most: a progressive JPEG's coefficients and its colours
 
 
@@ -64,6 +65,8 @@ def _opened(source: Plain, where: str) -> Image.Image:
         return _from_array(source)
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), where)
+    if (data := read_small(source, SMALL)) is not None:
+        return _decode(io.BytesIO(data), where)
     with open_file(
         source,
         ImageError,

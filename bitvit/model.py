@@ -5,6 +5,7 @@ runs (runtime.py). Stages 1 and 2 mix tokens by binary convolutions, stages 3 an
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +28,7 @@ from bitvit.modelfile import ModelFile, digest, load_model_file, read_file, read
 from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
 from bitvit.runtime import Runner
+from bitvit.runtime.inputs import Inputs
 
 __all__ = ["BHViT", "Network", "functions_of", "load"]
 
@@ -185,6 +187,18 @@ class BHViT:
                 " as Classifier or model.preprocessing make them"
             )
         return self.runner(images)
+
+    def of_bytes(self, crops: Sequence[NDArray[np.uint8]], *, alone: bool = False) -> NDArray[np.float32]:
+        """Logits of images that are not normalised yet, the same bits as a call's.
+
+        crops: uint8 [crop, crop, 3] each, all of one layout, as preprocessing.cropped makes them. alone: compute on
+        this thread, whatever `threads` says. Returns float32 [B, classes].
+        """
+        preprocessing = self.preprocessing
+        if self.config.image_norm:  # its sums are over floats
+            planes = np.stack([preprocessing.planes(crop) for crop in crops])
+            return self.runner.run(Inputs.of_planes(planes), alone=alone)
+        return self.runner.run(Inputs.of_bytes(crops, preprocessing.pad, preprocessing.table()), alone=alone)
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> BHViT:

@@ -43,7 +43,7 @@ def is_encoded(text: str) -> bool:
     """Whether a text, or the beginning of one, is a data: URI, an image in base64, or base64 longer than any path."""
     if text.startswith("data:"):
         return True
-    if not _BASE64.fullmatch(text[:_LONGEST_PATH]):
+    if "." in text[:_LONGEST_PATH] or not _BASE64.fullmatch(text[:_LONGEST_PATH]):  # a dot is found sooner
         return False
     letters = "".join(text[:64].split()).replace("-", "+").replace("_", "/")
     if len(text) > _LONGEST_PATH:

@@ -23,7 +23,7 @@ from bitvit.panels import padded
 ALIGN = 16  # units: 64 bytes, one cache line
 SLACK = 64  # units behind every region: a vector load at the last element stays inside
 
-ADDRESS_CELL = 0  # state[0:2] hold the address of the image, float32 [3, S, S]
+IMAGE_CELL = 0  # the first line of the state holds the record IMAGE
 
 
 @dataclass
@@ -173,7 +173,7 @@ class Builder:
             array = self._constants.pop()
             const[offset : offset + array.size] = array
             offset += padded(array.size + SLACK, ALIGN)
-        state_size = _place(self._state, ALIGN)  # the first line holds the address of the image
+        state_size = _place(self._state, ALIGN)  # the first line holds the record of the image
         scratch_size = _place(self._scratch, 0)
         steps = [emitted.step() for emitted in self._steps]
         return Program(steps, const, state_size, scratch_size, output, outputs)

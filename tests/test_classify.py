@@ -13,11 +13,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import bitvit
 from bitvit.classify import Classifier
 from bitvit.errors import ConfigError, ImageError
 from bitvit.images import ImageSource
+from bitvit.model import BHViT
 from bitvit.preprocess import Preprocessing
 from tests.support.colours import Colours, patch
+from tests.support.runtime import load_with_team, tireless_team
 from tests.support.uploads import Arrayable, Response, Row, Upload
 
 RED, GREEN, BLUE = patch(255, 0, 0), patch(0, 255, 0), patch(0, 0, 255)
@@ -50,8 +53,8 @@ def test_every_source_gives_the_same_answer(tmp_path: Path) -> None:
         assert list(classify.attempt(source)) == [expected]
         assert np.array_equal(classify.logits(source), classify.logits(GREEN))
         assert np.array_equal(classify.logits([source]), classify.logits(GREEN))
-        (pixels, turned) = classify.prepare(0, source)  # type: ignore[misc]
-        assert (pixels.shape, turned) == ((3, 32, 32), False)
+        (crop, turned) = classify.prepare(0, source)  # type: ignore[misc]
+        assert (crop.shape, turned) == ((32, 32, 3), False)
 
 
 def test_an_upload_may_be_saved_before_or_afterwards() -> None:
@@ -246,8 +249,8 @@ def test_orientation_is_ignored_and_counted_or_obeyed() -> None:
     assert not isinstance(as_stored, ImageError)
     assert not isinstance(as_meant, ImageError)
     assert (as_stored.turned, as_meant.turned) == (True, False)
-    assert np.array_equal(as_stored.pixels, obeying.prepare(0, np.asarray(Image.open(io.BytesIO(turned))))[0])  # type: ignore[index]
-    assert np.array_equal(as_meant.pixels, ignoring.prepare(0, np.asarray(upside_down))[0])  # type: ignore[index]
+    assert np.array_equal(as_stored.crop, obeying.prepare(0, np.asarray(Image.open(io.BytesIO(turned))))[0])  # type: ignore[index]
+    assert np.array_equal(as_meant.crop, ignoring.prepare(0, np.asarray(upside_down))[0])  # type: ignore[index]
 
 
 def test_explain_counts_and_obeys_too(tiny: Path) -> None:
@@ -309,3 +312,88 @@ def test_something_else_than_a_model(model: Any) -> None:
         TypeError, match=r"model: is of type \w+, expected the path of a packed model, or a model as bit"
     ):
         Classifier(model)
+
+
+# ------------------------------------------------------------------------------------------------------- many threads
+@pytest.fixture
+def folder(tmp_path: Path, tiny: Path) -> list[Path]:
+    """Images, of which two cannot be read and one is turned."""
+    size = bitvit.load(tiny, threads=1).config.image_size
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number:02}.png" for number in range(30)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).save(path)
+    paths[3].write_bytes(b"<html>")
+    paths[17].unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(paths[5]).save(paths[5], exif=exif)
+    return paths
+
+
+def opened(path: Path) -> Image.Image:
+    """Which is not decoded before somebody wants its pixels."""
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_give_the_same_answers(threads: int, batch_size: int, tiny: Path, folder: list[Path]) -> None:
+    """Labels, scores, logits, order and errors, of lists and iterators, of paths, bytes, arrays and PIL images."""
+    alone = Classifier(tiny, threads=1)
+    model = load_with_team(tiny, tireless_team(threads))
+    classify = Classifier(model, batch_size=batch_size)
+    assert model.threads == threads
+    expected = [
+        [str(item) if isinstance(item, ImageError) else item for item in alone.attempt(path)] for path in folder
+    ]
+    for images in (folder, iter(folder), map(str, folder)):
+        found = [str(item) if isinstance(item, ImageError) else item for item in classify.attempt(images)]
+        assert found == [one for (one,) in expected]
+    assert (alone.turned, classify.turned) == (1, 3)
+    good = [path for number, path in enumerate(folder) if number not in (3, 17)]
+    logits = np.concatenate([alone.logits(path) for path in good])
+    sources: list[Any] = [
+        good, [path.read_bytes() for path in good], [np.asarray(Image.open(path)) for path in good],
+        [opened(path) for path in good], map(opened, good), (io.BytesIO(path.read_bytes()) for path in good),
+    ]  # fmt: skip
+    for images in sources:
+        assert np.array_equal(classify.logits(images), logits)
+
+
+def test_a_buffer_may_be_used_for_the_next_image(tiny: Path, folder: list[Path]) -> None:
+    classify = Classifier(load_with_team(tiny, tireless_team(3)))
+    frames = [np.array(Image.open(path)) for path in folder[6:16]]
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        buffer = np.zeros_like(frames[0])
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    assert np.array_equal(classify.logits(camera()), classify.logits(frames))
+
+
+def test_with_batches_of_one_nothing_is_taken_ahead(tiny: Path, folder: list[Path]) -> None:
+    classify = Classifier(load_with_team(tiny, tireless_team(3)), batch_size=1)
+    taken: list[Path] = []
+
+    def images() -> Iterator[Path]:
+        for path in folder[6:16]:
+            taken.append(path)
+            yield path
+
+    for number, _ in enumerate(classify(images()), 1):
+        assert len(taken) == number
+
+
+def test_a_model_that_answers_otherwise_is_asked(tiny: Path, folder: list[Path]) -> None:
+    class Doubled(BHViT):
+        def __call__(self, pixels: Any) -> Any:
+            return 2 * super().__call__(pixels)
+
+    model = bitvit.load(tiny, threads=1)
+    doubled = copy.copy(model)
+    doubled.__class__ = Doubled
+    images = folder[6:16]
+    assert np.array_equal(Classifier(doubled).logits(images), 2 * Classifier(model).logits(images))

@@ -7,7 +7,7 @@ from typing import BinaryIO, NoReturn
 import pytest
 
 from bitvit.errors import BitvitError, ConfigError, ModelFileError
-from bitvit.files import make_folder, open_file, read_csv, read_json, read_text, replacing, write_file
+from bitvit.files import make_folder, open_file, read_csv, read_json, read_small, read_text, replacing, write_file
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -25,6 +25,22 @@ def test_only_ordinary_files_are_opened(tmp_path: Path) -> None:
         open_file("nul\0", ConfigError)
     with pytest.raises(ModelFileError, match="no: gone"):
         open_file(tmp_path / "no", ModelFileError, missing="gone")
+
+
+def test_small_files_are_read_at_once(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"1234")
+    (tmp_path / "empty").touch()
+    assert read_small(tmp_path / "f", 4) == read_small(str(tmp_path / "f"), 5) == b"1234"
+    assert read_small(tmp_path / "f", 3) is None
+    for name in ("empty", "no", "f/g", "nul\0", "a" * 5000, "."):
+        assert read_small(tmp_path / name, 4) is None
+    assert read_small("", 4) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert read_small(tmp_path / "pipe", 4) is None
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -121,7 +121,8 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("os.open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(ImageError, match=r"image.png: cannot be read: Permission denied; check file and disk"):
         open_image(path)
 
@@ -336,9 +337,10 @@ def test_limits_of_the_system_are_not_called_damage(
     def refuse(*_args: object, **_options: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    for place in (Path, Image):
+    for places in (("os.open", "builtins.open"), ("PIL.Image.open",)):
         with monkeypatch.context() as patched:
-            patched.setattr(place, "open", refuse)
+            for place in places:
+                patched.setattr(place, refuse)
             with pytest.raises(BitvitError, match=r"image.png: cannot be (opened|read): ") as caught:
                 open_image(path)
         assert not isinstance(caught.value, ImageError)

@@ -90,6 +90,30 @@ def test_normalisation_is_float32_in_the_order_of_the_training_code() -> None:
         assert np.array_equal(pixels[channel].ravel(), np.array(expected, np.float32))
 
 
+def test_the_table_has_what_becomes_of_each_byte() -> None:
+    prepare = Preprocessing.for_image_size(16)
+    table = prepare.table()
+    for byte in (0, 1, 100, 255):
+        pixels = prepare(Image.new("RGB", (16, 16), (byte, byte, byte)))
+        assert np.array_equal(table[:, byte], pixels[:, 3, 5])
+    assert table.shape == (3, 256)
+    assert table.dtype == np.float32
+    assert table.flags.c_contiguous
+    with pytest.raises(ValueError, match="read-only"):
+        table[0, 0] = 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (300, 200), (73, 64), (31, 90)])
+def test_the_crop_has_the_bytes_of_the_image(size: tuple[int, int]) -> None:
+    prepare = Preprocessing.for_image_size(56)
+    image = Image.fromarray(noise(*size))
+    cropped = prepare.cropped(image)
+    assert cropped.shape == (56, 56, 3)
+    assert cropped.dtype == np.uint8
+    assert np.array_equal(cropped, np.asarray(prepare.centre_crop(prepare.resized(image))))
+    assert np.array_equal(prepare(image), prepare.planes(cropped))
+
+
 def test_padding_is_black_before_normalisation() -> None:
     prepare = Preprocessing.for_image_size(32, mean=(0.25, 0.5, 0.75), std=(0.5, 0.5, 0.25), pad=2)
     assert (prepare.resize, prepare.crop) == (28, 28)

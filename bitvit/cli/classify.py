@@ -53,7 +53,7 @@ def classify(
     ] = None,
     recursive: Annotated[bool, Option("--recursive", "-r", help="Search folders within folders too.")] = False,
     batch_size: Annotated[
-        int, Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
+        int, Option("--batch-size", "-b", min=1, metavar="N", help="Images that a thread computes together.")
     ] = 8,
     threads: Annotated[
         int | None,
@@ -242,10 +242,9 @@ def progress_bar(console: "Console", total: int, stream: TextIO) -> Iterator[Cal
 def _write_table(stream: TextIO, records: Iterable[Record]) -> None:
     for record in records:
         if record.error is None:
-            print(printable(record.path), file=stream)
-        for best in record.predictions:
-            print(f"  {100 * best['score']:6.2f} %  {printable(best['label'])}", file=stream)
-        stream.flush()
+            lines = [f"  {100 * best['score']:6.2f} %  {printable(best['label'])}\n" for best in record.predictions]
+            stream.write(f"{printable(record.path)}\n{''.join(lines)}")
+            stream.flush()
 
 
 def _write_json(stream: TextIO, records: Iterable[Record]) -> None:
@@ -267,8 +266,10 @@ def _write_csv(stream: TextIO, records: Iterable[Record]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("path", "rank", "label", "index", "score"))
     for record in records:
-        for rank, best in enumerate(record.predictions, 1):
-            writer.writerow((record.path, rank, best["label"], best["index"], best["score"]))
+        writer.writerows(
+            (record.path, rank, best["label"], best["index"], best["score"])
+            for rank, best in enumerate(record.predictions, 1)
+        )
 
 
 _WRITERS: dict[Format, Callable[[TextIO, Iterable[Record]], None]] = {

@@ -127,7 +127,7 @@ def evaluate(
     ] = False,
     decoders: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Threads to decode images; default: half the CPUs, up to 4."),
+        typer.Option(min=1, metavar="N", help="Threads that work on images at once; default: as many as --threads."),
     ] = None,
 ) -> None:
     """Measure accuracy on labelled images.

@@ -10,7 +10,6 @@ dataset     folders, CSV files and arrays as labelled images
 classes     the data's class names matched with a model's
 words       when two class names are the same
 job         one model's part of the work, and the runner of all parts
-prefetch    threads that decode ahead
 state       the file from which a stopped evaluation goes on
 metrics     figures of logits and true classes
 confusion   which class was answered for which

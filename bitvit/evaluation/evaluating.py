@@ -1,7 +1,7 @@
 """evaluate and compare: labelled images and packed models in, figures out.
 
     read the data and match its classes with each model's   (dataset.py, classes.py)
-    decode ahead, once for all models that prepare images alike; compute; keep the logits of every image   (job.py)
+    decode, once for all models that prepare images alike; compute; keep the logits of every image   (job.py)
     measure   (metrics.py)
 
 Everything that can be wrong with names, files and options is found before the first image is computed. What is done
@@ -25,7 +25,6 @@ from bitvit.evaluation.tables import check_answers
 from bitvit.extras import require
 from bitvit.files import make_folder
 from bitvit.messages import listing, plural
-from bitvit.system import available_threads
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -73,7 +72,7 @@ class Options(TypedDict, total=False):
     exif: bool
     """As for Classifier; default: False."""
     decoders: int | None
-    """Threads that decode images meanwhile; default: half of the CPUs, up to 4."""
+    """Threads that decode and compute images of their own at once; default: as many as `threads`."""
     outputs: Outputs
     """Where results are written and shown, and what is done is kept; default: nowhere."""
 
@@ -189,7 +188,7 @@ def _run(
         parts=parts,
         state=state,
         on_error=options.get("on_error", "fail"),
-        decoders=options.get("decoders") or max(1, min(4, available_threads() // 2)),
+        decoders=options.get("decoders"),
         progress=outputs.progress,
     )
     try:

@@ -6,24 +6,25 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.classify import Classifier, Model, Prepared
+from bitvit.classify import Classifier
 from bitvit.errors import BitvitError, ConfigError, ImageError
 from bitvit.evaluation.classes import ClassMap, Label, Matching, find_classes, match_classes
 from bitvit.evaluation.dataset import Dataset
 from bitvit.evaluation.metrics import measure
-from bitvit.evaluation.prefetch import prefetch
 from bitvit.evaluation.report import EvalReport, Failure
 from bitvit.evaluation.state import Computed, StateFile
+from bitvit.images import ImageSource
 from bitvit.messages import listing, plural
-from bitvit.sources import is_file
+from bitvit.pipeline import Logits, Model, answers, computing, is_parallel
+from bitvit.system import available_threads
 from bitvit.version import __version__
 
 __all__ = ["ModelSource", "OnError", "Part", "Progress", "Runner", "fingerprint", "plan"]
@@ -31,7 +32,8 @@ __all__ = ["ModelSource", "OnError", "Part", "Progress", "Runner", "fingerprint"
 ModelSource: TypeAlias = str | os.PathLike[str] | Model
 OnError: TypeAlias = Literal["fail", "skip"]
 
-_one_file = threading.Lock()  # open files are read by one thread at a time: members of an archive share its place
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +104,15 @@ class Part:
         right = self.computed.logits[self.computed.rows[start:stop]].argmax(axis=1) == self.targets[start:stop]
         return int(right.sum()) - sum(bool(right[n - start]) for n in self.computed.failed if start <= n < stop)
 
-    def prepare(self, number: int) -> Prepared | ImageError:
-        """Decode an image; called from other threads."""
-        place = int(self.taking[number])
-        image = self.dataset.images[place]
-        with _one_file if is_file(image) else contextlib.nullcontext():
-            return self.classifier.prepare(place, image)
+    def images(self, numbers: Iterable[int]) -> Iterator[tuple[int, ImageSource]]:
+        """Images by their numbers, with their positions in the data set."""
+        for number in numbers:
+            place = int(self.taking[number])
+            yield place, self.dataset.images[place]
 
-    def compute(self, batch: list[Prepared | ImageError], on_error: OnError) -> ImageError | None:
-        """Take a batch of prepared images in: those after the last that is done.
+    def take(self, batch: list[tuple[Logits, bool] | ImageError], on_error: OnError) -> ImageError | None:
+        """Take the answers to a batch of images in, those after the last that is done: the logits, float32 [classes],
+        and whether the image's EXIF data calls for a turn; or why it could not be read.
 
         Returns the error that the evaluation is to stop at; images before it are through. Raises BitvitError for logits
         that are not finite.
@@ -120,10 +122,10 @@ class Part:
         first = min(errors) if errors and on_error == "fail" else None
         if first is not None:
             batch = batch[: first - start]
-        pixels = {start + i: item for i, item in enumerate(batch) if not isinstance(item, ImageError)}
-        if pixels:
-            good = list(pixels)
-            logits = self.classifier.model(np.stack([item.pixels for item in pixels.values()]))
+        answers = {start + i: item for i, item in enumerate(batch) if not isinstance(item, ImageError)}
+        if answers:
+            good = list(answers)
+            logits = np.stack([row for row, _ in answers.values()])
             if not np.isfinite(logits).all():
                 raise BitvitError(
                     f"{self.model}: its answer to {self.path(good[0])}, or one soon after it, is not finite; the model "
@@ -132,7 +134,7 @@ class Part:
             computed.logits[computed.rows[good]] = logits if self.columns is None else logits[:, self.columns]
         if first is None:
             computed.failed.update({number: str(error) for number, error in errors.items()})
-        computed.turned += [number for number, item in pixels.items() if item.turned]
+        computed.turned += [number for number, (_, turned) in answers.items() if turned]
         computed.done = start + len(batch)
         return None if first is None else errors[first]
 
@@ -276,14 +278,14 @@ def fingerprint(parts: Sequence[Part]) -> str:
 class Runner:
     """Runs all parts; models that take the same images and prepare them alike share them, decoded once.
 
-    state: where what is done is kept now and then. decoders: threads that decode images meanwhile. progress: called
-    after every batch of every model.
+    state: where what is done is kept now and then. decoders: threads that work on images at once; None: as many as the
+    models may use. progress: called after every batch of every model.
     """
 
     parts: Sequence[Part]
     state: StateFile
     on_error: OnError
-    decoders: int
+    decoders: int | None
     progress: Callable[[Progress], None] | None
 
     def run(self) -> None:
@@ -301,36 +303,56 @@ class Runner:
             self._run_group(group)
 
     def _run_group(self, group: list[int]) -> None:
-        """Decode one batch of images after another, and let each of the group's models compute it."""
-        parts = [self.parts[index] for index in group]
-        correct = [part.correct(0, part.computed.done) for part in parts]
-        for index, right in zip(group, correct, strict=True):
+        """Have all of the group's models answer one image after another.
+
+        Resumed, one may have come further than the others, which then catch up first.
+        """
+        correct = {index: self.parts[index].correct(0, self.parts[index].computed.done) for index in group}
+        for index, right in correct.items():
             self._tell(index, right)
-        size = parts[0].classifier.batch_size
-        start = min(part.computed.done for part in parts)
-        numbers = range(start, len(parts[0].taking))
-        ready = prefetch(parts[0].prepare, numbers, workers=self.decoders, ahead=2 * size + self.decoders)
+        done = [self.parts[index].computed.done for index in group]
+        stops = sorted({*done, len(self.parts[group[0]].taking)})
+        for start, stop in itertools.pairwise(stops):
+            behind = {index: correct[index] for index, own in zip(group, done, strict=True) if own <= start}
+            self._run_together(behind, range(start, stop))
+
+    def _run_together(self, correct: dict[int, int], numbers: range) -> None:
+        """Have some parts answer the same images. correct: the number of each part, and of its right answers so far."""
+        parts = [self.parts[index] for index in correct]
+        classifier = parts[0].classifier
+        share = _Share([part.computed for part in parts])
+        ready = answers(
+            [share.timed(computing(part.classifier.model), i) for i, part in enumerate(parts)],
+            parts[0].images(numbers),
+            share.timed(classifier.prepare),
+            tuple,
+            parallel=all(is_parallel(part.classifier.model) for part in parts),
+            threads=self._threads(parts),
+            batch_size=classifier.batch_size,
+            kept=True,
+        )
         with contextlib.closing(ready):
             while True:
                 begin = time.perf_counter()
-                batch = list(itertools.islice(ready, size))
-                waited = (time.perf_counter() - begin) / len(parts)
-                if not batch:
+                if not (batch := list(itertools.islice(ready, classifier.batch_size))):
                     return
+                share.add(time.perf_counter() - begin)
                 errors = []
-                for place, (index, part) in enumerate(zip(group, parts, strict=True)):
+                for i, (index, part) in enumerate(zip(correct, parts, strict=True)):
                     before = part.computed.done
-                    if before >= start + len(batch):
-                        continue  # resumed, it had come further than the others
-                    begin = time.perf_counter()
-                    errors.append(part.compute(batch[before - start :], self.on_error))
-                    part.computed.seconds += waited + time.perf_counter() - begin
-                    correct[place] += part.correct(before, part.computed.done)
-                    self._tell(index, correct[place])
-                start += len(batch)
+                    own = [item if isinstance(item, ImageError) else (item.results[i], item.turned) for item in batch]
+                    errors.append(part.take(own, self.on_error))
+                    correct[index] += part.correct(before, part.computed.done)
+                    self._tell(index, correct[index])
                 self.state.save_sometimes()
                 if (error := next(filter(None, errors), None)) is not None:
                     raise ImageError(f'{error}; or leave such images out with --on-error skip (on_error="skip")')
+
+    def _threads(self, parts: Sequence[Part]) -> int:
+        """How many work on the images of some parts."""
+        models = [part.classifier.model for part in parts]
+        own = max(getattr(model, "threads", 1) for model in models)
+        return self.decoders or (own if all(map(is_parallel, models)) else max(1, min(4, available_threads() // 2)))
 
     def _tell(self, index: int, correct: int) -> None:
         if self.progress is None:
@@ -349,3 +371,35 @@ class Runner:
                 state=self.state.path,
             )
         )
+
+
+class _Share:
+    """Splits the time that goes by among models that share images: as they compute, and evenly what they share."""
+
+    def __init__(self, parts: Sequence[Computed]) -> None:
+        self._parts, self._before = parts, [part.seconds for part in parts]
+        self._elapsed, self._spent = 0.0, [0.0] * (len(parts) + 1)
+        self._lock = threading.Lock()
+
+    def timed(self, call: Callable[Arguments, Result], number: int = -1) -> Callable[Arguments, Result]:
+        """The same function, whose time counts for a model, or, as preparing does, for all."""
+
+        def timed(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+            begin = time.perf_counter()
+            try:
+                return call(*arguments, **options)
+            finally:
+                seconds = time.perf_counter() - begin
+                with self._lock:  # several threads compute
+                    self._spent[number] += seconds
+
+        return timed
+
+    def add(self, seconds: float) -> None:
+        """So much time has gone by."""
+        self._elapsed += seconds
+        *own, shared = self._spent
+        total, count = sum(self._spent), len(self._parts)
+        for part, before, spent in zip(self._parts, self._before, own, strict=True):
+            share = (spent + shared / count) / total if total else 1 / count
+            part.seconds = before + self._elapsed * share

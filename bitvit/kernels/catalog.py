@@ -87,12 +87,20 @@ LANE_BITS = 32  # signs of one word of a kernel: a 32-bit lane (a model file has
 PATCH = 4
 DEPTH = 3 * PATCH * PATCH
 
+IMAGE = fields(  # stands at the beginning of the state
+    "address"  # of float32 [3][image_side][image_side]; or of the bytes R, G, B of the first pixel
+    " row_bytes pixel_bytes"  # from one row, and from one pixel, to the next; 0 for floats
+    # and for bytes
+    " crop pad"  # pixels a side, and black ones around them: crop + 2·pad = image_side
+    " table"  # address of float32 [3][256]: what becomes of a byte of each channel
+)
+
 STEM = fields(
     "rows piece_rows side"
     " image_side"  # pixels a side
     " channels width stride"
     # state
-    " pixels"  # two words: the address of the image [3][image_side][image_side]
+    " image"  # IMAGE
     " out"  # [rows][stride]
     " image_norm"  # [3][mean, scale, bias], see `image_norm`; -1 if the image is taken as it is
     # const
@@ -109,7 +117,7 @@ STEM = fields(
 IMAGE_NORM = fields(
     "image_side"
     # state
-    " pixels"  # as above
+    " image"  # IMAGE, of floats
     " out"  # [3][mean, scale, bias]
     " affine"  # const: [2][3], weights and biases
     " sums"  # scratch: [SUM_LANES]
@@ -413,7 +421,7 @@ KERNELS = tuple(value for value in list(globals().values()) if isinstance(value,
 STEP = fields("address arguments pieces")  # of the kernel's code, of its record; into how many pieces it splits
 
 JOB = fields(
-    "images image_bytes count"  # address of the first image, bytes from one to the next, how many
+    "images count"  # address of IMAGE [count]
     " output_offset"  # where in the state an image's output is, in 4-byte units
     " out outputs"  # address of the answers [count][outputs]
 )

@@ -22,14 +22,14 @@ from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, INSIDE, JOB, LINE, OPEN, STALLED, STEP
+from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, IMAGE, INSIDE, JOB, LINE, OPEN, STALLED, STEP
 from bitvit.kernels.inline import inline
-from bitvit.kernels.simd import I8, I32, I64, floats_at_address
+from bitvit.kernels.simd import I8, I32, I64, floats_at_address, words_at_address
 
 SPINS = 2000  # polls before a waiting thread offers its core to others
 STALL = 8000  # polls, some 0.2 ms, before the leader does without its helpers; a piece takes about 0.02 ms
 LINGER = 8000  # polls, some 0.2 ms, that a helper waits for the next image before it sleeps: waking it takes 0.05 ms
-STEP_BYTES = STEP.itemsize
+STEP_BYTES, IMAGE_BYTES = STEP.itemsize, IMAGE.itemsize
 
 
 def _cell(builder: Any, cells: Any, cell: Any) -> Any:
@@ -236,7 +236,9 @@ def _run_batch(table, steps, const, state, scratch, cells, job):
         i = atomic_add(cells, DONE, 1)
         if i >= batch.count:
             return
-        store_at_address(state, batch.images + i * batch.image_bytes)
+        image, own = words_at_address(batch.images + i * IMAGE_BYTES), words_at_address(state)
+        for k in range(IMAGE_BYTES // 4):
+            own[k] = image[k]
         _run_alone(table, steps, const, state, scratch)
         result, outputs = floats_at_address(state + 4 * batch.output_offset), batch.outputs
         out = floats_at_address(batch.out + 4 * i * outputs)
@@ -257,7 +259,7 @@ def _close(cells):
 
 
 def open_image(claims, cells):
-    """Begin an image that the team shares; its address is in the state already. Helpers that linger go to work.
+    """Begin an image that the team shares; its record is in the state already. Helpers that linger go to work.
 
     claims: cells of steps and ranges.
     """

@@ -352,6 +352,12 @@ def floats_at_address(typingctx, address):
 
 
 @intrinsic
+def bytes_at_address(typingctx, address):
+    """uint8 at a memory address (int64)."""
+    return _array_at_address(types.uint8)
+
+
+@intrinsic
 def words_at_address(typingctx, address):
     """The uint32 array at a memory address."""
     return _array_at_address(types.uint32)

@@ -3,21 +3,34 @@
 import numpy as np
 from numba import carray
 
-from bitvit.kernels.catalog import DEPTH, IMAGE_NORM, PATCH, STEM, SUM_LANES
+from bitvit.kernels.catalog import DEPTH, IMAGE, IMAGE_NORM, PATCH, STEM, SUM_LANES
 from bitvit.kernels.inline import inline
 from bitvit.kernels.matmul import float_matmul
 from bitvit.kernels.rows import EPS, normalize_row, sum_lanes
-from bitvit.kernels.simd import erf, floats_at, floats_at_address, fma, load, splat, store, store_fours, words_at
+from bitvit.kernels.simd import (
+    at,
+    bytes_at_address,
+    erf,
+    floats_at,
+    floats_at_address,
+    fma,
+    load,
+    splat,
+    store,
+    store_fours,
+    words_at,
+)
 from bitvit.kernels.target import LANES
 
 CHUNK = 16 * SUM_LANES  # values of an image that are added in float32
+ADDRESS, ROW_BYTES, PIXEL_BYTES, CROP, PAD, TABLE = range(len(IMAGE.names or ()))
 
 
 @inline
-def image_at(state, pixels):
-    """The image whose address is in the state."""
-    cell = words_at(state, pixels)
-    return floats_at_address(np.int64(cell[0]) | (np.int64(cell[1]) << 32))
+def image_field(state, image, field):
+    """A field of the record IMAGE in the state, by its number."""
+    cell = words_at(state, image + 2 * field)
+    return np.int64(cell[0]) | (np.int64(cell[1]) << 32)
 
 
 def image_norm(piece, arguments, const, state, scratch):
@@ -26,7 +39,7 @@ def image_norm(piece, arguments, const, state, scratch):
     Sums of CHUNK values in float32, of chunks in float64; the variance is summed around the mean.
     """
     a = carray(arguments, 1, IMAGE_NORM)[0]
-    image, sums = image_at(state, a.pixels), floats_at(scratch, a.sums)
+    image, sums = floats_at_address(image_field(state, a.image, ADDRESS)), floats_at(scratch, a.sums)
     affine, out = floats_at(const, a.affine), floats_at(state, a.out)
     count = a.image_side * a.image_side
     first = piece * count
@@ -45,10 +58,10 @@ def sum_image(image, first, count, centre, square, sums):
     """Σ (x - centre) or its squares over image[first : first + count], float64."""
     total = np.float64(0)
     whole = count // SUM_LANES * SUM_LANES
-    for at in range(0, whole, CHUNK):
+    for start in range(0, whole, CHUNK):
         for lane in range(0, SUM_LANES, LANES):
             part = splat(np.float32(0))
-            for p in range(at + lane, min(at + CHUNK, whole), SUM_LANES):
+            for p in range(start + lane, min(start + CHUNK, whole), SUM_LANES):
                 x = load(image, first + p) - splat(centre)
                 part = fma(x, x, part) if square else part + x
             store(sums, lane, part)
@@ -62,10 +75,10 @@ def sum_image(image, first, count, centre, square, sums):
 @inline
 def normalize_patches(rows, norm, patches):
     """patches <- (patches - mean)·scale + bias of their channels."""
-    for at in range(0, rows * DEPTH, DEPTH):
+    for start in range(0, rows * DEPTH, DEPTH):
         for c in range(3):
             mean, scale, bias = splat(norm[3 * c]), splat(norm[3 * c + 1]), splat(norm[3 * c + 2])
-            for p in range(at + c * PATCH * PATCH, at + (c + 1) * PATCH * PATCH, LANES):
+            for p in range(start + c * PATCH * PATCH, start + (c + 1) * PATCH * PATCH, LANES):
                 store(patches, p, fma(load(patches, p) - mean, scale, bias))
 
 
@@ -89,6 +102,25 @@ def gather_patches(first, rows, side, image_side, image, patches):
 
 
 @inline
+def gather_bytes(first, rows, side, state, image, patches):
+    """What `gather_patches` does, from bytes, which the table normalises; black around them."""
+    pixels = bytes_at_address(image_field(state, image, ADDRESS))
+    row_bytes, pixel_bytes = image_field(state, image, ROW_BYTES), image_field(state, image, PIXEL_BYTES)
+    crop, pad = image_field(state, image, CROP), image_field(state, image, PAD)
+    table = floats_at_address(image_field(state, image, TABLE))
+    for i in range(rows):
+        top, left = (first + i) // side * PATCH - pad, (first + i) % side * PATCH - pad
+        inside = min(top, left) >= 0 and max(top, left) + PATCH <= crop
+        for dy in range(PATCH):
+            pixel, to = (top + dy) * row_bytes + left * pixel_bytes, i * DEPTH + dy * PATCH
+            for dx in range(PATCH):
+                seen = inside or (0 <= top + dy < crop and 0 <= left + dx < crop)
+                for c in range(3):
+                    value = np.int64(at(pixels, pixel + dx * pixel_bytes + c)) if seen else np.int64(0)
+                    patches[to + c * PATCH * PATCH + dx] = at(table, c * 256 + value)
+
+
+@inline
 def gelu(x):
     """x·½·(1 + erf(x/√2)), the exact form."""
     half = x * splat(np.float32(0.5))
@@ -99,7 +131,11 @@ def gelu(x):
 def stem_rows(first, rows, a, state, const, scratch):
     """The patches' product, before norm; written to its place in `out`."""
     patches = floats_at(scratch, a.patches)
-    gather_patches(first, rows, a.side, a.image_side, image_at(state, a.pixels), patches)
+    if image_field(state, a.image, PIXEL_BYTES):
+        gather_bytes(first, rows, a.side, state, a.image, patches)
+    else:
+        planes = floats_at_address(image_field(state, a.image, ADDRESS))
+        gather_patches(first, rows, a.side, a.image_side, planes, patches)
     if a.image_norm >= 0:
         normalize_patches(rows, floats_at(state, a.image_norm), patches)
     out, bias = floats_at(state, a.out + first * a.stride), floats_at(const, a.bias + first * a.bias_stride)

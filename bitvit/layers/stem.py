@@ -9,7 +9,7 @@ from bitvit import schema
 from bitvit.kernels import catalog
 from bitvit.layers.common import interleaved, pieces, rows_a_piece, valid_lanes
 from bitvit.panels import float_panels, natural, padded_rows, take
-from bitvit.program import ADDRESS_CELL, Builder, Map, Region
+from bitvit.program import IMAGE_CELL, Builder, Map, Region
 from bitvit.schema import Affine
 
 
@@ -39,7 +39,7 @@ class Stem(schema.Stem):
             channels=channels,
             width=out.width,
             stride=out.stride,
-            pixels=ADDRESS_CELL,
+            image=IMAGE_CELL,
             out=out.region,
             image_norm=-1 if image_norm is None else image_norm,
             panels=b.const(float_panels(self.weight, natural(catalog.DEPTH))),
@@ -63,7 +63,7 @@ class Stem(schema.Stem):
             3,
             moved=2 * 3 * self.image_size**2,
             image_side=self.image_size,
-            pixels=ADDRESS_CELL,
+            image=IMAGE_CELL,
             out=out,
             affine=b.const(self.image_norm.stacked()),
             sums=b.scratch("sums", catalog.SUM_LANES),

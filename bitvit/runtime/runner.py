@@ -20,6 +20,7 @@ from bitvit.kernels import catalog
 from bitvit.kernels.catalog import JOB, STEP
 from bitvit.program import Program, aligned_zeros
 from bitvit.runtime.calls import Call, c_function, kernel_at
+from bitvit.runtime.inputs import Inputs
 from bitvit.runtime.team import Team
 from bitvit.runtime.workspace import Workspace
 from bitvit.system import available_threads
@@ -82,7 +83,7 @@ class Runner:
         self._pid = os.getpid()  # which it was made in
         self._workspaces = [workspace(program)]  # the leader's, then each helper's, made when first needed
         self._clean = True  # no call was ended by an exception
-        self._pixels: NDArray[np.float32] | None = None  # what helpers read while the gate is open
+        self._pixels: Inputs | None = None  # what helpers read while the gate is open
         self._solos: list[_Solo] = []  # of callers who worked alone, for the next
 
     def __reduce__(self) -> NoReturn:
@@ -98,8 +99,12 @@ class Runner:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images: float32 [B, 3, S, S], C-contiguous; returns float32 [B, outputs]."""
+        return self.run(Inputs.of_planes(images))
+
+    def run(self, images: Inputs, *, alone: bool = False) -> NDArray[np.float32]:
+        """Returns float32 [B, outputs]. alone: on this thread, without the team."""
         out = np.empty((len(images), self.program.outputs), np.float32)
-        if self.threads == 1:
+        if alone or self.threads == 1:
             self._run_alone(images, out)
             return out
         lease = None
@@ -117,7 +122,7 @@ class Runner:
             del lease
         return out
 
-    def _run_alone(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    def _run_alone(self, images: Inputs, out: NDArray[np.float32]) -> None:
         try:
             solo = self._solos.pop()
         except IndexError:
@@ -130,7 +135,7 @@ class Runner:
         self._forget_nan(out, [solo.workspace])
         self._solos.append(solo)
 
-    def _run_together(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    def _run_together(self, images: Inputs, out: NDArray[np.float32]) -> None:
         if self._pid != os.getpid():  # forked: the parent's gate may have been open
             self._image, self._pid = None, os.getpid()
         while len(self._workspaces) < self.threads:
@@ -145,7 +150,7 @@ class Runner:
             if whole:
                 self._compute_images_apart(images[:whole], out[:whole])
             for i in range(whole, len(images)):
-                self._share_image(images[i], out[i])
+                self._share_image(images[i : i + 1], out[i])
             self._forget_nan(out, self._workspaces)
             self._clean, self._pixels = True, None
         finally:
@@ -156,7 +161,7 @@ class Runner:
         if self._image is not None and self._image.is_open():
             self._image.calls[0]()
 
-    def _compute_images_apart(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    def _compute_images_apart(self, images: Inputs, out: NDArray[np.float32]) -> None:
         """Each member computes whole images."""
         job = np.zeros(1, JOB)
         self.fill_job(job, images, out)
@@ -166,13 +171,13 @@ class Runner:
         calls += [self.call(catalog.help_batch, own.state, own.scratch, cells, job) for own in helpers]
         self._team.run(calls)
 
-    def _share_image(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    def _share_image(self, image: Inputs, out: NDArray[np.float32]) -> None:
         """All members compute pieces of one image."""
         leader = self._workspaces[0]
         if self._image is None:
             self._image = self._new_shared_image()
         self._pixels = image
-        leader.set_image(image)
+        leader.set_input(image)
         self._image.open()
         self._team.run(self._image.calls, self._image.lingering)
         start = self.program.output.offset
@@ -203,14 +208,12 @@ class Runner:
         """A call of a function of kernels/schedule.py that begins with `table, steps, const`; the rest is given."""
         return Call(c_function(function), self._table, len(self._table), self.program.const, *arguments)
 
-    def fill_job(self, job: "NDArray[np.void]", images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    def fill_job(self, job: "NDArray[np.void]", images: Inputs, out: NDArray[np.float32]) -> None:
         """Describe a batch for lead_batch and help_batch, to which job, images and out must outlive the call.
 
-        job: JOB [1], gets written. images: float32 [B, 3, S, S], each C-contiguous. out: float32 [B, outputs],
-        C-contiguous.
+        job: JOB [1], gets written. out: float32 [B, outputs], C-contiguous.
         """
-        job["images"] = images.ctypes.data
-        job["image_bytes"] = images.strides[0] if len(images) else 0
+        job["images"] = images.records.ctypes.data
         job["count"] = len(images)
         job["output_offset"] = self.program.output.offset
         job["out"] = out.ctypes.data

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.program import ADDRESS_CELL, Program, aligned_zeros
+from bitvit.program import IMAGE_CELL, Program, aligned_zeros
+from bitvit.runtime.inputs import Inputs
 
 __all__ = ["Workspace"]
 
@@ -21,8 +22,12 @@ class Workspace:
 
     def set_image(self, image: NDArray[np.float32]) -> None:
         """Where the stem reads its pixels: float32 [3, S, S], C-contiguous; must outlive the run."""
-        address = np.array([image.ctypes.data], np.uint64).view(np.uint32)
-        self.state[ADDRESS_CELL : ADDRESS_CELL + 2] = address
+        self.set_input(Inputs.of_planes(image[None]))
+
+    def set_input(self, image: Inputs) -> None:
+        """What the stem reads: one image, which must outlive the run."""
+        words = image.records.view(np.uint32)
+        self.state[IMAGE_CELL : IMAGE_CELL + len(words)] = words
 
     def clear(self) -> None:
         """Forget NaN or infinity that an image left behind in pad lanes."""

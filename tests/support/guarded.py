@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from bitvit.config import Config
 from bitvit.kernels import catalog
-from bitvit.kernels.catalog import JOB, KERNELS, LIMIT_TABLE, SCHEDULING
+from bitvit.kernels.catalog import IMAGE, JOB, KERNELS, LIMIT_TABLE, SCHEDULING
 from bitvit.kernels.target import LANES, TILE_ROWS
 from bitvit.model import Network
+from bitvit.preprocess import Preprocessing
 from bitvit.program import ALIGN, SLACK, Builder, Program, Region
 from bitvit.runtime import Runner, Workspace
 from bitvit.runtime.calls import Call, c_function
+from bitvit.runtime.inputs import Inputs
 from tests.support.engine import folded, random_state
 from tests.support.runtime import tireless_team
 from tests.support.shapes import ODD_SHAPES, random_shape, shape
@@ -222,14 +224,37 @@ def _by_batch(runner: Runner, pixels: NDArray[np.float32], expected: NDArray[np.
     out = guarded(np.zeros((3, runner.program.outputs), np.float32), tight_end)
     cells = guarded(np.zeros(2 * catalog.CLAIMS * catalog.LINE, np.uint32), tight_end).view(np.int64)
     job = guarded(np.zeros(JOB.itemsize // 4, np.uint32), tight_end).view(JOB)
-    runner.fill_job(job, images, out)
+    inputs = Inputs.of_planes(images)
+    inputs = Inputs(guarded(inputs.records.view(np.uint32), tight_end).view(IMAGE), inputs.arrays)
+    runner.fill_job(job, inputs, out)
     runner.call(catalog.lead_batch, space.state, space.scratch, cells, job)()
     _same(out, expected[:3])
+    _by_bytes(runner, space, tight_end)
     ticks = guarded(np.zeros(2 * (len(runner.program.steps) + 1), np.uint32), tight_end).view(np.int64)
     space.set_image(images[0])
     runner.timed_steps(space, ticks)()
     assert (np.diff(ticks) >= 0).all()
     space.assert_untouched()
+
+
+def _by_bytes(runner: Runner, space: Workspace, tight_end: bool) -> None:
+    """An image of bytes, four of them a pixel, with and without black around it; the table is guarded too."""
+    side = next(int(step.arguments["image_side"]) for step in runner.program.steps if step.kernel.base == "stem")
+    if any(step.kernel.name == "image_norm" for step in runner.program.steps):
+        return  # it takes floats
+    for pad in (0, 3):
+        preprocessing = Preprocessing.for_image_size(side, pad=pad)
+        crop = np.random.default_rng(pad).integers(0, 256, (preprocessing.crop, preprocessing.crop, 4), np.uint8)
+        image = guarded(crop.view(np.uint32), tight_end).view(np.uint8).reshape(crop.shape)[..., :3]
+        inputs = Inputs.of_bytes([image], pad, guarded(preprocessing.table(), tight_end))
+        space.set_input(inputs)
+        runner.run_steps(space, 0, len(runner.program.steps))
+        start = runner.program.output.offset
+        found = space.state[start : start + runner.program.outputs].view(np.float32)
+        answer, planes = found.copy(), guarded(preprocessing.planes(image), tight_end)
+        space.set_image(planes)
+        runner.run_steps(space, 0, len(runner.program.steps))
+        _same(found, answer)
 
 
 def _by_team(
