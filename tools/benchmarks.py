@@ -16,7 +16,7 @@ from typing import Any
 
 from bitvit.errors import BitvitError
 from bitvit.files import read_text
-from tools import bench_kernels, speed
+from tools import bench_kernels, bench_pipeline, speed
 from tools.peers import report as peers
 from tools.results import Results, read_results, write_text
 
@@ -75,6 +75,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {  # marker -> 
     "peers-tiny": ("peers-tiny", peers.table),
     "speed": ("speed", speed.table),
     "kernels": ("kernels", bench_kernels.markdown),
+    "pipeline": ("pipeline", bench_pipeline.table),
 }
 
 
