@@ -28,9 +28,8 @@ from bitvit.bench.measuring import Amount, timed
 from bitvit.bench.profile import profile
 from bitvit.kernels.catalog import LANE_BITS
 from bitvit.kernels.inline import OPTIONS
-from bitvit.kernels.lookup import pair_rows
-from bitvit.kernels.matmul import LANE_POPCOUNT, binary_matmul
-from bitvit.kernels.target import CPU, LANES, LOOKUP, OUTPUTS, TILE_ROWS
+from bitvit.kernels.matmul import LANE_POPCOUNT, binary_product
+from bitvit.kernels.target import CPU, LANES, OUTPUTS, TILE_ROWS
 from bitvit.panels import natural, padded, pair_units, product_panels
 from bitvit.program import aligned_zeros
 from bitvit.summary import summarize
@@ -45,9 +44,7 @@ WIDTHS = [64, 72, 80, 96, 112, 120, 128, 144, 160, 176, 192, 224, 256, 288, 320,
 
 @njit(**OPTIONS)
 def _count_matmul(bits, pairs, rows, words, panels, width, out):  # type: ignore[no-untyped-def]
-    if LOOKUP:
-        pair_rows(bits, rows, words, pairs)
-    binary_matmul(bits, pairs, rows, words, panels, 0, width, 0, out, rows)
+    binary_product(bits, pairs, rows, words, panels, width, 0, out, rows)
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:

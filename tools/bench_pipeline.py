@@ -76,6 +76,7 @@ def make_small(folder: Path, count: int, seed: int = 0) -> None:
 def jobs(model: Path, small: Path | None, folder: Path, photos: int, threads: int) -> list[Job]:
     """The commands, once their images are made."""
     names = folder / "classes.json"
+    names.write_text(json.dumps({f"class {number}": number for number in range(CLASSES)}))
     found = []
     for name, path, images, count, make in (
         ("photographs", model, folder / "photos", photos, make_photos),
@@ -84,7 +85,6 @@ def jobs(model: Path, small: Path | None, folder: Path, photos: int, threads: in
         if path is None:
             continue
         make(images, count)
-        names.write_text(json.dumps({f"class {number}": number for number in range(CLASSES)}))
         common = ("--threads", str(threads)) if threads else ()
         found += [
             Job(f"classify, {count} {name}", ("classify", str(path), str(images), "-r", "-f", "csv", *common), count),

@@ -1,8 +1,7 @@
 """What config.json and the training script's options say about a network, typed; and that they leave nothing unclear.
 
 Either may hold any of these fields, a saved config or the `hyper_parameters` of a framework as well, in dicts of any
-depth. A field that is
-neither known here nor known to be harmless may change the network: it is an error that names it.
+depth. A field that is neither known here nor known to be harmless may change the network: it is an error that names it.
 """
 
 import functools
@@ -19,7 +18,7 @@ from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
 from bitvit.messages import MOST_LISTED, listing, shown
 
-__all__ = ["KNOWN", "Claims", "facts", "read_claims", "spoken_of"]
+__all__ = ["ARGS", "KNOWN", "Claims", "facts", "read_claims", "spoken_of"]
 
 _INTEGERS = """
     image_size input_size window_size attn_window patch_size num_channels num_hidden_layersA num_hidden_layersB

@@ -24,7 +24,8 @@ from bitvit.tensorfile import FormatError, parse_json
 
 __all__ = ["beside", "groups", "options"]
 
-_KEYS = ("args", "hyper_parameters", "hparams", "opt", "config", "cfg", "model_config", "model_args")
+_SCRIPTS = ("args", "hyper_parameters", "hparams", "opt")
+_KEYS = (*_SCRIPTS, "config", "cfg", "model_config", "model_args")
 _CONFIGS = ("argparse Namespace", "types SimpleNamespace")  # classes of which an object is a dict of options
 _MOST = 10_000  # values
 _DEEPEST = 8  # dicts of options in one another
@@ -48,13 +49,13 @@ def options(top: Fields) -> tuple[dict[str, Any] | None, list[str]]:
     for key in _KEYS:
         fields = _fields(top.get(key))
         if fields is None:
-            if top.get(key) is not None and key in _KEYS[:4] and key not in found:
+            if top.get(key) is not None and key in _SCRIPTS and key not in found:
                 notes.append(f"{key!r} is {described(top[key])}, which tells nothing of the network and of the images")
         elif not fields and isinstance(value := plain(top[key], 0), Unnamed):
             found[key] = value
         elif not named:
-            inner = next(filter(None, (_fields(fields.get(name)) for name in _KEYS[:4])), {})  # Lightning's own
-            merged = {name: value for name, value in (inner | fields).items() if not inner or name not in _KEYS[:4]}
+            inner = next(filter(None, (_fields(fields.get(name)) for name in _SCRIPTS)), {})  # Lightning's own
+            merged = {name: value for name, value in (inner | fields).items() if not inner or name not in _SCRIPTS}
             found, named = found | plain.entries(merged, 0), True
         else:
             found = {key: plain.entries(fields, 1)} | found

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bitvit.checkpoint.claims import ARGS
 from bitvit.checkpoint.options import groups
 from bitvit.errors import ConfigError
 from bitvit.labels import labels_from_json
@@ -36,7 +37,7 @@ def normalization(checkpoint: "Checkpoint") -> Normalization:
     """What the checkpoint says of it, else ImageNet's, as in the training code; `source` says which and why."""
     options = list(groups(checkpoint.args or {}))
     for fields, names, origin in (
-        *((fields, ("mean", "std"), "the checkpoint's args") for fields in options),
+        *((fields, ("mean", "std"), ARGS) for fields in options),
         (_of_processor(checkpoint.preprocessor), ("image_mean", "image_std"), "preprocessor_config.json"),
     ):
         mean, std = (_triple(fields.get(name)) for name in names)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from bitvit.checkpoint.claims import ARGS
 from bitvit.checkpoint.options import groups
 from bitvit.messages import shown
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["not_followed"]
 
-ARGS, PROCESSOR = "the checkpoint's args", "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 _RATIOS = ("eval_crop_ratio", "crop_pct")  # DeiT's name and timm's: the crop's side over that of the resized image
 _BICUBIC = (3, "bicubic", "")
 

@@ -19,8 +19,7 @@ from numba import carray
 
 from bitvit.kernels.catalog import COARSEN, LANE_BITS, OUTPUT, PROJECT
 from bitvit.kernels.inline import inline
-from bitvit.kernels.lookup import pair_rows
-from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.matmul import binary_product, half_dots
 from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     broadcast_rows,
@@ -156,9 +155,7 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
         for k in range(3):
             own_bits, own_pairs = words_at(scratch, a.bits + k * block_rows * words), words_at(scratch, a.pairs)
             own_panels, own_z = words_at(const, a.panels + k * a.panels_part), floats_at(scratch, a.z + k * a.z_part)
-            if LOOKUP:
-                pair_rows(own_bits, rows, words, own_pairs)
-            binary_matmul(own_bits, own_pairs, rows, words, own_panels, 0, width, a.start, own_z, block_rows)
+            binary_product(own_bits, own_pairs, rows, words, own_panels, width, a.start, own_z, block_rows)
             if layer_norms:
                 prescale, valid = floats_at(const, a.prescale + k * 2 * width), floats_at(const, a.valid)
                 normalize_products(own_z, rows, block_rows, width, a.channels, prescale, valid)
@@ -366,9 +363,7 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
             store_mask(bits, i * words * LANE_BITS + c, v > load(thresholds, c))
     if layer_norms or LOOKUP:
         pairs = words_at(scratch, a.pairs)
-        if LOOKUP:
-            pair_rows(bits, rows, words, pairs)
-        binary_matmul(bits, pairs, rows, words, words_at(const, a.panels), 0, width, a.start, z, block_rows)
+        binary_product(bits, pairs, rows, words, words_at(const, a.panels), width, a.start, z, block_rows)
     if layer_norms:
         normalize_products(z, rows, block_rows, width, a.channels, floats_at(const, a.prescale), valid)
     for c in range(0, width, LANES):

@@ -5,8 +5,7 @@ from numba import carray
 
 from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN, LANE_BITS
 from bitvit.kernels.inline import inline
-from bitvit.kernels.lookup import pair_rows
-from bitvit.kernels.matmul import binary_matmul, float_matmul, half_dots
+from bitvit.kernels.matmul import binary_product, float_matmul, half_dots
 from bitvit.kernels.rows import extend_periodically, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     floats_at,
@@ -138,9 +137,7 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
     pool_and_sign(first, rows, a, floats_at(state, a.source), floats_at(const, a.norm), bits, pooled)
     if layer_norms or LOOKUP:
         pairs, panels = words_at(scratch, a.pairs), words_at(const, a.panels)
-        if LOOKUP:
-            pair_rows(bits, rows, a.words, pairs)
-        binary_matmul(bits, pairs, rows, a.words, panels, 0, a.width, a.start, z, a.piece_rows)
+        binary_product(bits, pairs, rows, a.words, panels, a.width, a.start, z, a.piece_rows)
     if layer_norms:
         valid = floats_at(const, a.valid)
         normalize_products(z, rows, a.piece_rows, a.width, a.channels, floats_at(const, a.prescale), valid)

@@ -12,7 +12,7 @@ float) of each of a tile's rows is broadcast against it. No horizontal sums, any
 import numpy as np
 
 from bitvit.kernels.inline import inline
-from bitvit.kernels.lookup import look_up
+from bitvit.kernels.lookup import look_up, pair_rows
 from bitvit.kernels.simd import (
     broadcast_rows,
     count_differences_bytes,
@@ -96,6 +96,14 @@ def binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, ou
         return
     for n in range(0, width, LANES):
         binary_panel(rows, first + n, bits, words, panels, start, out, n * out_rows)
+
+
+@inline
+def binary_product(bits, pairs, rows, words, panels, width, start, out, out_rows):
+    """`binary_matmul` of all outputs; with LOOKUP it fills `pairs` first."""
+    if LOOKUP:
+        pair_rows(bits, rows, words, pairs)
+    binary_matmul(bits, pairs, rows, words, panels, 0, width, start, out, out_rows)
 
 
 @in_tiles_of(TILE_ROWS if MANY_REGISTERS else 6)  # of 16 registers: 12 accumulators, two weights, a broadcast

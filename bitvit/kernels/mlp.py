@@ -22,7 +22,7 @@ from numba import carray
 from bitvit.kernels.catalog import LANE_BITS, MLP
 from bitvit.kernels.inline import inline
 from bitvit.kernels.lookup import pair_rows
-from bitvit.kernels.matmul import binary_matmul, half_dots
+from bitvit.kernels.matmul import binary_matmul, binary_product, half_dots
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
     floats_at,
@@ -99,17 +99,16 @@ def hidden_layer(rows, a, const, scratch, layer_norms):
     """
     bits, pairs, z = words_at(scratch, a.bits), words_at(scratch, a.pairs), floats_at(scratch, a.z)
     panels = words_at(const, a.panels1)
-    if LOOKUP:
-        pair_rows(bits, rows, a.words, pairs)
     if layer_norms:
         hidden = a.width * a.ratio
         prescale, valid = floats_at(const, a.prescale1), floats_at(const, a.valid_hidden)
-        binary_matmul(bits, pairs, rows, a.words, panels, 0, hidden, a.start1, z, a.piece_rows)
+        binary_product(bits, pairs, rows, a.words, panels, hidden, a.start1, z, a.piece_rows)
         normalize_products(z, rows, a.piece_rows, hidden, a.channels * a.ratio, prescale, valid)
         for m in range(rows):
             for c in range(0, a.width, LANES):
                 hidden_row(m, 1, c, 0, c % a.period, a, const, scratch, layer_norms)
     elif LOOKUP:
+        pair_rows(bits, rows, a.words, pairs)
         for first in range(0, a.width, a.chunk):
             last, stored = min(a.width, first + a.chunk), first * a.ratio
             products = (last - first) * a.ratio
@@ -204,9 +203,7 @@ def mlp_rows(piece, a, const, state, scratch, layer_norms):
     prepare_rows(first, rows, a, source, const, scratch)
     hidden_layer(rows, a, const, scratch, layer_norms)
     pairs, panels, words = words_at(scratch, a.pairs), words_at(const, a.panels2), a.hidden_words
-    if LOOKUP:
-        pair_rows(hidden_bits, rows, words, pairs)
-    binary_matmul(hidden_bits, pairs, rows, words, panels, 0, a.width, a.start2, z, a.piece_rows)
+    binary_product(hidden_bits, pairs, rows, words, panels, a.width, a.start2, z, a.piece_rows)
     if layer_norms:
         prescale, valid = floats_at(const, a.prescale2), floats_at(const, a.valid)
         normalize_products(z, rows, a.piece_rows, a.width, a.channels, prescale, valid)

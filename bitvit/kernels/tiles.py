@@ -22,9 +22,9 @@ from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
 
 
 @inline
-def in_whole_tiles(rows):
-    """How many of so many rows go in tiles of TILE_ROWS, the last of which may have one row too many."""
-    return (rows + TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS
+def in_whole_tiles(rows, height=TILE_ROWS):
+    """How many of so many rows go in tiles of `height`, the last of which may have one row too many."""
+    return (rows + TAIL_ROWS - 1) // height * height
 
 
 @inline
@@ -58,7 +58,7 @@ def in_tiles_of(height):
 
         @inline
         def over_rows(rows, *others):
-            whole = (rows + TAIL_ROWS - 1) // height * height
+            whole = in_whole_tiles(rows, height)
             for m in range(0, whole, height):
                 call_tile(tile, m, height, others)
             for m in range(whole, rows, TAIL_ROWS):
