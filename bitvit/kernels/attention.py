@@ -19,7 +19,7 @@ from numba import carray
 
 from bitvit.kernels.catalog import COARSEN, LANE_BITS, OUTPUT, PROJECT
 from bitvit.kernels.inline import inline
-from bitvit.kernels.matmul import binary_product, half_dots
+from bitvit.kernels.matmul import BLOCK, binary_product, half_dots, ones, total_ones
 from bitvit.kernels.rows import EPS, normalize_products, normalize_row
 from bitvit.kernels.simd import (
     broadcast_rows,
@@ -198,77 +198,103 @@ def gather_head(window, head, a, state, scratch):
     """Bits of one window and head: head_bits[query, key, value][word][token]; the values also [token word][channel]."""
     signs, head_bits = words_at(state, a.signs), words_at(scratch, a.head_bits)
     transposed = words_at(scratch, a.transposed)
-    n, plane = a.keys_padded, a.plane
+    n, plane, words, row_words, head_dim = a.keys_padded, a.plane, a.key_words, a.row_words, a.head_dim
+    tokens, merged = a.window_tokens, a.merged
+    own, others = window * tokens, a.windows * tokens
     to = 0
     for part in range(3):  # in the order of memory: what a copy writes too much is overwritten or padding
-        for w in range(a.key_words):
-            bit = head * a.head_dim + w * LANE_BITS
-            at = (part * a.row_words + bit // LANE_BITS) * plane
-            shift, bits_left = bit % LANE_BITS, a.head_dim - w * LANE_BITS
-            own, merged = at + window * a.window_tokens, at + a.windows * a.window_tokens
-            copy_head(signs, own, plane, shift, bits_left, a.window_tokens, head_bits, to)
-            copy_head(signs, merged, plane, shift, bits_left, a.merged, head_bits, to + a.window_tokens)
+        for w in range(words):
+            bit = head * head_dim + w * LANE_BITS
+            at = (part * row_words + bit // LANE_BITS) * plane
+            shift, bits_left = bit % LANE_BITS, head_dim - w * LANE_BITS
+            copy_head(signs, at + own, plane, shift, bits_left, tokens, head_bits, to)
+            copy_head(signs, at + others, plane, shift, bits_left, merged, head_bits, to + tokens)
             to += n
-    for w in range(a.key_words):
-        values = (2 * a.key_words + w) * n
+    transpose_values(words_at(scratch, a.head_bits + 2 * words * n), a, transposed)
+
+
+@inline
+def transpose_values(values, a, transposed):
+    """[word of channels][token], keys_padded tokens -> [word of tokens][channel]."""
+    words, n, dim = a.key_words, a.keys_padded, a.dim_padded
+    for w in range(words):
+        channels = min(LANE_BITS, dim - w * LANE_BITS)
         for t in range(0, n, LANES):
-            v = load(head_bits, values + t)
+            v = load(values, w * n + t)
             one = splat(np.uint32(1))
-            for b in range(min(LANE_BITS, a.dim_padded - w * LANE_BITS)):
-                word = t // LANE_BITS * a.dim_padded + w * LANE_BITS + b
-                store_mask(transposed, word * LANE_BITS + t % LANE_BITS, nonzero(v & one))
+            bit = (t // LANE_BITS * dim + w * LANE_BITS) * LANE_BITS + t % LANE_BITS
+            for b in range(channels):
+                store_mask(transposed, bit + b * LANE_BITS, nonzero(v & one))
                 one += one
 
 
 @in_tiles
-def score_tile(q, height, k, a, head_bits, scores):
+def score_tile(q, height, k, words, queries, query_row, keys, key_row, scores):
     """`score` for queries q … and keys k …"""
-    n, words = a.keys_padded, a.key_words
     acc = splat_rows(np.uint32(0), height)
-    for w in range(words):
-        key = load(head_bits, (words + w) * n + k)
-        acc += popcount(key ^ broadcast_rows(head_bits, w * n + q, 1, height))
-    store_rows(scores, q * n + k, n, acc)
+    for block in range(0, words, BLOCK):
+        last = min(words, block + BLOCK)
+        count = splat_rows(np.uint32(0), height)
+        for w in range(block, last):
+            count += ones(load(keys, w * key_row + k) ^ broadcast_rows(queries, w * query_row + q, 1, height))
+        acc += total_ones(count, last - block)
+    store_rows(scores, q * key_row + k, key_row, acc)
 
 
 @inline
-def score(a, scratch):
-    """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount."""
-    head_bits, scores = words_at(scratch, a.head_bits), words_at(scratch, a.scores)
-    for k in range(0, a.keys_padded, LANES):
-        score_tile(a.window_tokens + a.merged, k, a, head_bits, scores)
+def score(rows, words, queries, query_row, keys, key_row, scores):
+    """scores[query][key] = popcount(q xor k), int32; the score is head_dim - 2·popcount.
+
+    queries: [words][query_row], of which `rows` count; keys: [words][key_row], whole vectors.
+    """
+    for k in range(0, key_row, LANES):
+        score_tile(rows, k, words, queries, query_row, keys, key_row, scores)
+
+
+@inline
+def count_common(values, row, planes, at, words, height):
+    """popcount(value & plane) of a vector of channels in each of a tile's rows of a plane, int32.
+
+    values: [words][row], the vector at the array's beginning; planes: [rows][words], the tile's first word at `at`.
+    """
+    if words == 1:
+        return popcount(load(values, 0) & broadcast_rows(planes, at, words, height))
+    acc = splat_rows(np.uint32(0), height)
+    for block in range(0, words, BLOCK):
+        last = min(words, block + BLOCK)
+        count = splat_rows(np.uint32(0), height)
+        for w in range(block, last):
+            count += ones(load(values, w * row) & broadcast_rows(planes, at + w, words, height))
+        acc += total_ones(count, last - block)
+    return acc
 
 
 @in_tiles
-def weigh_tile(q, height, c, a, window, head, weights, state, scratch):
-    """`weigh_values` for queries q … and channels c … of the head."""
-    transposed, planes = words_at(scratch, a.transposed), words_at(scratch, a.plane_words)
-    counts, context = words_at(scratch, a.counts), floats_at(state, a.context)
-    words, rows = a.token_words, a.rows_padded
+def weigh_tile(q, height, values, dim, words, planes, counts, rows, weights, count, context, stride, channels):
+    """`weigh_values` for queries q … and as many channels as a vector has, of which `channels` are the head's."""
     total = splat_rows(np.float32(0), height)
-    for p in range(a.planes):
-        acc = splat_rows(np.uint32(0), height)
-        at = (p * rows + q) * words
-        for w in range(words):
-            values = load(transposed, w * a.dim_padded + c)
-            acc += popcount(values & broadcast_rows(planes, at + w, words, height))
+    for p in range(count):
+        acc = count_common(values, dim, planes, (p * rows + q) * words, words, height)
         difference = acc + acc - broadcast_rows(counts, p * rows + q, 1, height)
         total = fma(to_float(difference), splat(weights[p]), total)
-    to = (window * rows + q) * a.stride + head * a.head_dim + c
-    if a.head_dim - c < LANES:
-        store_rows_first(context, to, a.stride, total, a.head_dim - c)
+    if channels < LANES:
+        store_rows_first(context, q * stride, stride, total, channels)
     else:
-        store_rows(context, to, a.stride, total)
+        store_rows(context, q * stride, stride, total)
 
 
 @inline
-def weigh_values(a, window, head, weights, state, scratch):
+def weigh_values(a, window, head, weights, count, state, scratch):
     """context[window][query] = Σ_planes weight·(2·popcount(plane & v) - popcount(plane)), float32.
 
-    counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [plane].
+    counts: int32 [plane][query]; plane words: [plane][query][token word]; weights: float32 [count], one a plane.
     """
-    for c in range(0, a.dim_padded, LANES):
-        weigh_tile(a.window_tokens + a.merged, c, a, window, head, weights, state, scratch)
+    planes, counts = words_at(scratch, a.plane_words), words_at(scratch, a.counts)
+    queries, dim, words, rows, stride = a.window_tokens + a.merged, a.dim_padded, a.token_words, a.rows_padded, a.stride
+    transposed, context = a.transposed, a.context + window * rows * stride + head * a.head_dim
+    for c in range(0, dim, LANES):
+        values, to = words_at(scratch, transposed + c), floats_at(state, context + c)
+        weigh_tile(queries, values, dim, words, planes, counts, rows, weights, count, to, stride, a.head_dim - c)
 
 
 @inline
@@ -276,7 +302,16 @@ def attend_head(piece, a, state, scratch):
     """Gather and score one (window, head); returns (window, head)."""
     window, head = piece // a.heads, piece % a.heads
     gather_head(window, head, a, state, scratch)
-    score(a, scratch)
+    queries, keys = words_at(scratch, a.head_bits), words_at(scratch, a.head_bits + a.key_words * a.keys_padded)
+    score(
+        a.window_tokens + a.merged,
+        a.key_words,
+        queries,
+        a.keys_padded,
+        keys,
+        a.keys_padded,
+        words_at(scratch, a.scores),
+    )
     return window, head
 
 

@@ -255,8 +255,8 @@ ATTEND = fields(
     " windows width stride"
     " row_words plane"  # words of a token's signs; tokens of a word plane
     " planes"  # P, bit planes of the quantizer
-    " keys_padded key_words token_words"  # keys to LANE_BITS, d/LANE_BITS, keys/LANE_BITS, each rounded up
-    " dim_padded rows_padded"  # d to LANES, keys to TILE_ROWS
+    " keys_padded key_words token_words"  # keys to LANES; d/LANE_BITS and keys/LANE_BITS, each rounded up
+    " dim_padded rows_padded"  # d to LANES, keys to whole tiles
     # state
     " signs"  # uint32 [query, key, value][row_words][plane]
     " context"  # [windows][rows_padded][stride]
@@ -267,9 +267,38 @@ ATTEND = fields(
     " head_bits"  # uint32 [query, key, value][key_words][keys_padded], and LANES more
     " transposed"  # uint32 [token_words][dim_padded]: the values' signs, tokens along the bits
     " scores"  # int32, then numerators [rows_padded][keys_padded]
-    " plane_words"  # uint32 [planes][rows_padded][token_words]
+    " plane_words"  # uint32 [planes][rows_padded][token_words]; bits behind keys_padded are 0
     " counts"  # int32 [planes][rows_padded]: 1 bits of each row of plane_words
     " weights"  # [planes]
+)
+
+ATTEND_PIXELS = fields(  # windows of one pixel: the merged tokens are as many, and tokens are [pixel, merged ones]
+    "heads head_dim merged piece_rows"  # piece_rows: pixels, and as many merged tokens
+    " width stride row_words plane planes keys_padded key_words token_words dim_padded"  # as above
+    " rows_padded"  # rows of planes: piece_rows, then one for every distance that pixels have from a merged token
+    " queries_padded pixels_padded"  # piece_rows and merged, to LANES
+    " context_rows"  # rows of a window in context: 1, with layer norms all
+    # state
+    " signs"  # uint32 [query, key, value][row_words][plane]
+    " context"  # [windows][context_rows][stride]
+    " shortcut"  # [windows + merged][stride]
+    " coarse"  # [merged][width], without layer norms
+    # const
+    " quantizer keys_table"  # as above
+    " affine"  # [scale, bias, slope - 1][width and LANES more], without layer norms
+    " sign_places"  # uint32 [LANES]: 2^31 / 2^lane
+    # scratch
+    " queries"  # uint32 [pixel, merged][key_words][queries_padded]
+    " keys merged_values"  # uint32 [key_words][keys_padded] and LANES more, of [a pixel, which is 0, merged tokens]
+    " pixel_keys pixel_values"  # uint32 [key_words][pixels_padded]
+    " pixel_signs"  # uint32 [pixels_padded][dim_padded]: bit 31 is 1 where a pixel's value is
+    " transposed"  # uint32 [token_words][dim_padded], of merged_values
+    " scores"  # int32 [piece_rows to tiles][keys_padded]
+    " pixel_scores"  # int32 [piece_rows to tiles][pixels_padded]
+    " plane_words counts weights"  # as above
+    " slots"  # int32 [head_dim + 1 to LANES]: which row of planes a distance has, from piece_rows on, or -1
+    " row_scores"  # int32, then numerators [rows_padded][keys_padded], of which the planes are made
+    " values"  # [rows of planes from piece_rows on][without a pixel's value, with it][LANES]
 )
 
 COARSEN = fields(
@@ -310,6 +339,10 @@ project = Kernel("attention", "project", PROJECT, "batch", "projections")
 project_ln = Kernel("attention", "project_ln", PROJECT, "layer", "projections")
 attend_levels = Kernel("quantizers", "attend_levels", ATTEND, None, "attention")
 attend_gsb = Kernel("quantizers", "attend_gsb", ATTEND, None, "attention")
+attend_pixels_levels = Kernel("pixels", "attend_pixels_levels", ATTEND_PIXELS, "batch", "attention")
+attend_pixels_levels_ln = Kernel("pixels", "attend_pixels_levels_ln", ATTEND_PIXELS, "layer", "attention")
+attend_pixels_gsb = Kernel("pixels", "attend_pixels_gsb", ATTEND_PIXELS, "batch", "attention")
+attend_pixels_gsb_ln = Kernel("pixels", "attend_pixels_gsb_ln", ATTEND_PIXELS, "layer", "attention")
 coarsen = Kernel("attention", "coarsen", COARSEN, "batch", "attention")
 coarsen_ln = Kernel("attention", "coarsen_ln", COARSEN, "layer", "attention")
 output = Kernel("attention", "output", OUTPUT, "batch", "projections")

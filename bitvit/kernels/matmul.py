@@ -47,6 +47,8 @@ def ones(x):
 @inline
 def total_ones(count, words):
     """What 1 bits counted over at most so many words, BLOCK or fewer, say of each 32-bit lane."""
+    if LANE_POPCOUNT:
+        return count
     if words < 8:  # at most 7·32 in all: the product's highest byte is the sum of the four
         return shift_right(count * splat(np.uint32(0x01010101)), 24)
     pairs = (count & splat(np.uint32(0x00FF00FF))) + (shift_right(count, 8) & splat(np.uint32(0x00FF00FF)))

@@ -611,6 +611,17 @@ def nonzero(typingctx, v):
 
 
 @intrinsic
+def where_sign(typingctx, words, one, two):
+    """Lanes of `one` where bit 31 of a word is 1, of `two` elsewhere; one row each."""
+
+    def codegen(context, builder, sig, args):
+        words, one, two = args
+        return builder.select(builder.icmp_signed("<", words, _constant(words.type, 0)), one, two)
+
+    return one(words, one, two), codegen
+
+
+@intrinsic
 def fma_two(typingctx, array, index, stride, one, two, left, right):
     """(left + x·one, right + x·two), where row i of x is array[index + i*stride] in every lane.
 
@@ -662,20 +673,33 @@ def _reduction(name: str, doc: str, on_int: Any, on_float: Any) -> Any:
 lane_sum = _reduction(
     "lane_sum", "Sum of the lanes, always in the same tree order.", ir.IRBuilder.add, ir.IRBuilder.fadd
 )
-lane_min = _reduction(
-    "lane_min", "Smallest lane (signed integers).", lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y), None
+
+
+def _row_reduction(name: str, doc: str, on_int: Any, on_float: Any) -> Any:
+    def fn(typingctx, v):
+        def codegen(context, builder, sig, args):
+            op = on_float if v.elem == types.float32 else on_int
+            return _map(builder, sig.args, args, lambda b, x: splat_value(b, _reduce(b, x, op), v.lanes))
+
+        return v(v), codegen
+
+    fn.__name__ = fn.__qualname__ = name
+    fn.__doc__ = doc
+    return intrinsic(fn)
+
+
+row_sums = _row_reduction(
+    "row_sums",
+    "Each row's sum of lanes in all of its lanes, in the tree order of `lane_sum`.",
+    ir.IRBuilder.add,
+    ir.IRBuilder.fadd,
 )
-
-
-@intrinsic
-def row_sums(typingctx, v):
-    """Each row's sum of lanes in all of its lanes, in the tree order of `lane_sum`."""
-
-    def codegen(context, builder, sig, args):
-        add = ir.IRBuilder.fadd if v.elem == types.float32 else ir.IRBuilder.add
-        return _map(builder, sig.args, args, lambda b, x: splat_value(b, _reduce(b, x, add), v.lanes))
-
-    return v(v), codegen
+row_mins = _row_reduction(
+    "row_mins",
+    "Each row's smallest lane in all of its lanes (signed integers).",
+    lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y),
+    None,
+)
 
 
 @intrinsic

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from bitvit import schema
 from bitvit.kernels import catalog
 from bitvit.kernels.catalog import LANE_BITS
-from bitvit.kernels.target import LANES, TILE_ROWS
+from bitvit.kernels.target import LANES, TAIL_ROWS, TILE_ROWS
 from bitvit.layers.common import (
     NEVER,
     Vector,
@@ -27,6 +27,9 @@ from bitvit.layers.norm import normalized
 from bitvit.layers.quantizers import quantizer_of
 from bitvit.panels import interleave, lane_words, natural, padded, pair_units, take
 from bitvit.program import Builder, Map, Region
+
+FEW = 9  # merged tokens, from which hardly any two of as many pixels are at the same distance
+PIXEL_ROWS = 14  # of a piece, where windows have one pixel; what a head's pieces have in common each does for itself
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,8 +67,8 @@ class Windows:
 
     @property
     def rows_padded(self) -> int:
-        """Rows that a window and head computes: its keys' number in whole tiles."""
-        return padded(self.keys, TILE_ROWS)
+        """Rows that a window and head computes: its keys' number in whole tiles, of any height."""
+        return tiled(self.keys)
 
     @property
     def words(self) -> int:
@@ -79,23 +82,27 @@ class Buffers:
 
     signs: Region  # [query, key, value][words][plane]
     shortcut: Region  # float32 [tokens][stride], the sum of the real query, key and value
-    context: Region  # float32 [windows][rows_padded][stride]
+    context_rows: int
+    context: Region  # float32 [windows][context_rows][stride]
     coarse: Region  # float32 [merged][width]
 
     @classmethod
-    def of(cls, b: Builder, windows: Windows) -> "Buffers":
+    def of(cls, b: Builder, windows: Windows, context_rows: int) -> "Buffers":
+        """context_rows: of a window, that its context keeps; 1 if attend coarsens, which writes no pad lanes."""
         x = windows.map
+        coarse = f"coarse.{x.channels}" if context_rows == 1 else "coarse"
         return cls(
+            context_rows=context_rows,
             signs=b.state(f"signs.{x.width}", 3 * windows.words * windows.plane),
             shortcut=b.state("shortcut", windows.plane * x.stride),
-            context=b.state("context", windows.count * windows.rows_padded * x.stride),
-            coarse=b.state("coarse", windows.count * x.width),
+            context=b.state("context", windows.count * context_rows * x.stride),
+            coarse=b.state(coarse, windows.count * x.width),
         )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attention(schema.Attention):
-    """Emits project, attend, coarsen and output."""
+    """Emits project, attend, coarsen and output; with windows of one pixel and no layer norms, attend coarsens."""
 
     name: str
     num_heads: int
@@ -104,10 +111,15 @@ class Attention(schema.Attention):
 
     def emit(self, b: Builder, x: Map) -> Map:
         windows = Windows(x, self.window)
-        buffers = Buffers.of(b, windows)
+        pixels = self.window == 1 and windows.count > FEW
+        buffers = Buffers.of(b, windows, context_rows=1 if pixels and not self.layer_norm else windows.rows_padded)
         self._emit_project(b, windows, buffers)
-        self._emit_attend(b, windows, buffers)
-        self._emit_coarsen(b, windows, buffers)
+        if pixels:
+            self._emit_attend_pixels(b, windows, buffers)
+        else:
+            self._emit_attend(b, windows, buffers)
+        if self.layer_norm or not pixels:
+            self._emit_coarsen(b, windows, buffers)
         return self._emit_output(b, windows, buffers)
 
     @property
@@ -175,8 +187,7 @@ class Attention(schema.Attention):
         quantizer = quantizer_of(self.quantizer, head_dim)
         planes = quantizer.planes
         key_words, dim_padded = lane_words(head_dim), padded(head_dim)
-        keys_padded = padded(windows.keys, LANE_BITS)
-        token_words = keys_padded // LANE_BITS
+        keys_padded, token_words = padded(windows.keys), lane_words(windows.keys)
         b.step(
             quantizer.kernel,
             self.name,
@@ -204,10 +215,74 @@ class Attention(schema.Attention):
             head_bits=b.scratch("head_bits", 3 * key_words * keys_padded + LANES),
             transposed=b.scratch("transposed", token_words * dim_padded),
             scores=b.scratch("scores", windows.rows_padded * keys_padded),
-            plane_words=b.scratch("plane_words", planes * windows.rows_padded * token_words),
+            plane_words=b.scratch(f"plane_words.{windows.keys}", planes * windows.rows_padded * token_words),
             counts=b.scratch("counts", planes * windows.rows_padded),
             weights=b.scratch("weights", LANES),
         )
+
+    def _emit_attend_pixels(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
+        x, merged = windows.map, windows.count
+        head_dim = x.channels // self.num_heads
+        quantizer = quantizer_of(self.quantizer, head_dim)
+        planes, keys_padded, token_words = quantizer.planes, padded(windows.keys), lane_words(windows.keys)
+        key_words, dim_padded = lane_words(head_dim), padded(head_dim)
+        piece_rows = min(merged, PIXEL_ROWS)
+        queries_padded, pixels_padded = padded(piece_rows), padded(merged)
+        rows_padded = tiled(piece_rows + min(merged, head_dim + 1))
+        b.step(
+            quantizer.pixels_kernel[self.layer_norm],
+            self.name,
+            pieces(merged, piece_rows) * self.num_heads,
+            # signs, context of the pixels and of the merged tokens, or their shortcut and mean
+            moved=3 * windows.words * windows.tokens
+            + (merged + (merged**2 if self.layer_norm else 2 * merged)) * x.channels,
+            heads=self.num_heads,
+            head_dim=head_dim,
+            merged=merged,
+            piece_rows=piece_rows,
+            width=x.width,
+            stride=x.stride,
+            row_words=windows.words,
+            plane=windows.plane,
+            planes=planes,
+            keys_padded=keys_padded,
+            key_words=key_words,
+            token_words=token_words,
+            dim_padded=dim_padded,
+            rows_padded=rows_padded,
+            queries_padded=queries_padded,
+            pixels_padded=pixels_padded,
+            context_rows=buffers.context_rows,
+            signs=buffers.signs,
+            context=buffers.context,
+            shortcut=buffers.shortcut,
+            coarse=buffers.coarse,
+            quantizer=b.const(quantizer.table),
+            keys_table=b.shared(("keys", windows.keys), lambda: _keys_table(windows.keys)),
+            affine=b.const(self._context_planes(x)),
+            sign_places=b.shared("sign places", lambda: np.uint32(1 << 31) >> np.arange(LANES, dtype=np.uint32)),
+            queries=b.scratch("queries", 2 * key_words * queries_padded),
+            keys=b.scratch("keys", key_words * keys_padded + LANES),
+            merged_values=b.scratch("merged_values", key_words * keys_padded + LANES),
+            pixel_keys=b.scratch("pixel_keys", key_words * pixels_padded),
+            pixel_values=b.scratch("pixel_values", key_words * pixels_padded),
+            pixel_signs=b.scratch("pixel_signs", pixels_padded * dim_padded),
+            transposed=b.scratch("transposed", token_words * dim_padded),
+            scores=b.scratch("scores", tiled(piece_rows) * keys_padded),
+            pixel_scores=b.scratch("pixel_scores", tiled(piece_rows) * pixels_padded),
+            plane_words=b.scratch(f"plane_words.{windows.keys}", planes * rows_padded * token_words),
+            counts=b.scratch("counts", planes * rows_padded),
+            weights=b.scratch("weights", LANES),
+            slots=b.scratch("slots", padded(head_dim + 1)),
+            row_scores=b.scratch("row_scores", rows_padded * keys_padded),
+            values=b.scratch("values", 2 * rows_padded * LANES),
+        )
+
+    def _context_planes(self, x: Map) -> Vector:
+        """[scale, bias, slope - 1][width and LANES more]: a head's channels may begin at any."""
+        planes = np.zeros((3, x.width + LANES), np.float32)
+        planes[:, : x.channels] = self.context.scale, self.context.bias, self.context.slope.astype(np.float64) - 1
+        return planes
 
     def _context_affine(self, order: NDArray[np.int64]) -> Vector:
         slope = slope_less_one(self.context.slope, order)
@@ -226,7 +301,7 @@ class Attention(schema.Attention):
             piece_rows=piece_rows,
             windows=windows.count,
             window_tokens=windows.pixels,
-            rows_padded=windows.rows_padded,
+            rows_padded=buffers.context_rows,
             width=x.width,
             stride=x.stride,
             channels=x.channels,
@@ -249,7 +324,7 @@ class Attention(schema.Attention):
             rows=x.rows,
             piece_rows=piece_rows,
             window_tokens=windows.pixels,
-            rows_padded=windows.rows_padded,
+            rows_padded=buffers.context_rows,
             channels=x.channels,
             width=x.width,
             stride=x.stride,
@@ -278,6 +353,11 @@ class Attention(schema.Attention):
         return out
 
 
+def tiled(rows: int) -> int:
+    """So many rows, and room for one more: the last tile may have one too many."""
+    return padded(rows + TAIL_ROWS - 1, TILE_ROWS)
+
+
 # -------------------------------------------------------------------------------------------------------------- tables
 def _shared_pixels(b: Builder, windows: Windows) -> int:
     x = windows.map
@@ -298,7 +378,7 @@ def _window_pixels(side: int, window: int, stride: int) -> NDArray[np.int32]:
 
 def _keys_table(keys: int) -> NDArray[np.uint32]:
     """[penalty (int32)][present][floor], see kernels/quantizers.py."""
-    real = np.arange(padded(keys, LANE_BITS)) < keys
+    real = np.arange(padded(keys)) < keys
     penalty = np.where(real, 0, 1 << 20).astype(np.uint32)
     present = real.astype(np.float32).view(np.uint32)
     floor = np.where(real, 0, -1e30).astype(np.float32).view(np.uint32)

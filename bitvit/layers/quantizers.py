@@ -16,6 +16,8 @@ class Quantizer:
     """How kernels/quantizers.py makes bit planes of scores."""
 
     kernel: Kernel
+    pixels_kernel: tuple[Kernel, Kernel]
+    """For windows of one pixel: with batch norms, and with layer norms."""
     planes: int
     table: Vector
     """Two steps of the softmax, then what the kernel says."""
@@ -25,8 +27,10 @@ def quantizer_of(steps: NDArray[np.float32], head_dim: int) -> Quantizer:
     """The quantizer of a model file's tensor: [2, heads] for levels, [3] for gsb."""
     softmax = _softmax_steps(head_dim)
     if steps.ndim == 1:
-        return Quantizer(catalog.attend_gsb, 3, np.concatenate([softmax, _gsb_table(steps)]))
-    return Quantizer(catalog.attend_levels, 2, np.concatenate([softmax, steps.T.reshape(-1)]))
+        pixels = catalog.attend_pixels_gsb, catalog.attend_pixels_gsb_ln
+        return Quantizer(catalog.attend_gsb, pixels, 3, np.concatenate([softmax, _gsb_table(steps)]))
+    pixels = catalog.attend_pixels_levels, catalog.attend_pixels_levels_ln
+    return Quantizer(catalog.attend_levels, pixels, 2, np.concatenate([softmax, steps.T.reshape(-1)]))
 
 
 def _gsb_table(clip: NDArray[np.float32]) -> Vector:

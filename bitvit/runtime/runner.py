@@ -235,7 +235,13 @@ class Runner:
         """
         return self.call(catalog.time_steps, workspace.state, workspace.scratch, ticks)
 
-    def run_piece(self, workspace: Workspace, step: int, piece: int) -> None:
-        """Compute one piece of one step on this thread; its working memory is left in workspace.scratch."""
-        kernel, arguments = kernel_at(int(self._table[step]["address"])), int(self._table[step]["arguments"])
-        Call(kernel, piece, arguments, self.program.const, workspace.state, workspace.scratch)()
+    def run_piece(
+        self, workspace: Workspace, step: int, piece: int, arguments: "NDArray[np.void] | None" = None
+    ) -> None:
+        """Compute one piece of one step on this thread; its working memory is left in workspace.scratch.
+
+        arguments: the kernel's record [1], if not the step's own.
+        """
+        kernel = kernel_at(int(self._table[step]["address"]))
+        arenas = self.program.const, workspace.state, workspace.scratch
+        Call(kernel, piece, self._arguments[step] if arguments is None else arguments, *arenas)()

@@ -38,6 +38,12 @@ class TracedStep:
             parts.append(read(piece))
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
+    def run_row(self, head: int, row: int) -> None:
+        """Run one row of a head of `attend_pixels` alone, in a piece of its own."""
+        arguments = np.array([self.arguments])
+        arguments["piece_rows"] = 1
+        self._runner.run_piece(self._workspace, self._index, row * int(self.arguments["heads"]) + head, arguments)
+
     def rows_of(self, piece: int) -> int:
         """Rows of a piece; the last one may have fewer."""
         a = self.arguments
@@ -128,33 +134,61 @@ def _in_windows(step: TracedStep, tokens: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.concatenate([own, merged], axis=1)
 
 
-def _attend_levels(step: TracedStep) -> Signs:
+def _levels(step: TracedStep) -> Signs:
     distances, low, high = _attend(step)
     return {"attention.attention.distances": distances, "attention.attention.levels": low + 2 * high}
 
 
-def _attend_gsb(step: TracedStep) -> Signs:
+def _gsb(step: TracedStep) -> Signs:
     names = "distances", "base", "t1", "t2"
     return {f"attention.attention.{name}": array for name, array in zip(names, _attend(step), strict=True)}
 
 
 def _attend(step: TracedStep) -> list[NDArray[Any]]:
     """Distances int16 and planes of 0 or 1, int8, each [windows, heads, N, N]."""
+    if step.step.kernel.module == "pixels":
+        return _attend_pixels(step)
     a = step.arguments
     tokens, words, rows = int(a["window_tokens"] + a["merged"]), int(a["token_words"]), int(a["rows_padded"])
     keys = int(a["keys_padded"])
 
     def read(_: int) -> tuple[NDArray[Any], ...]:
-        numerators = step.scratch("scores", tokens * keys).view(np.float32).reshape(tokens, keys)[:, :tokens]
-        # a numerator is exp(-2j/√d) of the integer j = (largest score of the row - score) / 2
-        distances = np.rint(np.log(numerators) * -np.sqrt(a["head_dim"]) / 2).astype(np.int16)
+        numerators = step.scratch("scores", tokens * keys).reshape(tokens, keys)[:, :tokens]
         planes = (
             (step.scratch_signs("plane_words", tokens, words, tokens, p * rows * words) > 0).astype(np.int8)
             for p in range(int(a["planes"]))
         )
-        return distances[None], *(plane[None] for plane in planes)
+        return _distances(step, numerators)[None], *(plane[None] for plane in planes)
 
     return [array.reshape(-1, int(a["heads"]), tokens, tokens) for array in step.run(read)]
+
+
+def _distances(step: TracedStep, numerators: NDArray[np.uint32]) -> NDArray[np.int16]:
+    """A numerator is exp(-2j/√d) of the integer j = (largest score of the row - score) / 2."""
+    logarithms = np.log(numerators.view(np.float32))
+    distances: NDArray[np.int16] = np.rint(logarithms * -np.sqrt(step.arguments["head_dim"]) / 2).astype(np.int16)
+    return distances
+
+
+def _attend_pixels(step: TracedStep) -> list[NDArray[Any]]:
+    """The same of windows of one pixel; row by row, as merged tokens of a piece take the same memory in turn."""
+    a = step.arguments
+    heads, merged, words, rows = int(a["heads"]), int(a["merged"]), int(a["token_words"]), int(a["rows_padded"])
+    tokens, keys, count = 1 + merged, int(a["keys_padded"]), int(a["planes"])
+    shape = merged, heads, tokens, tokens
+    found: list[NDArray[Any]] = [np.zeros(shape, np.int16), *(np.zeros(shape, np.int8) for _ in range(count))]
+    for head in range(heads):
+        for m in range(merged):
+            step.run_row(head, m)
+            made = 1 + step.scratch("slots", int(a["head_dim"]) + 1)[step.scratch("pixel_scores", merged)]
+            of_rows = np.concatenate([[0], made])  # the pixel's, then the merged token's in each window
+            numerators = step.scratch("row_scores", rows * keys).reshape(rows, keys)[of_rows, :tokens]
+            planes = step.scratch("plane_words", count * rows * words).reshape(count, rows, words)[:, of_rows]
+            parts: list[NDArray[Any]] = [_distances(step, numerators)]
+            parts += ((unpacked(plane, tokens) > 0).astype(np.int8) for plane in planes)
+            for array, part in zip(found, parts, strict=True):
+                array[m, head, 0], array[:, head, 1 + m] = part[0], part[1:]
+    return found
 
 
 def _output(step: TracedStep) -> Signs:
@@ -180,8 +214,10 @@ _READERS: dict[str, Callable[[TracedStep], Signs]] = {
     "mixer_signs": _mixer_signs,
     "mlp": _mlp,
     "project": _project,
-    "attend_levels": _attend_levels,
-    "attend_gsb": _attend_gsb,
+    "attend_levels": _levels,
+    "attend_pixels_levels": _levels,
+    "attend_gsb": _gsb,
+    "attend_pixels_gsb": _gsb,
     "output": _output,
     "binary_down": _binary_down,
 }
@@ -212,7 +248,9 @@ def _gsb_weights(step: TracedStep, signs: Signs) -> NDArray[np.float32]:
 
 _WEIGHTS: dict[str, Callable[[TracedStep, Signs], NDArray[np.float32]]] = {
     "attend_levels": _levels_weights,
+    "attend_pixels_levels": _levels_weights,
     "attend_gsb": _gsb_weights,
+    "attend_pixels_gsb": _gsb_weights,
 }
 
 

@@ -13,6 +13,7 @@ from bitvit.bits import pack
 from bitvit.kernels.attention import attend_head
 from bitvit.kernels.catalog import ATTEND, attend_levels
 from bitvit.kernels.inline import OPTIONS
+from bitvit.layers import attention
 from bitvit.layers.attention import Attention
 from bitvit.schema import Activation, BinaryLinear, Projection
 from bitvit.verify import reference
@@ -67,7 +68,9 @@ class Attend:
         self.channels = heads * dim
         self.windows = (side // window) ** 2
         self.tokens = window**2 + self.windows  # of one window
-        self.layer: Alone = alone(attention_of(self.channels, heads, window, quantizer), side, self.channels)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "FEW", self.windows)  # so windows of one pixel are no case of their own
+            self.layer: Alone = alone(attention_of(self.channels, heads, window, quantizer), side, self.channels)
         self.index = self.layer.step("attend_gsb" if quantizer.ndim == 1 else "attend_levels")
         self.step = self.layer.program.steps[self.index]
 

@@ -312,17 +312,29 @@ def test_lane_sum_adds_in_one_tree_order() -> None:
     assert out[0] == x.sum(dtype=np.uint32)
 
 
-def test_lane_min_finds_every_lane() -> None:
+def test_row_mins_finds_every_lane() -> None:
     @compiled
     def least(x: Array, out: Array) -> None:
-        out[0] = simd.lane_min(simd.load(x, 0))
+        simd.store_rows(out, 0, LANES, simd.row_mins(simd.load_rows(x, 0, LANES, 3)))
 
     for lane in range(LANES):
-        x = np.arange(100, 100 + LANES, dtype=np.int32)
-        x[lane] = -(2**31) + lane
-        out = np.zeros(1, np.int32)
-        least(x, out)
-        assert out[0] == x[lane]
+        x = np.arange(100, 100 + 3 * LANES, dtype=np.int32).reshape(3, LANES)
+        x[1, lane] = -(2**31) + lane
+        out = np.zeros((3, LANES), np.int32)
+        least(x.reshape(-1), out.reshape(-1))
+        np.testing.assert_array_equal(out, np.repeat(x.min(axis=1, keepdims=True), LANES, axis=1))
+
+
+def test_where_sign_chooses_by_bit_31() -> None:
+    @compiled
+    def choose(words: Array, one: Array, two: Array, out: Array) -> None:
+        simd.store(out, 0, simd.where_sign(simd.load(words, 0), simd.load(one, 0), simd.load(two, 0)))
+
+    places = words(LANES)
+    one, two, out = floats(LANES), floats(LANES), np.zeros(LANES, np.float32)
+    for flags in (places, places ^ np.uint32(1 << 31)):
+        choose(flags, one, two, out)
+        np.testing.assert_array_equal(out, np.where(flags >> 31, one, two))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])

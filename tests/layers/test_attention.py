@@ -19,18 +19,18 @@ def test_windows_count_pixels_and_merged_tokens(side: int, size: int, channels: 
     assert windows.keys == windows.pixels + len(corners)
     for whole, part in ((windows.plane, windows.tokens), (windows.rows_padded, windows.keys)):
         assert whole % TILE_ROWS == 0
-        assert 0 <= whole - part < TILE_ROWS
+        assert 0 <= whole - part <= TILE_ROWS
     assert (windows.words - 1) * LANE_BITS < windows.map.width <= windows.words * LANE_BITS
 
 
 def test_buffers_hold_all_tokens() -> None:
     b = Builder()
     windows = Windows(b.map(14, 100), 7)
-    buffers = Buffers.of(b, windows)
+    buffers = Buffers.of(b, windows, windows.rows_padded)
     x = windows.map
     assert buffers.signs.size >= 3 * windows.words * windows.tokens
     assert buffers.shortcut.size >= windows.tokens * x.stride
     assert buffers.context.size >= windows.count * windows.keys * x.stride
     assert buffers.coarse.size >= windows.count * x.width
-    again = Buffers.of(b, windows)
+    again = Buffers.of(b, windows, windows.rows_padded)
     assert (again.signs, again.context) == (buffers.signs, buffers.context)  # a block's buffers serve the next block
