@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitvit import BitvitError, Classifier, Preprocessing
+from bitvit.bench.machine import Load, share_of_others
+from bitvit.bench.report import BUSY
 from bitvit.checkpoint import read_network
 from bitvit.images import open_image
 from bitvit.model import load
@@ -106,9 +108,15 @@ def measure(jobs: dict[str, Job], paths: Sequence[Path], rounds: int) -> dict[st
 
 
 def record(
-    network: str, chosen: Sequence[Contender], found: dict[str, list[Timed]], threads: int, photos: int
+    network: str,
+    chosen: Sequence[Contender],
+    found: dict[str, list[Timed]],
+    *,
+    threads: int,
+    photos: int,
+    others: float | None,
 ) -> dict[str, Any]:
-    """What docs/benchmarks.json keeps."""
+    """What docs/benchmarks.json keeps. others: share of the machine's processors that other processes used."""
     rows = []
     for contender in chosen:
         own, runs = found["bitvit"], found[contender.key]
@@ -124,7 +132,7 @@ def record(
                 "same_labels": same if is_network else None,
             }
         )
-    facts = {"threads": threads, "photos": photos, "rounds": len(found["bitvit"])}
+    facts = {"threads": threads, "photos": photos, "rounds": len(found["bitvit"]), "others": others}
     return {"environment": machine.environment(), **facts, "results": rows}
 
 
@@ -143,11 +151,12 @@ def table(stored: dict[str, Any]) -> str:
             *(f"{milliseconds(row['wall_ms'] / 1e3)} ms{ratio}", f"{milliseconds(row['cpu_ms'] / 1e3)} ms", same),
         )
         lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
-    environment = stored["environment"]
+    environment, others = stored["environment"], stored["others"]
+    busy = f" Other processes used {others:.0%} of the processors." if others is not None and others > BUSY else ""
     lines += [
         "",
         f"{stored['photos']} JPEGs of 500 x 375 pixels, {stored['threads']} threads; in brackets how many times"
-        f" bitvit's: medians of {stored['rounds']} rounds. {machine_line(environment)}. {software(environment)}.",
+        f" bitvit's: medians of {stored['rounds']} rounds. {machine_line(environment)}. {software(environment)}.{busy}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -183,8 +192,11 @@ def main() -> None:
             for contender in choice.contenders:
                 say(f"preparing {contender.network}, {contender.engine}")
                 jobs[contender.key] = make_job(contender, networks, options.threads)
+            before = Load.now()
             found = measure(jobs, paths, options.rounds)
-        result = record(describe(network.config), choice.contenders, found, options.threads, options.photos)
+            others = share_of_others(before, Load.now())
+        name, threads, photos = describe(network.config), options.threads, options.photos
+        result = record(name, choice.contenders, found, threads=threads, photos=photos, others=others)
         print(table(result))
         if options.record is not None:
             store(options.record, "peers-photos", result)

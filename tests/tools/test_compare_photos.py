@@ -78,7 +78,7 @@ def test_the_table_has_ratios_and_same_labels() -> None:
         "bhvit-onnxruntime": [Timed(0.6, 1.2, [1, 3])] * 2,
         "mobilenet-int8": [Timed(0.01, 0.02, [8, 9])] * 2,
     }
-    stored = json.loads(json.dumps(record("BHViT-small", chosen, found, threads=2, photos=2)))
+    stored = json.loads(json.dumps(record("BHViT-small", chosen, found, threads=2, photos=2, others=0.01)))
     lines = table(stored).splitlines()
     assert lines[2:5] == [
         "| **BHViT-small** | **bitvit** | **100** | **10.0 ms** | **20.0 ms** | **2 of 2** |",
@@ -89,6 +89,7 @@ def test_the_table_has_ratios_and_same_labels() -> None:
         "2 JPEGs of 500 x 375 pixels, 2 threads; in brackets how many times bitvit's: medians of 2"
     )
     assert "numpy" in lines[6]
+    assert table(stored | {"others": 0.25}).endswith(" Other processes used 25% of the processors.\n")
 
 
 def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
