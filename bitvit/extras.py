@@ -16,7 +16,7 @@ def require(package: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError:
-        name = {"sklearn": "scikit-learn", "scipy": "scikit-learn"}.get(package.split(".")[0], package.split(".")[0])
+        name = package.split(".")[0]
         wanted = name if name == "pyarrow" else "'bitvit[evaluate]'"
         python = shlex.quote(sys.executable or "python")  # a bare pip may be another environment's
         raise BitvitError(f"{purpose} needs {name}, which is not installed: {python} -m pip install {wanted}") from None

@@ -28,7 +28,17 @@ from bitvit.errors import ImageError
 from bitvit.images import ImageSource
 from bitvit.preprocess import Preprocessing
 
-__all__ = ["Answer", "Logits", "Model", "Prepared", "answers", "computing", "in_order", "is_parallel"]
+__all__ = [
+    "Answer",
+    "Logits",
+    "Model",
+    "Prepared",
+    "answers",
+    "computing",
+    "in_order",
+    "is_parallel",
+    "portion_size",
+]
 
 Logits: TypeAlias = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -223,7 +233,7 @@ def in_order(
             if waiting and waiting[0].done:
                 portion = waiting.popleft()
                 if threads > 1:
-                    size = _portion_size(portion, most)
+                    size = portion_size(portion.seconds, portion.count, most)
                 yield from portion.results
                 if portion.problem is not None:
                     raise portion.problem
@@ -254,9 +264,9 @@ def _take(source: Iterator[Item], size: int) -> _Portion[Item, Any]:
     return _Portion(items, None)
 
 
-def _portion_size(last: _Portion[Any, Any], most: int) -> int:
-    """Of the next portions, after one that is done."""
-    each = last.seconds / max(1, last.count)
+def portion_size(seconds: float, count: int, most: int) -> int:
+    """How many items the next portion has, at most `most`, where `count` of the last one took so long."""
+    each = seconds / max(1, count)
     return most if each * most < PORTION_SECONDS else max(1, int(PORTION_SECONDS / each))
 
 

@@ -12,7 +12,6 @@ from bitvit.extras import require
 @pytest.mark.parametrize(
     ("package", "remedy"),
     [
-        ("sklearn.metrics", "needs scikit-learn, which is not installed: PYTHON -m pip install 'bitvit[evaluate]'"),
         ("matplotlib.figure", "needs matplotlib, which is not installed: PYTHON -m pip install 'bitvit[evaluate]'"),
         ("pyarrow.parquet", "needs pyarrow, which is not installed: PYTHON -m pip install pyarrow"),
     ],

@@ -16,7 +16,7 @@ from typing import Any
 
 from bitvit.errors import BitvitError
 from bitvit.files import read_text
-from tools import bench_kernels, bench_pipeline, speed
+from tools import bench_kernels, bench_pipeline, compare_photos, speed
 from tools.peers import report as peers
 from tools.results import Results, read_results, write_text
 
@@ -73,6 +73,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {  # marker -> 
     "accuracy": ("accuracy", accuracy_table),
     "peers": ("peers", peers.table),
     "peers-tiny": ("peers-tiny", peers.table),
+    "peers-photos": ("peers-photos", compare_photos.table),
     "speed": ("speed", speed.table),
     "kernels": ("kernels", bench_kernels.markdown),
     "pipeline": ("pipeline", bench_pipeline.table),

@@ -10,6 +10,7 @@ measuring   calls of a model, timed; the report
 report      what was found, as objects and JSON: its schema
 limits      what the machine can do at best
 profile     the steps of one image against these limits
+pipeline    the user's image files, from reading to predictions
 startup     fresh processes: import, loading, first image, compiling, memory
 together    the same work on several threads at once
 machine     processor, versions, load
@@ -22,13 +23,25 @@ from bitvit.bench.comparison import ReportComparison, compare
 from bitvit.bench.formats import comparison_markdown, markdown, write_csv
 from bitvit.bench.machine import Environment
 from bitvit.bench.measuring import measure
-from bitvit.bench.report import BenchReport, ModelFacts, Part, PreprocessingTimes, Profile, Result, Startup
+from bitvit.bench.report import (
+    BenchReport,
+    ImageTimes,
+    ModelFacts,
+    Part,
+    PipelineRun,
+    PreprocessingTimes,
+    Profile,
+    Result,
+    Startup,
+)
 
 __all__ = [
     "BenchReport",
     "Environment",
+    "ImageTimes",
     "ModelFacts",
     "Part",
+    "PipelineRun",
     "PreprocessingTimes",
     "Profile",
     "ReportComparison",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from bitvit.bench.comparison import ReportComparison
-from bitvit.bench.report import COVERS, BenchReport, ModelFacts, Part, Profile, Result
+from bitvit.bench.report import COVERS, BenchReport, ImageTimes, ModelFacts, Part, PreprocessingTimes, Profile, Result
+from bitvit.messages import listing, plural
 
 NONE = "–"
 
@@ -44,6 +45,22 @@ def _result_row(r: Result) -> tuple[str, ...]:
         *(NONE if t is None else digits(t) for t in times),
         *(digits(r.infer_samples_per_sec), digits(r.binary_gmacs_per_sec), f"{r.share_of_limit:.0%}"),
         *(f"{r.spread:.0%}", NONE if r.others is None else f"{r.others:.0%}"),
+    )
+
+
+def images_grid(images: ImageTimes) -> Grid:
+    rows = [
+        (
+            str(run.threads),
+            digits(run.images_per_sec),
+            digits(run.cpu_ms),
+            digits(run.other_ms),
+            f"{run.share_of_bound:.0%}",
+        )
+        for run in images.runs
+    ]
+    return Grid(
+        "From image files to predictions", ("threads", "images/s", "CPU ms", "beyond the parts", "of bound"), rows
     )
 
 
@@ -129,9 +146,31 @@ def facts(report: BenchReport) -> list[str]:
     if p is not None:
         lines.append(
             f"preprocessing an image (not part of the times above): decode {p.decode_ms:.2f} ms, resize and crop"
-            f" {p.resize_ms:.2f} ms, normalise {p.normalise_ms:.2f} ms; {p.image}"
+            f" {p.resize_ms:.2f} ms, normalise {_normalise(p)}; {p.image}"
         )
     return [*lines, *machine_facts(report)]
+
+
+def _normalise(times: PreprocessingTimes) -> str:
+    return "within the network" if times.normalise_ms is None else f"{times.normalise_ms:.2f} ms"
+
+
+def images_facts(images: ImageTimes) -> list[str]:
+    """What the parts of the work cost, which images they were, and what was left out."""
+    parts = (images.decode_ms, images.resize_ms, images.network_ms)
+    decode, resize, network = map(digits, parts)
+    lines = [
+        f"CPU time of the parts for an image, on one thread: read and decode {decode} ms, resize and crop {resize} ms,"
+        f" network, which normalises, {network} ms: {digits(sum(parts))} ms",
+        "of bound: this time over threads x time by the clock, 100% if no thread ever waits",
+        f"images: {plural(images.images, 'image')} of {images.found:,}, on average {images.pixels / 1e6:.2f} megapixels"
+        f" and {images.file_bytes / 1e3:.0f} kB, in the system's cache",
+    ]
+    if images.failures:
+        lines.append(
+            f"left out: {plural(len(images.failures), 'image')} that could not be read: {listing(images.failures)}"
+        )
+    return lines + [f"left out: {text}" for text in images.left_out]
 
 
 def machine_facts(report: BenchReport) -> list[str]:
@@ -174,6 +213,8 @@ def grid_markdown(grid: Grid) -> str:
 def markdown(report: BenchReport) -> str:
     """The whole report."""
     parts = [f"# bitvit bench: {report.model.name}\n", _section(results_grid(report)), _bullets(facts(report))]
+    if report.images is not None:
+        parts += [_section(images_grid(report.images)), _bullets(images_facts(report.images))]
     if report.profile is not None:
         parts.append(_section(kinds_grid(report.profile)))
         parts.append(_bullets(profile_facts(report.profile)))

@@ -21,6 +21,7 @@ from PIL import Image
 
 from bitvit.bench.limits import measure_limits, popcount_rate
 from bitvit.bench.machine import Load, environment, share_of_others
+from bitvit.bench.pipeline import measure_images
 from bitvit.bench.profile import profile as profile_model
 from bitvit.bench.report import MODES, BenchReport, Mode, ModelFacts, PreprocessingTimes, Profile, Result, describe
 from bitvit.bench.startup import measure_startup
@@ -29,7 +30,6 @@ from bitvit.errors import BenchError
 from bitvit.images import ImageSource, open_image
 from bitvit.jit import loader
 from bitvit.model import BHViT, functions_of, load
-from bitvit.preprocess import Preprocessing
 from bitvit.summary import Summary, summarize
 from bitvit.system import available_threads
 
@@ -50,6 +50,8 @@ def measure(
     iterations: int | None = None,
     seconds: float | None = None,
     image: ImageSource | None = None,
+    images: Sequence[str | os.PathLike[str]] | None = None,
+    left_out: Sequence[str] = (),
     profile: bool = False,
     startup: bool = True,
     cold: bool = False,
@@ -65,7 +67,9 @@ def measure(
     modes: "latency", calls one after the other with all threads; "throughput", as many callers at once, each with one.
     warmup: calls before a cell is measured; default 0.3 s of them, 3 at least.
     iterations, seconds: of each cell, one of the two; default 3 s. There are always 5 calls at least.
-    image: the image whose preprocessing is timed; default a synthetic JPEG.
+    image: the image whose preprocessing is timed; default a synthetic JPEG, or none if there are images.
+    images: image files whose way to predictions is measured, on 1 thread and on each number of threads.
+    left_out: what was found beside them, for the report.
     profile: also find where the time of one image on one thread goes.
     startup: also start a few processes, to time import, loading and the first image, and to measure their memory.
     cold: also start one that compiles the kernels with an empty cache.
@@ -83,7 +87,16 @@ def measure(
     models = {n: load(path, threads=n) for n in {1, *threads}}
     cells = [Cell(mode, n, b) for mode in dict.fromkeys(modes) for n in threads for b in batch_sizes]
     pixels = _pixels(max(batch_sizes), models[1].config.image_size)
-    prepared = measure_preprocessing(models[1].preprocessing, image)
+    prepared = measure_preprocessing(models[1], image) if image is not None or images is None else None
+    from_files = None
+    if images is not None:
+        from_files = measure_images(
+            [models[n] for n in sorted(models)],
+            [Path(image) for image in images],
+            left_out=left_out,
+            seconds=seconds or SECONDS,
+            say=say,
+        )
     started = None
     if startup:
         say("starting processes")
@@ -106,6 +119,7 @@ def measure(
         preprocessing=prepared,
         results=[cell.result(summary.computed_binary_macs, popcounts[cell.threads]) for cell in cells],
         profile=profiled,
+        images=from_files,
     )
 
 
@@ -331,8 +345,9 @@ def _warm_up(call: Callable[[], object], calls: int | None) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- preprocessing
-def measure_preprocessing(preprocessing: Preprocessing, image: ImageSource | None = None) -> PreprocessingTimes:
-    """Time decoding, resizing and normalising separately. Raises ImageError."""
+def measure_preprocessing(model: BHViT, image: ImageSource | None = None) -> PreprocessingTimes:
+    """Time separately what is done with an image before the network. Raises ImageError."""
+    preprocessing = model.preprocessing
     if image is None:
         size = PHOTO if preprocessing.resize is not None else (preprocessing.crop, preprocessing.crop)
         photo = _photo(*size)
@@ -349,13 +364,13 @@ def measure_preprocessing(preprocessing: Preprocessing, image: ImageSource | Non
         start = time.perf_counter()
         opened = open_image(source)
         decoded = time.perf_counter()
-        cropped = preprocessing.centre_crop(preprocessing.resized(opened))
-        cropped.load()  # Pillow crops when the pixels are first read
+        crop = preprocessing.cropped(opened)
         resized = time.perf_counter()
-        preprocessing.normalized(cropped)
+        if model.config.image_norm:
+            preprocessing.planes(crop)
         times.append((decoded - start, resized - decoded, time.perf_counter() - resized))
     decode, resize, normalise = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
-    return PreprocessingTimes(name, decode, resize, normalise)
+    return PreprocessingTimes(name, decode, resize, normalise if model.config.image_norm else None)
 
 
 def _photo(width: int, height: int) -> bytes:

@@ -73,9 +73,39 @@ class PreprocessingTimes:
     """Medians for one image on one thread; not part of the results, which start from float32 pixels."""
 
     image: str
-    decode_ms: float
+    decode_ms: float  # and read, if it is a file
     resize_ms: float  # and crop
-    normalise_ms: float
+    normalise_ms: float | None
+    """None: within the network, which looks up what becomes of each byte; it takes no longer than with float32 pixels.
+    A number for networks with image_norm, and in older reports: into float32 pixels, before the network."""
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """Image files answered by a Classifier with so many threads; see bitvit.bench.pipeline."""
+
+    threads: int
+    images_per_sec: float
+    cpu_ms: float  # processor time of the whole process for an image
+    other_ms: float  # of it, beyond the parts: Python's own work
+    share_of_bound: float  # processor time of the parts over threads x time by the clock: 1 if no thread ever waits
+
+
+@dataclass(frozen=True)
+class ImageTimes:
+    """The user's image files on their way to predictions: processor time for an image, ms, and the pipeline's speed."""
+
+    found: int  # images that were named, or lie in the folders named
+    images: int  # that were measured: a random part of them if they are many, less the failures
+    failures: list[str]  # why images could not be read; they are left out
+    left_out: list[str]  # other files, by folder
+    file_bytes: float  # of an image, on average
+    pixels: float  # likewise, as it is decoded
+    decode_ms: float  # and read, from the system's cache
+    resize_ms: float  # and crop
+    network_ms: float  # normalising included: each byte is looked up in a table
+    runs: list[PipelineRun]
+    others: float | None  # share of the machine's processors that other processes used meanwhile; null: not known
 
 
 @dataclass(frozen=True)
@@ -180,6 +210,7 @@ class BenchReport:
     preprocessing: PreprocessingTimes | None
     results: list[Result]
     profile: Profile | None
+    images: ImageTimes | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -190,6 +221,11 @@ class BenchReport:
             found.append(
                 f"the machine was busy: other processes used up to {max(busy):.0%} of its processors in {len(busy)} of"
                 f" {len(self.results)} results; measure again when it is quiet"
+            )
+        if self.images is not None and (self.images.others or 0) > BUSY:
+            found.append(
+                f"the machine was busy: other processes used {self.images.others:.0%} of its processors while images"
+                " were measured; measure again when it is quiet"
             )
         unsteady = [r for r in self.results if r.spread > UNSTEADY]
         if unsteady:

@@ -1,7 +1,8 @@
 """The command line: bitvit convert | classify | evaluate | inspect | verify | warmup | bench.
 
 Each command has a file: it parses, calls one public function and prints. What a command needs beyond typer is imported
-when it runs, so that --help answers at once. `classify` with plain arguments starts without typer too (quick.py).
+when it runs, so that --help answers at once. `classify` and `evaluate` with plain arguments start without typer too
+(quick.py).
 
 Exit codes: 0 done; 1 an error, told in one line; 2 wrong usage; 3 some images could not be read; 130 interrupted;
 141 the reader of a pipe went away.
@@ -45,7 +46,7 @@ def main() -> None:
             ):  # file names may hold bytes or letters that the terminal cannot show
                 stream.reconfigure(errors="backslashreplace")
         gc.set_threshold(10_000)  # at 700, looking for cycles in what is imported takes a tenth of a short command
-        if not _classified(sys.argv[1:]):
+        if not _ran_quickly(sys.argv[1:]):
             from bitvit.cli.application import app
 
             app()
@@ -56,18 +57,19 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _classified(arguments: Sequence[str]) -> bool:
-    """Run `classify` with plain arguments, the command that is started most; False if it is something else."""
-    if arguments[:1] != ["classify"] or os.name == "nt":  # there the command line is typer's to expand
+def _ran_quickly(arguments: Sequence[str]) -> bool:
+    """Run a command that may take as little as its start does, if its arguments are plain; False otherwise."""
+    if arguments[:1] not in (["classify"], ["evaluate"]) or os.name == "nt":  # there typer expands the command line
         return False
-    from bitvit.cli.classify import classify
     from bitvit.cli.quick import values_of
 
-    values = values_of(classify, arguments[1:])
+    name = arguments[0]
+    command = getattr(importlib.import_module(f"bitvit.cli.{name}"), name)
+    values = values_of(command, arguments[1:])
     if values is None:
         return False
-    if values["explain"] is None:  # which multiplies floats; otherwise BLAS is not used, and its idle threads spin
+    if values.get("explain") is None:  # which multiplies floats; otherwise BLAS is not used, and its idle threads spin
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with told():
-        classify(**values)
+        command(**values)
     return True

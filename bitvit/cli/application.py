@@ -5,14 +5,14 @@ from types import FunctionType
 from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bitvit.cli.bench import bench
 from bitvit.cli.classify import classify
 from bitvit.cli.convert import convert
 from bitvit.cli.declare import Declared, Option
 from bitvit.cli.ending import told
-from bitvit.cli.evaluate import EvaluateCommand, evaluate
+from bitvit.cli.evaluate import evaluate
 from bitvit.cli.inspect import inspect
 from bitvit.cli.verify import verify
 from bitvit.cli.warmup import warmup
@@ -35,6 +35,23 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with told():
             return super().invoke(ctx)
+
+
+class _EvaluateCommand(TyperCommand):
+    """Says what is missing: the parser takes a single argument for DATA, and misses MODEL."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as problem:
+            if problem.param is None or problem.param.name != "models":
+                raise
+            raise typer.BadParameter(
+                "expected a model, or several, and after them the labelled images: a folder with a folder for each "
+                "class, or a CSV file",
+                ctx=ctx,
+                param_hint="MODEL DATA",
+            ) from None
 
 
 def paragraphs(docstring: str) -> str:
@@ -65,7 +82,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (convert, classify, evaluate, inspect, verify, warmup, bench):
-    app.command(cls=EvaluateCommand if command is evaluate else None, help=paragraphs(command.__doc__ or ""))(
+    app.command(cls=_EvaluateCommand if command is evaluate else None, help=paragraphs(command.__doc__ or ""))(
         with_typers(command)
     )
 

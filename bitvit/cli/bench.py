@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import check_drawing, compiling_status, is_animated, output, print_warning, stderr_console
+from bitvit.cli.console import (
+    SOME_FAILED,
+    check_drawing,
+    compiling_status,
+    is_animated,
+    output,
+    print_error,
+    print_warning,
+    stderr_console,
+)
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BenchError
 
@@ -82,6 +91,16 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", help="Image whose preprocessing is timed; default: a synthetic JPEG."),
     ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Image or folder of images whose way to predictions is measured; give it again for more.",
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Search folders within the folders of --images too.")
+    ] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also time each step of the network, on one thread.")
     ] = False,
@@ -111,8 +130,8 @@ def bench(
 ) -> None:
     """Measure how fast a packed model runs on this machine, or compare two such reports.
 
-    Times are in milliseconds per call on float32 pixels. Decoding, resizing and normalising an image are timed
-    separately. The columns of the table:
+    Times are in milliseconds per call on float32 pixels. Decoding and resizing an image are timed separately. The
+    columns of the table:
 
     binary GMAC/s: binary multiply-accumulates that bitvit computes per second. It computes a merged token once per
     image, not once per window.
@@ -123,13 +142,18 @@ def bench(
 
     others: share of the machine's processors that other processes used during the measurement.
 
+    With --images there is a second table, from files to predictions: images a second, CPU time for each, how much of
+    it is neither decoding nor resizing nor network, and how much of the threads' time these three fill. If images
+    cannot be read, they are named and left out, and the exit code is 3.
+
     The format json holds everything, csv one row per result. Fields that timm's benchmark.py has too bear the same
     names.
     """
     if compare is not None:
-        if model is not None or profile or plot is not None or cold or image is not None:
+        if model is not None or profile or plot is not None or cold or image is not None or images:
             raise typer.BadParameter(
-                "measures nothing: leave out MODEL, --image, --profile, --plot and --cold", param_hint="--compare"
+                "measures nothing: leave out MODEL, --image, --images, --profile, --plot and --cold",
+                param_hint="--compare",
             )
         _compare(*compare, form, out)
         return
@@ -146,6 +170,7 @@ def bench(
 
         require("matplotlib", "drawing")  # now, not after minutes of measuring
         check_drawing(plot)
+    found, left_out = _found(images, recursive)
     from bitvit.bench import measure
     from bitvit.bench.report import MODES
 
@@ -160,6 +185,8 @@ def bench(
                 iterations=iterations,
                 seconds=seconds,
                 image=image,
+                images=found,
+                left_out=left_out,
                 profile=profile or plot is not None,
                 cold=cold,
                 progress=say,
@@ -171,6 +198,29 @@ def bench(
         _write(_report_writers(report), form, report.warnings, out, stream)
     for warning in report.warnings:
         print_warning(warning)
+    if report.images is not None and report.images.failures:
+        for failure in report.images.failures:
+            print_error(failure)
+        raise SystemExit(SOME_FAILED)
+
+
+def _found(images: list[str] | None, recursive: bool) -> tuple[list[str] | None, list[str]]:
+    """The image files that --images names, and what was left out, a line for each folder. Raises ImageError."""
+    if not images:
+        return None, []
+    from bitvit.folders import find_images
+
+    files: list[str] = []
+    left_out: list[str] = []
+    for path in images:
+        if not Path(path).is_dir():
+            files.append(path)
+            continue
+        found = find_images(path, recursive=recursive)
+        files += map(str, found.images)
+        if text := found.left_out():
+            left_out.append(f"{path}: {text}")
+    return files, left_out
 
 
 def _numbers(texts: list[str], option: str) -> list[int]:
@@ -253,6 +303,9 @@ def _print_report(report: "BenchReport", stream: TextIO) -> None:
     from bitvit.bench import formats
 
     _print_grid(formats.results_grid(report), stream)
+    if report.images is not None:
+        _print_grid(formats.images_grid(report.images), stream)
+        print_lines([*formats.images_facts(report.images), ""], stream)
     print_lines(formats.facts(report), stream)
     if report.profile is not None:
         print(file=stream)

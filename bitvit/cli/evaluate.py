@@ -3,13 +3,11 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-from typer.core import TyperCommand
 
 from bitvit.cli.console import (
     SOME_FAILED,
@@ -21,6 +19,7 @@ from bitvit.cli.console import (
     require_stdout,
     stderr_console,
 )
+from bitvit.cli.declare import Argument, Option
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 from bitvit.messages import plural
@@ -47,42 +46,27 @@ class OnError(str, Enum):
     list = "list"
 
 
-class EvaluateCommand(TyperCommand):
-    """Says what is missing: the parser takes a single argument for DATA, and misses MODEL."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except typer.BadParameter as problem:
-            if problem.param is None or problem.param.name != "models":
-                raise
-            raise typer.BadParameter(
-                "expected a model, or several, and after them the labelled images: a folder with a folder for each "
-                "class, or a CSV file",
-                ctx=ctx,
-                param_hint="MODEL DATA",
-            ) from None
-
-
 def evaluate(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL", help="Packed model; several make one table with mean and spread."),
+        Argument(metavar="MODEL", help="Packed model; several make one table with mean and spread."),
     ],
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
+        Path, Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Write report, tables and drawings into this folder."),
+        Option("--output", "-o", metavar="FOLDER", help="Write report, tables and drawings into this folder."),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write each image's answer: .csv, .jsonl or .parquet.")
+        Path | None,
+        Option("--predictions", metavar="FILE", help="Write each image's answer: .csv, .jsonl or .parquet."),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to print the report.")] = Format.table,
+    form: Annotated[Format, Option("--format", "-f", help="How to print the report.")] = Format.table,
     classes: Annotated[
         Path | None,
-        typer.Option(
+        Option(
+            "--classes",
             metavar="FILE",
             help="What the data's class names mean: names in the model's order (.txt or .json), or pairs of name and "
             "class (.json or .csv).",
@@ -90,7 +74,8 @@ def evaluate(
     ] = None,
     subset: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
+            "--subset",
             metavar="CLASS",
             help="Only this class takes part, by name or number; give it again for each class; @FILE: those in a file, "
             "one a line; present: those that have images.",
@@ -98,36 +83,40 @@ def evaluate(
     ] = None,
     on_error: Annotated[
         OnError,
-        typer.Option(help="Images that cannot be read: stop at the first, skip them, or skip and list them."),
+        Option("--on-error", help="Images that cannot be read: stop at the first, skip them, or skip and list them."),
     ] = OnError.fail,
     folds: Annotated[
-        bool, typer.Option("--folds", help="DATA has a fold for each MODEL: its folders, or the CSV's column fold.")
+        bool, Option("--folds", help="DATA has a fold for each MODEL: its folders, or the CSV's column fold.")
     ] = False,
-    path_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The CSV's column with the classes.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the CSV's paths start; default: the CSV's folder.")
+    path_column: Annotated[
+        str | None, Option("--path-column", metavar="NAME", help="The CSV's column with the images.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same command was stopped.")] = False,
+    label_column: Annotated[
+        str | None, Option("--label-column", metavar="NAME", help="The CSV's column with the classes.")
+    ] = None,
+    root: Annotated[
+        Path | None, Option("--root", metavar="FOLDER", help="Where the CSV's paths start; default: the CSV's folder.")
+    ] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on where the same command was stopped.")] = False,
     state: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="File or folder for what --resume needs; default: --output, else here."),
+        Option("--state", metavar="PATH", help="File or folder for what --resume needs; default: --output, else here."),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
+        int, Option("--batch-size", "-b", min=1, metavar="N", help="Images to compute together.")
     ] = 16,
     threads: Annotated[
         int | None,
-        typer.Option(
-            "--threads", "-t", min=1, metavar="N", help="Threads to compute; default: all CPUs of the process."
-        ),
+        Option("--threads", "-t", min=1, metavar="N", help="Threads to compute; default: all CPUs of the process."),
     ] = None,
     exif: Annotated[
-        bool, typer.Option("--exif", help="Turn images upright as their EXIF data says, which is ignored otherwise.")
+        bool, Option("--exif", help="Turn images upright as their EXIF data says, which is ignored otherwise.")
     ] = False,
     decoders: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Threads that work on images at once; default: as many as --threads."),
+        Option(
+            "--decoders", min=1, metavar="N", help="Threads that work on images at once; default: as many as --threads."
+        ),
     ] = None,
 ) -> None:
     """Measure accuracy on labelled images.
@@ -146,7 +135,7 @@ def evaluate(
     place = state or output or (Path() if os.access(".", os.W_OK) else None)
     if place is None and resume:
         raise BitvitError("--resume: you may not write to this folder, so nothing is kept here; name a --state")
-    with _keeping(resume) as watch, compiling_status(), progress_bar(stderr_console()) as show:
+    with _keeping(resume) as watch, compiling_status(), _progress() as show:
         options: Options = {
             "classes": classes,
             "subset": _subset(subset),
@@ -214,13 +203,20 @@ def _keeping(resume: bool) -> "Iterator[Callable[[Progress], None]]":
             if isinstance(problem, BitvitError):
                 print_error(str(problem))
             print_note(f"stopped after {_through(last)}, kept in {last.state}: the same command with --resume goes on")
-            raise typer.Exit(1 if isinstance(problem, BitvitError) else 130) from None
+            raise SystemExit(1 if isinstance(problem, BitvitError) else 130) from None
         raise
 
 
 def _through(progress: "Progress") -> str:
     done, total = progress.overall
     return f"{done:,} of {total:,} images" + (f" of {progress.units} models" if progress.units > 1 else "")
+
+
+def _progress() -> "contextlib.AbstractContextManager[Callable[[Progress], None]]":
+    """A bar where one may be wanted: the console is imported for it."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return contextlib.nullcontext(lambda _: None)
+    return progress_bar(stderr_console())
 
 
 @contextlib.contextmanager
@@ -272,7 +268,7 @@ def _report_failures(reports: "tuple[EvalReport, ...]", on_error: OnError) -> No
     total = failed + sum(report.images for report in reports)
     hint = "" if on_error is OnError.list else "; --on-error list names them"
     print_error(f"{failed} of {total} images could not be read and are left out{hint}")
-    raise typer.Exit(SOME_FAILED)
+    raise SystemExit(SOME_FAILED)
 
 
 def _print_report(report: "EvalReport", saved: bool) -> None:

@@ -65,17 +65,19 @@ def _defaults(command: Any) -> dict[str, Any]:
 
 
 def _positional(words: list[str], kinds: dict[str, Any], declared: dict[str, Declared]) -> dict[str, Any]:
-    """The arguments, in their order, each needed; the last takes what is left if it is a list."""
+    """The arguments, in their order, each needed; one that is a list takes what the others leave."""
     names = [name for name, said in declared.items() if isinstance(said, Argument)]
+    if len(words) < len(names):
+        raise _NotPlainError
     found: dict[str, Any] = {}
     left = list(words)
-    for name in names:
-        if get_origin(kinds[name]) is list and name == names[-1]:
-            (kind,) = get_args(kinds[name])
-            found[name], left = [_value(word, kind, declared[name]) for word in left], []
+    for place, name in enumerate(names):
+        if get_origin(kinds[name]) is list:
+            (kind,), count = get_args(kinds[name]), len(left) - len(names[place + 1 :])
+            found[name], left = [_value(word, kind, declared[name]) for word in left[:count]], left[count:]
         else:
-            found[name] = _value(left.pop(0) if left else "", kinds[name], declared[name])
-    if left or not all(found.values()):
+            found[name] = _value(left.pop(0), kinds[name], declared[name])
+    if left:
         raise _NotPlainError
     return found
 

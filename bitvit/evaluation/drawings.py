@@ -115,7 +115,7 @@ def _bars(confusion: Confusion, classes: Sequence[ClassScores], title: str) -> A
 def draw_calibration(path: str | os.PathLike[str], bins: Sequence[CalibrationBin], title: str) -> None:
     """Draw accuracy against confidence with its 95 % interval, which is wide where few answers lie; below, how many do.
 
-    bins: those that hold images. Raises BitvitError without matplotlib or SciPy, or if the file cannot be written.
+    bins: those that hold images. Raises BitvitError without matplotlib, or if the file cannot be written.
     """
     drawing = figure(5, 5.5)
     upper, lower = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))

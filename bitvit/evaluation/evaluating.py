@@ -135,7 +135,6 @@ def _check(options: Options) -> None:
     on_error, outputs = options.get("on_error", "fail"), options.get("outputs", Outputs())
     if on_error not in ("fail", "skip"):
         raise ValueError(f"on_error is {on_error!r}, expected 'fail' or 'skip'")
-    require("sklearn.metrics", "evaluate")
     if outputs.report is not None:
         require("matplotlib", "drawing the confusion matrix")
         make_folder(Path(outputs.report))

@@ -1,10 +1,13 @@
-"""Figures of merit of a classifier, from its logits: scikit-learn's functions, called with care.
+"""Figures of merit of a classifier, from its logits: those that scikit-learn's functions of these names give.
 
-Apart from the logits no array has images x classes elements, or classes x classes: probabilities are computed a few
-rows, or one class, at a time, in float64.
+Tests compare them. scikit-learn itself, with the SciPy that it brings, takes longer to import than a thousand small
+images to classify. Apart from the logits no array has images x classes elements, or classes x classes: probabilities
+are computed a few rows, or one class, at a time, in float64.
 """
 
 import functools
+import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.evaluation.confusion import Confusion
-from bitvit.extras import require
 from bitvit.predictions import softmax
 
 __all__ = ["BINS", "FIGURES", "CalibrationBin", "ClassScores", "Metrics", "interval", "measure", "parts"]
@@ -23,6 +25,7 @@ BINS = 15  # of the calibration error
 CHUNK = 1024  # rows, or as many as have
 CHUNK_ELEMENTS = 1 << 22  # elements, if those are fewer
 CONFIDENCE = 0.95  # level of the interval of top-1
+EPSILON = np.finfo(np.float64).eps  # probabilities of the loss are at least that far from 0 and 1
 FIGURES = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "roc_auc", "calibration_error")
 
 
@@ -87,27 +90,26 @@ def measure(
 ) -> Metrics:
     """All figures of logits, float32 [B, L], for true classes, int64 [B] from 0 to L - 1.
 
-    names, numbers: of the L classes. B is at least 1 and L at least 2. Raises BitvitError without scikit-learn.
+    names, numbers: of the L classes. B is at least 1 and L at least 2.
     """
-    sk = require("sklearn.metrics", "evaluate")
     count = logits.shape[1]
-    every, present = np.arange(count), np.unique(targets)
+    present = np.unique(targets)
     answers = logits.argmax(axis=1)
     right = answers == targets
     likelihood = functools.partial(_likelihood, logits, _normalizers(logits))
-    precision, recall, f1, images = sk.precision_recall_fscore_support(
-        targets, answers, labels=every, zero_division=np.nan
-    )
+    images, answered, hits = (np.bincount(chosen, minlength=count) for chosen in (targets, answers, targets[right]))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is a share of nothing, which stays NaN
+        recall, precision, f1 = hits / images, hits / answered, 2 * hits / (images + answered)
     confusion = Confusion.of(targets, answers, count)
     mistaken = {true: answer for true, answer, _ in reversed(confusion.mistakes())}
     areas = _areas(targets, present, likelihood)
     calibration = _calibration(right, np.minimum(likelihood(answers), 1.0))
     return Metrics(
         images=len(targets),
-        top1=float(sk.accuracy_score(targets, answers)),
+        top1=float(np.mean(right)),
         top1_interval=interval(int(right.sum()), len(right)),
-        top5=_chunked(sk.top_k_accuracy_score, targets, logits, k=TOP, labels=every) if count > TOP else None,
-        loss=_chunked(sk.log_loss, targets, logits, softmax, labels=every),
+        top5=_top_share(logits, targets, TOP) if count > TOP else None,
+        loss=_loss(logits, targets),
         balanced_accuracy=float(np.mean(recall[present])),
         macro_f1=float(np.mean(f1[present])),
         roc_auc=float(np.mean(list(areas.values()))) if areas else None,
@@ -154,16 +156,24 @@ def _likelihood(
     return chosen
 
 
-def _chunked(
-    metric: Callable[..., float],
-    targets: NDArray[np.int64],
-    logits: NDArray[np.float32],
-    prepare: Callable[[NDArray[np.float32]], NDArray[Any]] = lambda rows: rows,
-    **options: Any,
-) -> float:
-    """A metric that is a mean over rows, computed a few rows at a time."""
-    sums = [metric(targets[part], prepare(logits[part]), normalize=False, **options) for part in parts(logits.shape)]
-    return float(sum(sums)) / len(targets)
+def _loss(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
+    """Mean cross-entropy."""
+    total = 0.0
+    for part in parts(logits.shape):
+        own = np.take_along_axis(softmax(logits[part]), targets[part, None], axis=1)
+        total -= float(np.log(np.clip(own, EPSILON, 1 - EPSILON)).sum())
+    return total / len(targets)
+
+
+def _top_share(logits: NDArray[np.float32], targets: NDArray[np.int64], most: int) -> float:
+    """Share of the images whose class is among the `most` best answers; of equal ones the last are the best."""
+    found, classes = 0, np.arange(logits.shape[1])
+    for part in parts(logits.shape):
+        rows, wanted = logits[part], targets[part, None]
+        own = np.take_along_axis(rows, wanted, axis=1)
+        better = (rows > own) | ((rows == own) & (classes > wanted))
+        found += int((better.sum(axis=1) < most).sum())
+    return found / len(targets)
 
 
 def _areas(
@@ -172,33 +182,37 @@ def _areas(
     """Area under the ROC curve of each class that has images, against all others.
 
     It is the share of the pairs of an image of the class and another that the class's probability orders right (Mann
-    and Whitney's U), so the ranks of the class's own images give it.
+    and Whitney's U).
     """
     if len(present) < 2:
         return {}
-    rank = require("scipy.stats", "evaluate").rankdata
     areas = {}
     for k in present.tolist():
-        own = targets == k
-        count = int(own.sum())
-        ordered = float(rank(likelihood(k))[own].sum()) - count * (count + 1) / 2
-        areas[k] = ordered / (count * (len(targets) - count))
+        scores, own = likelihood(k), targets == k
+        others, mine = np.sort(scores[~own]), scores[own]
+        below, not_above = np.searchsorted(others, mine, "left"), np.searchsorted(others, mine, "right")
+        areas[k] = int((below + not_above).sum()) / (2 * len(mine) * len(others))  # a pair of equal ones is half right
     return areas
 
 
 def interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's interval for the share right / total, at CONFIDENCE. Raises BitvitError without SciPy."""
-    low, high = require("scipy.stats", "evaluate").binomtest(right, total).proportion_ci(CONFIDENCE, method="wilson")
-    return float(low), float(high)
+    """Wilson's interval for the share right / total, at CONFIDENCE."""
+    z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    middle, scale = right + z * z / 2, total + z * z
+    reach = z * math.sqrt(right * (total - right) / total + z * z / 4)
+    low, high = (middle - reach) / scale, (middle + reach) / scale
+    return 0.0 if right == 0 else low, 1.0 if right == total else high  # without a last bit of rounding
 
 
 def _calibration(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> tuple[CalibrationBin, ...]:
-    curve = require("sklearn.calibration", "evaluate").calibration_curve
-    accuracy, mean = curve(right.astype(int), confidence, n_bins=BINS, pos_label=1)
-    inner = np.linspace(0, 1, BINS + 1)[1:-1]  # calibration_curve's own edges; it does not tell how many are in a bin
-    counts = np.bincount(np.searchsorted(inner, confidence), minlength=BINS)
+    """Bins of equal width; an edge belongs to the bin below it."""
+    edges = np.linspace(0, 1, BINS + 1)[1:-1]
+    bins = np.searchsorted(edges, confidence)
+    images, means, hits = (np.bincount(bins, weights, BINS) for weights in (None, confidence, right))
     return tuple(
-        CalibrationBin(int(n), float(c), float(a)) for n, c, a in zip(counts[counts > 0], mean, accuracy, strict=True)
+        CalibrationBin(int(n), float(mean / n), float(hit / n))
+        for n, mean, hit in zip(images, means, hits, strict=True)
+        if n
     )
 
 

@@ -15,7 +15,6 @@ from bitvit.evaluation.drawings import MOST_DRAWN, draw_calibration, draw_confus
 from bitvit.evaluation.metrics import FIGURES, ClassScores, Metrics
 from bitvit.evaluation.overview import comparison_html, comparison_lines, report_html, report_lines
 from bitvit.evaluation.tables import Answer, answers, write_answers, write_csv, write_json
-from bitvit.extras import require
 from bitvit.files import make_folder
 from bitvit.predictions import softmax
 from bitvit.version import __version__
@@ -94,7 +93,6 @@ class EvalReport(Metrics):
                 "bitvit": __version__,
                 "python": platform.python_version(),
                 "numpy": np.__version__,
-                "scikit-learn": require("sklearn", "evaluate").__version__,
             },
         }
 

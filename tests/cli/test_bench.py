@@ -73,6 +73,30 @@ def test_json_goes_into_a_file(packed: Packed, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_images_of_a_folder_are_measured(packed: Packed, tmp_path: Path) -> None:
+    """A damaged one and what is no image are told; the exit code says that something is missing."""
+    folder, out = tmp_path / "images", tmp_path / "report.json"
+    (folder / "below").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "below/c.png"):
+        Image.new("RGB", (120, 100)).save(folder / name)
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "d.heic").touch()
+    options = (*QUICK[2:], "--seconds", "0.05", "--images", folder, "--images", folder / "b.jpg")
+    _, stderr = run("bench", packed("micro96_somefp"), *options, "-r", "-f", "json", "-o", out, code=3)
+    assert f"Error: {folder / 'bad.png'}: not an image that can be read" in stderr
+    found = BenchReport.read(out).images
+    assert found is not None
+    assert (found.found, found.images, len(found.failures)) == (5, 4, 1)
+    assert found.left_out == [f"{folder}: 1 file of formats that are not read (1 .heic; save them as JPEG or PNG)"]
+    assert BenchReport.read(out).preprocessing is None
+    for name in ("a.png", "b.jpg", "bad.png"):
+        (folder / name).unlink()
+    _, stderr = run("bench", packed("micro96_somefp"), "--images", folder, code=1)
+    assert f"{folder}: no images in this folder" in stderr
+    assert "--recursive (recursive=True) searches the 1 folder below" in stderr
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_measured_table_in_a_file_has_its_warnings(
     packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

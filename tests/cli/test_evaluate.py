@@ -25,8 +25,6 @@ from bitvit.modelfile import load_model_file
 from tests.support.command import Terminal, words
 from tests.support.paths import ROOT
 
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
-
 COUNT = 24
 
 
@@ -234,9 +232,9 @@ def test_of_several_models_that_without_the_classes_is_named(
 
 
 def test_a_missing_package_is_named(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    _, stderr = run(model, data, code=1)
-    assert stderr.startswith("Error: evaluate needs scikit-learn, which is not installed: ")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _, stderr = run(model, data, "--output", "report", code=1)
+    assert stderr.startswith("Error: drawing the confusion matrix needs matplotlib, which is not installed: ")
     assert stderr.endswith(" -m pip install 'bitvit[evaluate]'\n")
 
 

@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from bitvit.cli.application import with_typers
 from bitvit.cli.classify import classify
 from bitvit.cli.declare import Argument, Option
+from bitvit.cli.evaluate import evaluate
 from bitvit.cli.quick import values_of
 from tests.support.command import shell
 from tests.support.paths import ROOT
@@ -50,7 +52,24 @@ OTHER = [
 ]
 
 
-def by_typer(*arguments: str) -> dict[str, Any] | None:
+EVALUATE_PLAIN = [
+    ("m", "data"),
+    ("m", "n", "data"),
+    ("m", "n", "o", "-b", "4", "data", "--on-error", "list"),
+    ("m", "data", "--output=report", "-f", "json", "--resume", "--decoders", "3"),
+    ("--folds", "m", "data", "--root", ".", "--path-column", "photo", "-t", "1"),
+]
+EVALUATE_OTHER = [
+    (),
+    ("m",),
+    ("m", "data", "--subset", "cat"),  # may be given again and again
+    ("m", "data", "--on-error", "ignore"),
+    ("m", "data", "--decoders", "0"),
+    ("m", "--help"),
+]
+
+
+def by_typer(command: Callable[..., None], *arguments: str) -> dict[str, Any] | None:
     """The values that typer finds; None if it refuses the command line or answers it itself."""
     found: list[dict[str, Any]] = []
     app = typer.Typer(add_completion=False)
@@ -58,7 +77,7 @@ def by_typer(*arguments: str) -> dict[str, Any] | None:
     def note(**values: Any) -> None:
         found.append(values)
 
-    copy = with_typers(classify)
+    copy = with_typers(command)
     note.__annotations__ = copy.__annotations__
     note.__signature__ = inspect.signature(copy)  # type: ignore[attr-defined]
     app.command()(note)
@@ -70,12 +89,24 @@ def by_typer(*arguments: str) -> dict[str, Any] | None:
 def test_plain_command_lines_are_read(arguments: tuple[str, ...]) -> None:
     values = values_of(classify, arguments)
     assert values is not None
-    assert values == by_typer(*arguments)
+    assert values == by_typer(classify, *arguments)
+
+
+@pytest.mark.parametrize("arguments", EVALUATE_PLAIN, ids=" ".join)
+def test_plain_command_lines_of_evaluate_are_read(arguments: tuple[str, ...]) -> None:
+    values = values_of(evaluate, arguments)
+    assert values is not None
+    assert values == by_typer(evaluate, *arguments)
 
 
 @pytest.mark.parametrize("arguments", OTHER, ids=" ".join)
 def test_others_are_left_to_typer(arguments: tuple[str, ...]) -> None:
     assert values_of(classify, arguments) is None
+
+
+@pytest.mark.parametrize("arguments", EVALUATE_OTHER, ids=" ".join)
+def test_others_of_evaluate_are_left_to_typer(arguments: tuple[str, ...]) -> None:
+    assert values_of(evaluate, arguments) is None
 
 
 WORDS = st.sampled_from(
@@ -89,8 +120,9 @@ WORDS = st.sampled_from(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(WORDS, max_size=8))
 def test_nothing_is_read_otherwise_than_by_typer(arguments: list[str]) -> None:
-    values = values_of(classify, arguments)
-    assert values is None or values == by_typer(*arguments)
+    for command in (classify, evaluate):
+        values = values_of(command, arguments)
+        assert values is None or values == by_typer(command, *arguments)
 
 
 class Colour(str, Enum):
@@ -121,6 +153,19 @@ def test_a_plain_command_line_starts_without_typer_and_rich(model: Path, images:
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1 True"
+
+
+def test_evaluate_starts_without_typer_and_scikit_learn(model: Path, images: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from bitvit.cli import main; main(); "
+        "print(*sorted({'typer', 'pydantic', 'numba', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)), 'end')"
+    )
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,label\n{images / 'a.png'},0\n{images / 'b.jpg'},1\n")
+    command = [sys.executable, "-c", code, "evaluate", str(model), str(table), "--state", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "top-1" in done.stdout
+    assert done.stdout.splitlines()[-1] == "end"
 
 
 def test_both_ways_of_reading_end_alike(model: Path, images: Path) -> None:

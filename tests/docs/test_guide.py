@@ -16,7 +16,7 @@ from tests.support.golden_data import find
 from tests.support.paths import ROOT
 
 for package in ("sklearn", "matplotlib"):
-    pytest.importorskip(package, reason="needs scikit-learn and matplotlib: pip install 'bitvit[evaluate]'")
+    pytest.importorskip(package, reason="needs scikit-learn and matplotlib: pip install 'bitvit[dev]'")
 
 GUIDE = ROOT / "docs" / "guide.md"
 LEFT_BEHIND = (  # what the page says that its commands write

@@ -11,7 +11,6 @@ from bitvit.evaluation.confusion import Confusion
 from bitvit.evaluation.drawings import MOST_DRAWN, draw_calibration, draw_confusion
 from bitvit.evaluation.metrics import CalibrationBin, ClassScores
 
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'bitvit[evaluate]'")
 
 

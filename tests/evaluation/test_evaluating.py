@@ -20,8 +20,6 @@ from tests.support.colours import IMAGES, LABELS, RED, Colours
 from tests.support.paths import ROOT
 from tests.support.uploads import Arrayable, Row
 
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
-
 
 def test_report_of_a_folder(folder: Path) -> None:
     report = evaluate(Colours(), folder)
@@ -222,9 +220,9 @@ def test_outputs_that_cannot_be_written_are_found_first(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(BitvitError, match=r"writing .*answers.parquet needs pyarrow"):
         evaluate(model, (IMAGES, LABELS), outputs=Outputs(predictions=tmp_path / "answers.parquet"))
-    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    with pytest.raises(BitvitError, match=r"evaluate needs scikit-learn, which is not installed: .* -m pip install"):
-        evaluate(model, (IMAGES, LABELS))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BitvitError, match=r"confusion matrix needs matplotlib, which is not installed: .* pip install"):
+        evaluate(model, (IMAGES, LABELS), outputs=Outputs(report=tmp_path / "report"))
     assert model.batches == []
 
 

@@ -15,8 +15,6 @@ from bitvit.preprocess import Preprocessing
 from tests.support.colours import BLUE, IMAGES, LABELS, RED, Colours
 from tests.support.evaluations import same
 
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
-
 
 def test_a_class_without_images_is_noted() -> None:
     report = evaluate(Colours(), (IMAGES[:3], LABELS[:3]))

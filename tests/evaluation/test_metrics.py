@@ -8,10 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bitvit.evaluation import metrics
-from bitvit.evaluation.metrics import Metrics, measure
+from bitvit.evaluation.metrics import Metrics, interval, measure
 from bitvit.predictions import softmax
-
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 
 PROBABILITIES = [(0.7, 0.2, 0.1), (0.4, 0.5, 0.1), (0.09, 0.82, 0.09), (0.45, 0.48, 0.07)]
 TARGETS = np.array([0, 0, 1, 1])
@@ -90,10 +88,68 @@ def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [c.roc_auc for c in parts.classes] == [c.roc_auc for c in whole.classes]
 
 
+def noisy(seed: int, coarse: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """400 answers of which about half are right; 8 classes, one without images and one that is never answered.
+
+    coarse: with whole numbers, so that many are equal.
+    """
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 7, 400)
+    logits = 2 * rng.standard_normal((400, 8)).astype(np.float32)
+    logits[np.arange(400), targets] += 3
+    logits[:, 2] = -50
+    return np.rint(logits) if coarse else logits, targets
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_figures_are_scikit_learns(seed: int, coarse: bool) -> None:
+    sk = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: pip install 'bitvit[dev]'")
+    logits, targets = noisy(seed, coarse)
+    found = measure(logits, targets, tuple("abcdefgh"), tuple(range(8)))
+    answers, every, present = logits.argmax(axis=1), range(8), np.unique(targets)
+    precision, recall, f1, images = sk.precision_recall_fscore_support(
+        targets, answers, labels=every, zero_division=np.nan
+    )
+    assert found.top1 == pytest.approx(sk.accuracy_score(targets, answers), rel=1e-12)
+    assert found.top5 == pytest.approx(sk.top_k_accuracy_score(targets, logits, k=5, labels=every), rel=1e-12)
+    assert found.loss == pytest.approx(sk.log_loss(targets, softmax(logits), labels=every), rel=1e-12)
+    assert found.balanced_accuracy == pytest.approx(recall[present].mean(), rel=1e-12)
+    assert found.macro_f1 == pytest.approx(f1[present].mean(), rel=1e-12)
+    assert [scores.images for scores in found.classes] == images.tolist()
+    columns = {
+        "recall": np.where(images, recall, np.nan),
+        "precision": precision,
+        "f1": np.where(images, f1, np.nan),
+    }
+    for name, column in columns.items():
+        own = [np.nan if (share := getattr(scores, name)) is None else share for scores in found.classes]
+        assert own == pytest.approx(column, rel=1e-12, nan_ok=True), name
+    assert found.classes[2].precision is None
+    assert found.classes[7].recall is None
+
+
+def test_calibration_is_scikit_learns() -> None:
+    calibration = pytest.importorskip("sklearn.calibration", reason="needs scikit-learn: pip install 'bitvit[dev]'")
+    logits, targets = noisy(2, coarse=False)
+    found = measure(logits, targets, tuple("abcdefgh"), tuple(range(8)))
+    right, confidence = logits.argmax(axis=1) == targets, softmax(logits).max(axis=1)
+    accuracy, mean = calibration.calibration_curve(right, confidence, n_bins=15)
+    assert [part.accuracy for part in found.calibration] == pytest.approx(accuracy, rel=1e-12)
+    assert [part.confidence for part in found.calibration] == pytest.approx(mean, rel=1e-12)
+    assert sum(part.images for part in found.calibration) == 400
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 1), (1, 1), (0, 30), (30, 30), (17, 599), (49_999, 50_000)])
+def test_interval_is_scipys(right: int, total: int) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="needs SciPy, which comes with scikit-learn")
+    expected = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
+    assert interval(right, total) == pytest.approx(tuple(expected), rel=1e-12, abs=0)
+
+
 def test_areas_are_scikit_learns() -> None:
     """With equal scores too."""
-    from sklearn.metrics import roc_auc_score
-
+    sk = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: pip install 'bitvit[dev]'")
     rng = np.random.default_rng(0)
     logits, targets = rng.integers(-2, 3, (400, 6)).astype(np.float32), rng.integers(0, 5, 400)
     found = measure(logits, targets, tuple("abcdef"), tuple(range(6)))
@@ -102,7 +158,7 @@ def test_areas_are_scikit_learns() -> None:
     probabilities = np.exp(wide - (most + np.log(np.exp(wide - most).sum(axis=1, keepdims=True))))
     assert len(np.unique(probabilities[:, 0])) < 390
     for number in range(5):
-        expected = roc_auc_score(targets == number, probabilities[:, number])
+        expected = sk.roc_auc_score(targets == number, probabilities[:, number])
         assert found.classes[number].roc_auc == pytest.approx(expected, rel=1e-12)
     assert found.classes[5].roc_auc is None
 

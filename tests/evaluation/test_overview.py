@@ -5,14 +5,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
-import pytest
 
 from bitvit.evaluation import compare, evaluate
 from bitvit.evaluation.overview import MANY, WORST
 from tests.support.colours import IMAGES, LABELS, Colours
 from tests.support.evaluations import in_a_notebook
-
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 
 EVIL = "<script>alert('&')</script>"
 

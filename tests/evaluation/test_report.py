@@ -15,7 +15,6 @@ from bitvit.evaluation import Outputs, compare, evaluate
 from tests.support.colours import IMAGES, Colours
 from tests.support.evaluations import rows_of
 
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'bitvit[evaluate]'")
 
 

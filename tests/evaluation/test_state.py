@@ -11,8 +11,6 @@ from bitvit.errors import BitvitError, ImageError
 from bitvit.evaluation import Outputs, Progress, compare, evaluate, state
 from tests.support.evaluations import same
 
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
-
 
 class Stop(BaseException):
     """Like Ctrl-C, at a certain place."""

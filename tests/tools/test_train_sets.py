@@ -41,7 +41,7 @@ def test_the_training_split_is_written_on_request(tmp_path: Path) -> None:
 
 
 def test_bitvit_evaluates_what_is_written(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[evaluate]'")
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'bitvit[dev]'")
     assert images.write_images("digits", None, tmp_path) == 599
     report = bitvit.evaluate(ROOT / "weights" / "bhvit-digits.safetensors", tmp_path)
     assert report.images == 599
