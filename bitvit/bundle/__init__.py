@@ -1,4 +1,4 @@
-"""A model as one small native library: kernels, weights, and C code that runs them without Python or a compiler's runtime.
+"""A model as one small native library: kernels, weights, and C code that needs neither Python nor a compiler's runtime.
 
     writing     model file -> folder; bitvit.bundle.writing.write_bundle is what the command calls
     targets     processors that there can be kernels for, and how a program tells at run time which it has

@@ -1,13 +1,13 @@
 """bundle.json: what a bundle's folder holds. Written by bitvit.bundle.writing, read where a bundle is loaded.
 
-    format     1
-    version    of the bitvit that wrote it
-    target     LLVM's triple
-    model      config, preprocessing and labels as in the model file, its source_sha256, and the digest of its bytes
-    levels     for each: cpu, features, code_bytes, state_bytes, scratch_bytes, weights {offset, bytes, sha256}
-    outputs    numbers that come out for an image
-    files      by name: bytes, sha256; all but bundle.json
-    library    name of the shared library that Python loads; null if there is none
+format     1
+version    of the bitvit that wrote it
+target     LLVM's triple
+model      config, preprocessing and labels as in the model file, its source_sha256, and the digest of its bytes
+levels     for each: cpu, features, code_bytes, state_bytes, scratch_bytes, weights {offset, bytes, sha256}
+outputs    numbers that come out for an image
+files      by name: bytes, sha256; all but bundle.json
+library    name of the shared library that Python loads; null if there is none
 """
 
 import json
@@ -25,7 +25,7 @@ from bitvit.tensorfile import FormatError, parse_json
 __all__ = ["FORMAT", "LIBRARY", "MANIFEST", "WEIGHTS", "Manifest", "Section", "as_text", "read_manifest"]
 
 FORMAT = 1
-MANIFEST, WEIGHTS, LIBRARY = "bundle.json", "weights.bin", "libbitvit_model.so"
+MANIFEST, WEIGHTS, LIBRARY = "bundle.json", "weights.bin", "libbitvit_python.so"
 
 MAX_MANIFEST = 8 << 20  # bytes; that of a model of 1000 classes has 50 kB
 
@@ -68,8 +68,12 @@ def as_text(fields: Mapping[str, Any]) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """Raises ModelFileError if the folder is not a bundle, of another format, or its bundle.json is damaged."""
     path = folder / MANIFEST
-    missing = "is not there, so the folder is no bundle; expected one written by bitvit bundle, or a packed model's file"
-    with open_file(path, ModelFileError, missing=missing) as file:
+    if not path.exists():
+        raise ModelFileError(
+            f"{folder}: is a folder without {MANIFEST}; expected a packed model written by bitvit convert, or a folder "
+            "written by bitvit bundle"
+        )
+    with open_file(path, ModelFileError) as file:
         data = file.read(MAX_MANIFEST + 1)
     if len(data) > MAX_MANIFEST:
         raise ModelFileError(f"{path}: more than {MAX_MANIFEST} bytes; {AGAIN}")
@@ -80,7 +84,9 @@ def read_manifest(folder: Path) -> Manifest:
             raise FormatError(f"format {found!r:.80}, this bitvit reads format {FORMAT}")
         return _manifest(folder, fields)
     except (FormatError, UnicodeDecodeError, ConfigError, KeyError, TypeError, ValueError) as problem:
-        raise ModelFileError(f"{path}: is damaged or of another version ({type(problem).__name__}: {problem}); {AGAIN}") from None
+        raise ModelFileError(
+            f"{path}: is damaged or of another version ({type(problem).__name__}: {problem}); {AGAIN}"
+        ) from None
 
 
 def _manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:

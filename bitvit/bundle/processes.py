@@ -28,9 +28,7 @@ class Process:
     def __init__(self, function: tuple[str, str], arguments: Sequence[object], *, target: str = "") -> None:
         path = json.dumps([*map(str, sys.path), str(Path(__file__).parents[2])])
         environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not is_foreign_setting(name) and name not in _TARGETS
+            name: value for name, value in os.environ.items() if not is_foreign_setting(name) and name not in _TARGETS
         }
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _WORK, path, *function, json.dumps(arguments)],

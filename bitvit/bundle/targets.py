@@ -42,7 +42,8 @@ class Architecture:
 
 
 def _from(start: int, **bits: int) -> dict[str, int]:
-    return {name.replace("_", "."): start + bit for name, bit in bits.items()}
+    """Features by their bits of a word that begins at `start`."""
+    return {name.replace("__", "-").replace("_", "."): start + bit for name, bit in bits.items()}
 
 
 _AVX = 0x6  # of XCR0: registers of SSE and AVX
@@ -72,8 +73,8 @@ _ARM = Architecture(
     "aarch64",
     {
         # AT_HWCAP, AT_HWCAP2
-        **{"lse": 8, "fullfp16": 10, "rdm": 12, "jsconv": 13, "complxnum": 14, "rcpc": 15, "sha3": 17, "dotprod": 20},
-        **{"sve": 22, "fp16fml": 23, "lse2": 25, "rcpc-immo": 26, "flagm": 27, "sb": 29},
+        **_from(0, lse=8, fullfp16=10, rdm=12, jsconv=13, complxnum=14, rcpc=15, sha3=17, dotprod=20, sve=22),
+        **_from(0, fp16fml=23, lse2=25, rcpc__immo=26, flagm=27, sb=29),
         **_from(64, sve2=1, altnzcv=7, fptoint=8, i8mm=13, bf16=14, cssc=34, sve2p1=36, mops=43, rcpc3=46, lse128=47),
     },
     {},
@@ -162,8 +163,8 @@ def levels_of(triple: str, cpus: Sequence[str], described: Mapping[str, Any]) ->
         unchecked = sorted(set(features) & set(architecture.unchecked))
         if unchecked:
             raise BitvitError(
-                f"--cpu {shown(asked)}: has {', '.join(unchecked)}, which a bundle cannot check when it is loaded; name "
-                "an older processor"
+                f"--cpu {shown(asked)}: has {', '.join(unchecked)}, which a bundle cannot check when it is loaded; "
+                "name an older processor"
             )
         if lacking := [name for name in architecture.least if name not in features]:
             raise BitvitError(
@@ -202,7 +203,10 @@ def describe(triple: str, cpus: Sequence[str]) -> None:
 def _present(target: Any, triple: str, cpu: str, flags: str, features: Sequence[str]) -> list[str]:
     """Those of the features that a processor has."""
     attributes = f'"target-cpu"="{cpu}" "target-features"="{flags}'
-    lines = [f'target triple = "{triple}"', f'define internal i64 @all(i64 %x) {attributes}" {{\n %y = mul i64 %x, 3\n ret i64 %y\n}}']
+    lines = [
+        f'target triple = "{triple}"',
+        f'define internal i64 @all(i64 %x) {attributes}" {{\n %y = mul i64 %x, 3\n ret i64 %y\n}}',
+    ]
     for number, name in enumerate(features):
         less = f'{attributes}{"," if flags else ""}-{name}"'
         lines.append(f"define i64 @less{number}(i64 %x) {less} {{\n %y = call i64 @all(i64 %x)\n ret i64 %y\n}}")

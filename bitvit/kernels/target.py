@@ -36,6 +36,7 @@ def target_has(feature: str) -> bool:
 
 
 LANES = 16 if target_has("avx512f") else 8  # 32-bit lanes of one vector: at most two registers of any target
+MANY_REGISTERS = target_has("avx512f")
 LOOKUP = target_has("avx2") and not target_has("avx512f")  # binary products by tables, see kernels/lookup.py
 OUTPUTS = 32 if LOOKUP else LANES  # of a panel of binary weights
 TILE_ROWS = 7  # rows of a register tile; divides 49, 196, 784 and 3136, the token counts of a 224-pixel image
