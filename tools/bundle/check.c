@@ -3,7 +3,8 @@
  *     check PLANES BYTES COUNT LOGITS [LEVEL]
  *
  * PLANES: float32 [COUNT][3][S][S]; BYTES: the same images, uint8 [COUNT][crop][crop][3]. Writes float32
- * [COUNT][BITVIT_OUTPUTS] to LOGITS. Exit code 1, with a line on stderr, if any two ways differ. */
+ * [COUNT][BITVIT_OUTPUTS] to LOGITS. Exit code 1, with a line on stderr, if any two ways differ; 3 if there is no model,
+ * as on a processor that cannot run the level. */
 #include "bitvit_model.h"
 
 #include <errno.h>
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CALLERS = 3, WAITING = 6, REPEATS = 3 };
+enum { CALLERS = 2, WAITING = 4, REPEATS = 2 };
 
 static size_t count;
 static float *planes, *expected;
@@ -134,7 +135,7 @@ int main(int arguments, char **argument)
     bytes = read_all(argument[2], count * byte_size);
     expected = malloc(count * BITVIT_OUTPUTS * sizeof *expected);
     refuse_options();
-    for (int threads = 1; threads <= 5; threads += 2) {
+    for (int threads = 1; threads <= 3; threads++) {
         const bitvit_options options = {threads, CALLERS, arguments > 5 ? argument[5] : NULL, NULL, 0};
         model = bitvit_create(&options);
         if (model == NULL) {

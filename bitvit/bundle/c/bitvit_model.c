@@ -1,5 +1,9 @@
 /* Runs the steps that bitvit_program.c lists, by one thread or by a team. The kernels and the functions that share their
  * pieces out among threads are object files; here is what they need: memory, threads and a choice of the processor. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* RUSAGE_THREAD */
+#endif
+
 #include "bitvit_model.h"
 #include "bitvit_program.h"
 
@@ -8,12 +12,15 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
 
 enum {
     LINE = 64,        /* bytes of a cache line */
     MOST = 1024,      /* threads, and callers */
     MOST_RANGES = 8,  /* parts of a step's pieces, each of which some members of a team begin with */
-    CHUNK = 64        /* images that are described at once */
+    CHUNK = 64,       /* images that are described at once */
+    MOST_REST = 64    /* images that a team rests for */
 };
 
 /* Counters that a team shares, a cache line apart. */
@@ -53,6 +60,14 @@ typedef struct {
     enum work work;
 } helper;
 
+/* A team pays only if each member has a core. Where the leader waited long for a helper, or was taken off its own core, and
+ * it took longer than alone, an image was contended. After two such images in a row the next 2 are computed alone, then 4,
+ * 8 … as long as every image in between that is shared is contended too. */
+typedef struct {
+    int contended, length, left; /* the last image; the last rest, and what is left of it, in images */
+    double alone;                /* seconds of an image that was computed alone */
+} rest_policy;
+
 struct bitvit_model {
     const bitvit_program *program;
     const char *weights;
@@ -65,6 +80,7 @@ struct bitvit_model {
     int64_t ranges;
     char *image_cells, *batch_cells;
     batch_job job;          /* that the batch's cells go with */
+    rest_policy policy;     /* for whoever has the first workspace */
     void *memory;           /* that all of this lies in */
 };
 
@@ -224,6 +240,39 @@ static void start_helpers(bitvit_model *model, int wanted)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* How often this thread was taken off its core. */
+static long interruptions(void)
+{
+    struct rusage used;
+    return getrusage(RUSAGE_THREAD, &used) == 0 ? used.ru_nivcsw : 0;
+}
+
+static int is_resting(rest_policy *policy)
+{
+    if (policy->left == 0)
+        return 0;
+    policy->left--;
+    return 1;
+}
+
+static void note_shared(rest_policy *policy, double took, int disturbed)
+{
+    const int contended = disturbed && took > policy->alone;
+    if (!contended)
+        policy->length = 0;
+    else if (policy->contended)
+        policy->length = policy->length == 0 ? 2 : policy->length < MOST_REST ? 2 * policy->length : MOST_REST;
+    policy->contended = contended;
+    policy->left = policy->length;
+}
+
 /* --------------------------------------------------------------------------------------------------------- images */
 static image_record describe(const bitvit_image *image)
 {
@@ -261,22 +310,37 @@ static void set_input(const workspace *own, const image_record *record)
     memcpy(own->state, &stated, sizeof stated);
 }
 
-/* One image, by the calling thread alone, or as the leader of all members of the team. */
+/* One image, by all members of the team; their leader is whoever has the first workspace. */
+static void share(bitvit_model *model, const workspace *own)
+{
+    const bitvit_program *program = model->program;
+    const int64_t cells = as_int(model->image_cells);
+    const double start = seconds();
+    const long before = interruptions();
+    int64_t stalled;
+    program->open_image(model->ranges * program->step_count, cells);
+    /* A helper that still lingers after the last image takes part by itself. */
+    for (int i = 0; i < model->helper_count; i++)
+        if (__atomic_load_n((int64_t *)(void *)lingering(model, i), __ATOMIC_SEQ_CST) == 0)
+            post(&model->helpers[i], SHARE_IMAGE);
+    stalled = program->lead_image(as_int(program->steps), program->step_count, as_int(model->weights),
+                                  as_int(own->state), as_int(own->scratch), cells, model->ranges);
+    note_shared(&model->policy, seconds() - start, stalled != 0 || interruptions() != before);
+}
+
+/* One image; together: whether the team may take part. */
 static void compute(bitvit_model *model, const workspace *own, int together, const image_record *record, float *logits)
 {
     const bitvit_program *program = model->program;
-    int64_t steps = as_int(program->steps), weights = as_int(model->weights);
-    int64_t state = as_int(own->state), scratch = as_int(own->scratch), cells = as_int(model->image_cells);
     set_input(own, record);
-    if (together) {
-        program->open_image(model->ranges * program->step_count, cells);
-        /* A helper that still lingers after the last image takes part by itself. */
-        for (int i = 0; i < model->helper_count; i++)
-            if (__atomic_load_n((int64_t *)(void *)lingering(model, i), __ATOMIC_SEQ_CST) == 0)
-                post(&model->helpers[i], SHARE_IMAGE);
-        program->lead_image(steps, program->step_count, weights, state, scratch, cells, model->ranges);
+    if (together && !is_resting(&model->policy)) {
+        share(model, own);
     } else {
-        program->run_steps(steps, program->step_count, weights, state, scratch);
+        const double start = together ? seconds() : 0;
+        program->run_steps(as_int(program->steps), program->step_count, as_int(model->weights), as_int(own->state),
+                           as_int(own->scratch));
+        if (together)
+            model->policy.alone = seconds() - start;
     }
     memcpy(logits, own->state + 4 * program->output_at, BITVIT_OUTPUTS * sizeof *logits);
 }
