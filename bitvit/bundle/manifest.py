@@ -1,26 +1,28 @@
 """bundle.json: what a bundle's folder holds. Written by bitvit.bundle.writing, read where a bundle is loaded.
 
-format     1
-version    of the bitvit that wrote it
-target     LLVM's triple
-model      config, preprocessing and labels as in the model file, its source_sha256, and the digest of its bytes
-levels     for each: cpu, features, code_bytes, state_bytes, scratch_bytes, weights {offset, bytes, sha256}
-outputs    numbers that come out for an image
-files      by name: bytes, sha256; all but bundle.json
-library    name of the shared library that Python loads; null if there is none
+    format     1
+    version    of the bitvit that wrote it
+    target     LLVM's triple
+    model      config, preprocessing and labels as in the model file, its source_sha256, and the digest of its bytes
+    levels     for each: cpu, features, code_bytes, state_bytes, scratch_bytes, weights {offset, bytes, sha256}
+    outputs    numbers that come out for an image
+    files      by name: bytes, sha256; all but bundle.json
+    library    name of the shared library that Python loads; null if there is none
+    checksum   the sha256 of this file as it is without the checksum
+
+Equal fields give equal bytes.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
 from bitvit.files import open_file
 from bitvit.preprocess import Preprocessing
-from bitvit.tensorfile import FormatError, parse_json
 
 __all__ = ["FORMAT", "LIBRARY", "MANIFEST", "WEIGHTS", "Manifest", "Section", "as_text", "read_manifest"]
 
@@ -32,8 +34,7 @@ MAX_MANIFEST = 8 << 20  # bytes; that of a model of 1000 classes has 50 kB
 AGAIN = "write it again with bitvit bundle"
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A part of a file."""
 
     offset: int
@@ -41,8 +42,7 @@ class Section:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """What loading needs of a bundle.json."""
 
     folder: Path
@@ -61,7 +61,15 @@ class Manifest:
 
 
 def as_text(fields: Mapping[str, Any]) -> str:
-    """The fields as they are written: equal ones give equal bytes."""
+    """The fields, which have no checksum yet, as they are written with one."""
+    return _text({**fields, "checksum": _checksum(fields)})
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(fields).encode()).hexdigest()
+
+
+def _text(fields: Mapping[str, Any]) -> str:
     return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -78,12 +86,14 @@ def read_manifest(folder: Path) -> Manifest:
     if len(data) > MAX_MANIFEST:
         raise ModelFileError(f"{path}: more than {MAX_MANIFEST} bytes; {AGAIN}")
     try:
-        fields = parse_json(data.decode())
-        found = fields["format"] if isinstance(fields, dict) and "format" in fields else None
+        fields = json.loads(data)
+        found = fields["format"]
         if found != FORMAT:
-            raise FormatError(f"format {found!r:.80}, this bitvit reads format {FORMAT}")
+            raise ValueError(f"format {found!r:.80}, this bitvit reads format {FORMAT}")
+        if fields.pop("checksum") != _checksum(fields):
+            raise ValueError("its checksum is another one")
         return _manifest(folder, fields)
-    except (FormatError, UnicodeDecodeError, ConfigError, KeyError, TypeError, ValueError) as problem:
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise ModelFileError(
             f"{path}: is damaged or of another version ({type(problem).__name__}: {problem}); {AGAIN}"
         ) from None
@@ -95,9 +105,9 @@ def _manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
     if labels is not None and not (
         isinstance(labels, list) and len(labels) == config.num_classes and all(isinstance(x, str) for x in labels)
     ):
-        raise FormatError(f"the labels are not a list of {config.num_classes} strings")
+        raise ValueError(f"the labels are not a list of {config.num_classes} strings")
     if library not in (None, LIBRARY):  # nothing else is ever loaded
-        raise FormatError(f"the library is {library!r:.80}, expected {LIBRARY!r}")
+        raise ValueError(f"the library is {library!r:.80}, expected {LIBRARY!r}")
     return Manifest(
         folder=folder,
         version=str(fields["version"]),
@@ -114,11 +124,11 @@ def _manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
 
 def _section(fields: Mapping[str, Any]) -> Section:
     if not isinstance(fields["sha256"], str):
-        raise FormatError("a sha256 is not text")
+        raise ValueError("a sha256 is not text")
     return Section(_count(fields["offset"]), _count(fields["bytes"]), fields["sha256"])
 
 
 def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value <= 1 << 40:
-        raise FormatError(f"{value!r:.80} is not a number of bytes")
+        raise ValueError(f"{value!r:.80} is not a number of bytes")
     return value

@@ -30,11 +30,10 @@ def machine(*, library: bool = False) -> Any:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(TRIPLE)
-    if library:
-        return target.create_target_machine(cpu=CPU, features=FEATURES, opt=3, reloc="pic", codemodel="default")
     static = target.name.startswith("x86")
+    reloc, model = ("pic", "default") if library else ("static" if static else "default", "jitdefault")
     return target.create_target_machine(
-        cpu=CPU, features=FEATURES, opt=3, reloc="static" if static else "default", codemodel="jitdefault", jit=True
+        cpu=CPU, features=FEATURES, opt=3, reloc=reloc, codemodel=model, jit=not library
     )
 
 

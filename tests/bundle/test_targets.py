@@ -93,7 +93,7 @@ def test_processors_that_are_refused(cpus: list[str], message: str, described: d
         levels_of(X86, cpus, described[X86])
 
 
-def test_a_feature_that_cannot_be_looked_for_is_refused(described: dict[str, Any]) -> None:
+def test_a_feature_that_cannot_be_looked_for_is_refused() -> None:
     made_up = {"known": ["new"], "cpus": {"new": ["new", ["sse4.1", "avx10.1"]]}}
     with pytest.raises(BitvitError, match=r"has avx10.1, which a bundle cannot check when it is loaded"):
         levels_of(X86, ["new"], made_up)

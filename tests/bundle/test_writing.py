@@ -16,15 +16,21 @@ import pytest
 import bitvit
 from bitvit.bundle.manifest import LIBRARY, MANIFEST
 from bitvit.bundle.processes import Process
-from bitvit.bundle.writing import BundleReport, write_bundle
+from bitvit.bundle.writing import write_bundle
 from bitvit.errors import BitvitError, ModelFileError
+from bitvit.model import functions_of
 from tests.support.paths import TOOLS
 
 COUNT = 3
 
 
+def manifest_of(folder: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return fields
+
+
 def test_every_file_is_listed_with_its_sha256(bundle: Path) -> None:
-    listed = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["files"]
+    listed = manifest_of(bundle)["files"]
     found = {
         path.relative_to(bundle).as_posix(): {
             "bytes": path.stat().st_size,
@@ -37,11 +43,9 @@ def test_every_file_is_listed_with_its_sha256(bundle: Path) -> None:
     assert {"bitvit_model.h", "bitvit_model.c", "Makefile", "CMakeLists.txt", "README.md", LIBRARY} <= listed.keys()
 
 
-def test_only_kernels_that_the_model_needs(bundle: Path, tiny: Path, written: BundleReport) -> None:
-    from bitvit.model import functions_of
-
+def test_only_kernels_that_the_model_needs(bundle: Path, tiny: Path) -> None:
     names = {path.name.split(".")[0] for path in bundle.glob("objects/*/*.o")}
-    suffix = "".join(letter if letter.isalnum() else "_" for letter in written.levels[0].cpu)
+    suffix = "".join(letter if letter.isalnum() else "_" for letter in manifest_of(bundle)["levels"][0]["cpu"])
     assert names == {f"{function.name}_{suffix}" for function in functions_of(tiny)}
 
 
@@ -50,12 +54,14 @@ def test_nobody_else_may_write_to_it(bundle: Path) -> None:
         assert not path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def test_sizes(bundle: Path, written: BundleReport) -> None:
-    (level,) = written.levels
-    assert written.library_bytes == (bundle / LIBRARY).stat().st_size <= 300_000
-    assert level.code_bytes == sum(path.stat().st_size for path in bundle.glob("objects/*/*.o")) <= 300_000
-    assert written.weights_bytes == (bundle / "weights.bin").stat().st_size >= level.weights_bytes
-    assert f"| {level.code_bytes:,} | {level.weights_bytes:,} |" in (bundle / "README.md").read_text(encoding="utf-8")
+def test_sizes(bundle: Path) -> None:
+    """All but the weights, 300 kB a level."""
+    (level,) = manifest_of(bundle)["levels"]
+    code, weights = level["code_bytes"], level["weights"]["bytes"]
+    assert (bundle / LIBRARY).stat().st_size <= 300_000
+    assert code == sum(path.stat().st_size for path in bundle.glob("objects/*/*.o")) <= 300_000
+    assert weights <= (bundle / "weights.bin").stat().st_size < weights + 4096
+    assert f"| {code:,} | {weights:,} |" in (bundle / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,8 @@ def test_every_way_to_call_the_library_gives_bitvits_bits(built: Path, tiny: Pat
     planes = np.stack([model.preprocessing.planes(image) for image in crops])
     crops.tofile(tmp_path / "bytes")
     planes.tofile(tmp_path / "planes")
-    command = [built / "check", tmp_path / "planes", tmp_path / "bytes", str(COUNT), tmp_path / "logits"]
+    places = [str(tmp_path / name) for name in ("planes", "bytes", "logits")]
+    command = [str(built / "check"), *places[:2], str(COUNT), places[2]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{bitvit.__version__}\n"
@@ -146,7 +153,7 @@ def test_no_compiler(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         write_bundle(tiny, tmp_path / "out", python=True)
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
-    with pytest.raises(BitvitError, match="Debian: apt install gcc-"):
+    with pytest.raises(BitvitError, match="Debian: apt install gcc"):
         write_bundle(tiny, tmp_path / "out", python=True)
 
 

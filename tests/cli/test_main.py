@@ -24,7 +24,7 @@ def test_version_is_printed() -> None:
     assert run("--version")[0] == f"bitvit {bitvit.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"])
+@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "bundle"])
 def test_every_command_has_help(verb: str) -> None:
     assert verb in run("--help")[0]
     assert "Usage: " in run(verb, "--help")[0]
@@ -131,7 +131,7 @@ def closed(redirections: str, *arguments: object) -> subprocess.CompletedProcess
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shell")
-@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"])
+@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "bundle"])
 def test_closed_streams_leave_no_traceback(
     verb: str, model: Path, checkpoint: Path, config: Path, images: Path, report: BenchReport, tmp_path: Path
 ) -> None:

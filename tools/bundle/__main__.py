@@ -1,7 +1,7 @@
 """python -m tools.bundle [MODEL] [--only NAME]: build a model's bundles and hold them to what docs/bundle.md promises.
 
-Needs gcc; uses, and says so where they are missing, clang, valgrind, gcc-aarch64-linux-gnu, qemu-user-static and pip. The
-checks, each by its name:
+Needs gcc, binutils and pip; uses, and says so where they are missing, clang, valgrind, gcc-aarch64-linux-gnu and
+qemu-user-static. The checks, each by its name:
 
     x86         levels v2, v3 and v4: gcc and clang, all levels that this processor can run have bitvit's own bits
     sanitizers  AddressSanitizer and UndefinedBehaviorSanitizer, then valgrind, find nothing
@@ -40,7 +40,19 @@ LEVELS = {
 ARM = "aarch64-unknown-linux-gnu"
 PER_LEVEL = 300_000  # bytes
 ALLOWED = {
-    *("__errno_location", "getrusage", "calloc", "clock_gettime", "free", "getauxval", "memcpy", "memset", "sched_yield", "sigfillset", "strcmp"),
+    *(
+        "__errno_location",
+        "getrusage",
+        "calloc",
+        "clock_gettime",
+        "free",
+        "getauxval",
+        "memcpy",
+        "memset",
+        "sched_yield",
+        "sigfillset",
+        "strcmp",
+    ),
     *("pthread_cond_destroy", "pthread_cond_init", "pthread_cond_signal", "pthread_cond_wait", "pthread_create"),
     *("pthread_join", "pthread_mutex_destroy", "pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_unlock"),
     *("pthread_sigmask", "__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable"),
