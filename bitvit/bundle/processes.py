@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bitvit.errors import BitvitError
 from bitvit.jit.checks import is_foreign_setting
+from bitvit.jit.workers import can_start_python
 
 __all__ = ["Process"]
 
@@ -22,10 +23,15 @@ _TARGETS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "BITVIT_TARGET")
 class Process:
     """A Python process that calls a function; it ends with the context at the latest.
 
-    function: module and name. arguments: as JSON can hold them. target: what BITVIT_TARGET says there.
+    function: module and name. arguments: as JSON can hold them. target: what BITVIT_TARGET says there. Raises
+    BitvitError in a program that has Python in it, such as PyInstaller makes.
     """
 
     def __init__(self, function: tuple[str, str], arguments: Sequence[object], *, target: str = "") -> None:
+        if not can_start_python():
+            raise BitvitError(
+                f"{sys.executable} is no Python, which compiles for other machines; run bitvit bundle in one"
+            )
         path = json.dumps([*map(str, sys.path), str(Path(__file__).parents[2])])
         environment = {
             name: value for name, value in os.environ.items() if not is_foreign_setting(name) and name not in _TARGETS
