@@ -131,7 +131,7 @@ def closed(redirections: str, *arguments: object) -> subprocess.CompletedProcess
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shell")
-@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "bundle"])
+@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench"])
 def test_closed_streams_leave_no_traceback(
     verb: str, model: Path, checkpoint: Path, config: Path, images: Path, report: BenchReport, tmp_path: Path
 ) -> None:
