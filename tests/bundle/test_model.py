@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -113,10 +114,14 @@ def test_a_fork_has_threads_of_its_own(
 ) -> None:
     model = load_bundle(bundle)
     model.of_bytes(list(images))
-    child = os.fork()
-    if not child:
-        os._exit(0 if np.array_equal(model.of_bytes(list(images)), expected) else 1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def compare() -> None:
+        sys.exit(0 if np.array_equal(model.of_bytes(list(images)), expected) else 1)
+
+    child = multiprocessing.get_context("fork").Process(target=compare)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_threads_end_with_the_model(bundle: Path) -> None:
