@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from bitvit.config import Config
     from bitvit.conversion import ConversionReport, convert
     from bitvit.evaluation import Comparison, EvalReport, compare, evaluate
-    from bitvit.model import BHViT, load
+    from bitvit.loading import load
+    from bitvit.model import BHViT
     from bitvit.preprocess import Preprocessing
 
 __all__ = [
@@ -48,7 +49,8 @@ _HOMES = {
     "bitvit.config": ("Config",),
     "bitvit.conversion": ("ConversionReport", "convert"),
     "bitvit.evaluation": ("Comparison", "EvalReport", "compare", "evaluate"),
-    "bitvit.model": ("BHViT", "load"),
+    "bitvit.loading": ("load",),
+    "bitvit.model": ("BHViT",),
     "bitvit.preprocess": ("Preprocessing",),
 }
 

@@ -226,7 +226,7 @@ def _named(error: ImageError, number: int, image: ImageSource) -> ImageError:
 
 def _load(model: str | os.PathLike[str] | Model, threads: int | None) -> Model:
     if isinstance(model, str | os.PathLike):
-        from bitvit.model import load  # here, as it brings LLVM in
+        from bitvit.loading import load
 
         return load(model, threads=threads)
     if not all(hasattr(model, name) for name in ("config", "preprocessing", "labels")):

@@ -29,6 +29,7 @@ from bitvit.preprocess import Preprocessing
 from bitvit.program import Builder, Map, Program
 from bitvit.runtime import Runner
 from bitvit.runtime.inputs import Inputs
+from bitvit.system import check_threads
 
 __all__ = ["BHViT", "Network", "functions_of", "load"]
 
@@ -207,8 +208,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> BHViT:
     threads: at most this many for one call; default all cores the process may use. Raises ModelFileError; ValueError
     for an impossible number of threads.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1):
-        raise ValueError(f"threads is {threads!r}, expected a whole number of at least 1, or None for all cores")
+    check_threads(threads)
     return BHViT(load_model_file(path), threads=threads)
 
 

@@ -6,9 +6,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 
-__all__ = ["available_threads", "cgroup_quota", "peak_rss"]
+__all__ = ["available_threads", "cgroup_quota", "check_threads", "peak_rss"]
 
 PROCESS = Path("/proc/self")
 
@@ -27,6 +28,12 @@ def available_threads() -> int:
         if value.isdigit() and int(value) > 0:
             limits.append(int(value))
     return min(limits)
+
+
+def check_threads(threads: object) -> None:
+    """ValueError for an impossible number of threads; None stands for all cores."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, Integral) or int(threads) < 1):
+        raise ValueError(f"threads is {threads!r}, expected a whole number of at least 1, or None for all cores")
 
 
 def cgroup_quota(process: Path = PROCESS) -> float | None:

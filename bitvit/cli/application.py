@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bitvit.cli.bench import bench
+from bitvit.cli.bundle import bundle
 from bitvit.cli.classify import classify
 from bitvit.cli.convert import convert
 from bitvit.cli.declare import Declared, Option
@@ -81,7 +82,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, classify, evaluate, inspect, verify, warmup, bench):
+for command in (convert, classify, evaluate, inspect, verify, warmup, bench, bundle):
     app.command(cls=_EvaluateCommand if command is evaluate else None, help=paragraphs(command.__doc__ or ""))(
         with_typers(command)
     )

@@ -44,7 +44,9 @@ class Format(str, Enum):
 
 
 def classify(
-    model: Annotated[Path, Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
+    model: Annotated[
+        Path, Argument(metavar="MODEL", help="Packed model, written by bitvit convert, or a bundle's folder.")
+    ],
     paths: Annotated[list[str], Argument(metavar="PATH", help="Images and folders of images; - is an image on stdin.")],
     top_k: Annotated[int, Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
     form: Annotated[Format, Option("--format", "-f", help="How to write the predictions.")] = Format.table,

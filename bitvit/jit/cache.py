@@ -17,7 +17,7 @@ import numpy as np
 
 from bitvit.jit.trust import fault_around, fault_of
 from bitvit.kernels import target
-from bitvit.llvm import VERSION, llvm
+from bitvit.llvm import VERSION
 
 __all__ = ["fingerprint", "folder", "numba_version", "place", "problem", "read", "sources", "toolchain", "write"]
 
@@ -103,7 +103,7 @@ def toolchain() -> list[str]:
     """What compiles, in what versions, and the processor for which it does."""
     bytecode = sys.implementation.cache_tag or sys.version  # Numba's input; a patch release of Python has the same
     versions = [bytecode, numba_version(), VERSION, np.__version__]
-    return [*versions, llvm.get_process_triple(), target.CPU, target.FEATURES]
+    return [*versions, target.TRIPLE, target.CPU, target.FEATURES]
 
 
 def numba_version() -> str:

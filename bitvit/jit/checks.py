@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 from bitvit.errors import BitvitError
+from bitvit.kernels import target
 from bitvit.kernels.catalog import Function
 from bitvit.llvm import llvm
 
@@ -20,6 +21,11 @@ def is_foreign_setting(name: str) -> bool:
 
 def check_execution() -> None:
     """Raises BitvitError where no machine code that a process brings along can be run: a call would end it."""
+    if target.ELSEWHERE in os.environ:
+        raise BitvitError(
+            f"{target.ELSEWHERE} is set, so kernels are compiled for {target.TRIPLE} ({target.CPU}) and cannot be run "
+            "here; unset it"
+        )
     try:
         llvm.check_jit_execution()
     except OSError as problem:

@@ -19,27 +19,30 @@ from numba.core.compiler_lock import global_compiler_lock
 from bitvit.kernels.catalog import Function
 from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import I8
-from bitvit.kernels.target import CPU, FEATURES
+from bitvit.kernels.target import CPU, FEATURES, TRIPLE
 
-__all__ = ["compile_object", "llvm_code", "machine", "optimize"]
+__all__ = ["compile_for_library", "compile_object", "llvm_code", "machine", "optimize"]
 
 
 @functools.cache
-def machine() -> Any:
-    """LLVM's machine for the target."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    llvm.initialize_native_asmparser()  # for inline assembly, see `clock`
-    triple = llvm.Target.from_triple(llvm.get_process_triple())
-    static = triple.name.startswith("x86")
-    return triple.create_target_machine(
-        cpu=CPU, features=FEATURES, opt=3, reloc="static" if static else "default", codemodel="jitdefault", jit=True
+def machine(*, library: bool = False) -> Any:
+    """LLVM's machine for the target. library: for code that a linker places, not this process."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple(TRIPLE)
+    static = target.name.startswith("x86")
+    reloc, model = ("pic", "default") if library else ("static" if static else "default", "jitdefault")
+    return target.create_target_machine(
+        cpu=CPU, features=FEATURES, opt=3, reloc=reloc, codemodel=model, jit=not library
     )
 
 
 @global_compiler_lock  # type: ignore[untyped-decorator]
 def llvm_code(function: Function) -> Any:
-    """The LLVM module of a function, linked but not optimised; all but its C function is internal to it."""
+    """The LLVM module of a function, linked but not optimised; all but its C function is internal to it.
+
+    What Numba writes is for the processor that it runs on, but until it is optimised nothing depends on which that is.
+    """
     source = getattr(importlib.import_module(f"bitvit.kernels.{function.module}"), function.name)
     helper = inline(source)
     helper.compile(function.signature)
@@ -49,6 +52,7 @@ def llvm_code(function: Function) -> Any:
     library.add_linking_library(compiled.library)
     library.finalize()
     module = library._final_module
+    module.triple, module.data_layout = TRIPLE, str(machine().target_data)
     for value in (*module.functions, *module.global_variables):
         if value.name != function.name and not value.is_declaration:
             value.linkage = "internal"
@@ -99,8 +103,23 @@ def _as_usual() -> Iterator[None]:
 
 
 def compile_object(function: Function) -> bytes:
-    """The object file of a function, for the target."""
+    """The object file of a function, for this process to load."""
+    return _object(_code(function), machine())
+
+
+def compile_for_library(function: Function, symbol: str) -> bytes:
+    """The object file of a function, for a linker: position-independent, its symbol not seen outside the library."""
+    module = _code(function)
+    found = module.get_function(function.name)
+    found.name, found.visibility = symbol, "hidden"
+    return _object(module, machine(library=True))
+
+
+def _code(function: Function) -> Any:
     with _as_usual():
-        module = llvm_code(function)
-    optimize(module, machine())
-    return machine().emit_object(module)
+        return llvm_code(function)
+
+
+def _object(module: Any, machine: Any) -> bytes:
+    optimize(module, machine)
+    return machine.emit_object(module)

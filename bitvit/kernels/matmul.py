@@ -28,13 +28,12 @@ from bitvit.kernels.simd import (
     store_rows,
     to_float,
 )
-from bitvit.kernels.target import LANES, LOOKUP, TILE_ROWS, target_has
+from bitvit.kernels.target import LANES, LOOKUP, MANY_REGISTERS, TILE_ROWS, target_has
 from bitvit.kernels.tiles import in_tiles, in_tiles_of
 
 # Where a popcount of 32-bit lanes is one instruction, counters are lanes. Elsewhere it is put together from byte
 # counts, so counters are bytes, and their sums are taken once a block: 31 words add at most 248 to a byte.
 LANE_POPCOUNT = target_has("avx512vpopcntdq")
-MANY_REGISTERS = target_has("avx512f")
 BLOCK = 1 << 30 if LANE_POPCOUNT else 31
 
 

@@ -25,11 +25,13 @@ from numba.extending import intrinsic
 from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, IMAGE, INSIDE, JOB, LINE, OPEN, STALLED, STEP
 from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import I8, I32, I64, floats_at_address, words_at_address
+from bitvit.kernels.target import TRIPLE
 
 SPINS = 2000  # polls before a waiting thread offers its core to others
 STALL = 8000  # polls, some 0.2 ms, before the leader does without its helpers; a piece takes about 0.02 ms
 LINGER = 8000  # polls, some 0.2 ms, that a helper waits for the next image before it sleeps: waking it takes 0.05 ms
 STEP_BYTES, IMAGE_BYTES = STEP.itemsize, IMAGE.itemsize
+ON_X86, ON_ARM = TRIPLE.startswith(("x86_64", "i686")), TRIPLE.startswith(("aarch64", "arm64"))
 
 
 def _cell(builder: Any, cells: Any, cell: Any) -> Any:
@@ -82,10 +84,9 @@ def pause(typingctx):
     """Tell the core that this is a spin loop, where the target has an intrinsic for it."""
 
     def codegen(context, builder, sig, args):
-        triple = builder.module.triple
-        if triple.startswith(("x86_64", "i686")):
+        if ON_X86:
             name, arguments = "llvm.x86.sse2.pause", []
-        elif triple.startswith(("aarch64", "arm64")):
+        elif ON_ARM:
             name, arguments = "llvm.aarch64.hint", [ir.Constant(I32, 1)]  # yield
         else:
             return context.get_dummy_value()
@@ -101,7 +102,7 @@ def offer_core(typingctx):
     """sched_yield(), where the platform has it."""
 
     def codegen(context, builder, sig, args):
-        if "windows" not in builder.module.triple:
+        if "windows" not in TRIPLE:
             fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, []), "sched_yield")
             builder.call(fn, [])
         return context.get_dummy_value()
@@ -114,12 +115,15 @@ def clock(typingctx):
     """The processor's counter of time, in ticks of a length that does not change; 0 where there is none to be read."""
 
     def codegen(context, builder, sig, args):
-        triple = builder.module.triple
-        if triple.startswith(("x86_64", "i686")):
+        module = builder.module
+        if ON_X86:
             fn = ir.FunctionType(I64, [])
-            return builder.call(cgutils.get_or_insert_function(builder.module, fn, "llvm.readcyclecounter"), [])
-        if triple.startswith(("aarch64", "arm64")):  # readcyclecounter would read a register closed to programs
-            return builder.asm(ir.FunctionType(I64, []), "mrs $0, cntvct_el0", "=r", [], True)
+            return builder.call(cgutils.get_or_insert_function(module, fn, "llvm.readcyclecounter"), [])
+        if ON_ARM:  # readcyclecounter would read a register closed to programs
+            register = module.add_metadata([ir.MetaDataString(module, "cntvct_el0")])
+            fn = ir.FunctionType(I64, [ir.MetaDataType()])
+            read = cgutils.get_or_insert_function(module, fn, "llvm.read_volatile_register.i64")
+            return builder.call(read, [register])
         return ir.Constant(I64, 0)
 
     return types.int64(), codegen

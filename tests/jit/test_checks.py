@@ -37,6 +37,28 @@ def run(
 COMMAND = "import sys; from bitvit.cli import main; sys.argv[0] = 'bitvit'; main()"
 
 
+def test_kernels_for_another_machine_are_not_run(tiny: Path, tmp_path: Path) -> None:
+    """Nor kept where this machine's are."""
+    script = (
+        f"{COMMAND.replace('main()', '')}\n"
+        "from bitvit.jit import cache\n"
+        "from bitvit.kernels import target\n"
+        "print(target.TRIPLE, target.CPU, target.FEATURES, target.LANES, target.LOOKUP, cache.toolchain()[-3:])\n"
+        "main()\n"
+    )
+    environment = {
+        "BITVIT_TARGET": "aarch64-unknown-linux-gnu cortex-a76 +lse,+dotprod",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    code, out, err = run(script, "warmup", tiny, environment=environment)
+    triple, cpu, features = "aarch64-unknown-linux-gnu", "cortex-a76", "+lse,+dotprod"
+    assert out == f"{triple} {cpu} {features} 8 False {[triple, cpu, features]}\n"
+    assert (code, err) == (
+        1,
+        f"Error: BITVIT_TARGET is set, so kernels are compiled for {triple} ({cpu}) and cannot be run here; unset it\n",
+    )
+
+
 # ------------------------------------------------------------------------------------------------ executable memory
 def test_memory_that_must_not_be_executable(cold: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Cold and warm, before anything is called."""

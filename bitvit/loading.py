@@ -1,0 +1,32 @@
+"""bitvit.load: a model from its file, or from a bundle's folder, where neither Numba nor LLVM need be installed."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from bitvit.system import check_threads
+
+if TYPE_CHECKING:
+    from bitvit.model import BHViT
+
+__all__ = ["load"]
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> "BHViT":
+    """Load a packed model file, or the folder of a bundle.
+
+    The kernels of a file are compiled the first time on a machine, then taken from the cache. A bundle
+    (docs/bundle.md) brings its kernels along; what it gives is a bitvit.bundle.model.BundledModel, which can do what a
+    BHViT does but for explaining, tracing and profiling.
+
+    threads: at most this many for one call; default all cores the process may use. Raises ModelFileError; ValueError
+    for an impossible number of threads.
+    """
+    check_threads(threads)
+    if os.fspath(path) and Path(path).is_dir():
+        from bitvit.bundle.model import load_bundle
+
+        return cast("BHViT", load_bundle(path, threads=threads))
+    from bitvit.model import load as load_file
+
+    return load_file(path, threads=threads)
