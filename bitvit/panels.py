@@ -68,7 +68,7 @@ product_panels = lookup_panels if LOOKUP else binary_panels
 
 
 def pair_units(rows: int, words: int) -> int:
-    """4-byte units of what `matmul.arrange_rows` makes of so many rows, see kernels/lookup.py and kernels/neon.py."""
+    """4-byte units of so many rows as products read them, see kernels/lookup.py and kernels/neon.py."""
     if LOOKUP:
         return -(-rows // 2) * padded(8 * words, 3) // 2 + 1
     return 4 * (rows + 1) * words if ARM else 0

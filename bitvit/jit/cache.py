@@ -29,8 +29,9 @@ _DIGEST = hashlib.sha256().digest_size
 def place() -> Path | None:
     """The folder that compiled functions are read from; None if it is not there, or others may have written to it.
 
-    Under NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else where the platform has users' caches. Its name holds a hash of the kernels' sources, of the
-    versions that compile them and of the processor that they are compiled for, so an edit never meets stale code.
+    Under NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else where the platform has users' caches. Its name holds a hash of the
+    kernels' sources, of the versions that compile them and of the processor that they are compiled for, so an edit
+    never meets stale code.
     """
     return _examine(make=False)[0]
 

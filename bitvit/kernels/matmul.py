@@ -49,12 +49,20 @@ def total_ones(count, words):
     """What 1 bits counted over at most so many words, BLOCK or fewer, say of each 32-bit lane."""
     if LANE_POPCOUNT:
         return count
-    if ARM:
-        return sum_bytes(count)
     if words < 8:  # at most 7·32 in all: the product's highest byte is the sum of the four
         return shift_right(count * splat(np.uint32(0x01010101)), 24)
     pairs = (count & splat(np.uint32(0x00FF00FF))) + (shift_right(count, 8) & splat(np.uint32(0x00FF00FF)))
     return (pairs & splat(np.uint32(0xFFFF))) + shift_right(pairs, 16)
+
+
+@inline
+def total_ones_of_neon(count, words):
+    """`total_ones` by pairwise additions."""
+    return sum_bytes(count)
+
+
+if ARM and not LANE_POPCOUNT:
+    total_ones = total_ones_of_neon
 
 
 @inline
@@ -123,6 +131,17 @@ def binary_panel(m, height, n, bits, words, panels, start, out, to):
 
 
 @inline
+def two_panels_a_tile(spread, rows, words, panels, first, width, start, out, out_rows, bits):
+    """`binary_matmul` on 64-bit ARM; a last panel alone goes without `spread`."""
+    pairs = width // (2 * LANES) * 2 * LANES
+    for n in range(0, pairs, 2 * LANES):
+        to = n * out_rows
+        two_binary_panels(rows, first + n, spread, rows, words, panels, start, out, to, to + LANES * out_rows)
+    for n in range(pairs, width, LANES):
+        binary_panel(rows, first + n, bits, words, panels, start, out, n * out_rows)
+
+
+@inline
 def binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, out_rows):
     """Half dots of every row m < rows (and of one row behind them) and the outputs from `first` on, as float32.
 
@@ -131,51 +150,55 @@ def binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, ou
     panel loop is outside: a panel (K/32 · 64 bytes) stays in that cache while the rows pass.
 
     With LOOKUP `first` is a multiple of OUTPUTS, and outputs up to such a multiple are written. There and on 64-bit ARM
-    the rows are read from `pairs`, which `arrange_rows` has made of them.
+    the rows are read from `pairs`, which `pair_rows` or `spread_rows` has made of them.
     """
     if LOOKUP:
         look_up(pairs, rows, words, panels, first, width, start, out, out_rows)
         return
-    pairs_of_panels = width // (2 * LANES) * 2 * LANES if ARM else 0
-    for n in range(0, pairs_of_panels, 2 * LANES):
-        to = n * out_rows
-        two_binary_panels(rows, first + n, pairs, rows, words, panels, start, out, to, to + LANES * out_rows)
-    for n in range(pairs_of_panels, width, LANES):
+    if ARM:
+        two_panels_a_tile(pairs, rows, words, panels, first, width, start, out, out_rows, bits)
+        return
+    for n in range(0, width, LANES):
         binary_panel(rows, first + n, bits, words, panels, start, out, n * out_rows)
-
-
-@inline
-def arrange_rows(bits, rows, words, pairs):
-    """Fill `pairs` with rows as `binary_matmul` reads them, where it does not read `bits`."""
-    if LOOKUP:
-        pair_rows(bits, rows, words, pairs)
-    elif ARM:
-        spread_rows(bits, rows, words, pairs)
 
 
 @inline
 def binary_product(bits, pairs, rows, words, panels, width, start, out, out_rows):
     """`binary_matmul` of all outputs; it fills `pairs` first."""
-    arrange_rows(bits, rows, words, pairs)
+    if LOOKUP:
+        pair_rows(bits, rows, words, pairs)
+    if ARM:
+        spread_rows(bits, rows, words, pairs)
     binary_matmul(bits, pairs, rows, words, panels, 0, width, start, out, out_rows)
 
 
-@in_tiles_of(PAIR_ROWS)
-def two_float_panels(m, height, n, a, depth, panels, offsets, offset_stride, out, out_stride):
+def broadcasting_tile(m, height, n, a, depth, panels, offsets, offset_stride, out, out_stride):
     """A tile of `float_matmul`, two panels wide, which share each broadcast."""
     left = load_rows(offsets, m * offset_stride + n, offset_stride, height)
     right = load_rows(offsets, m * offset_stride + n + LANES, offset_stride, height)
-    first = 0
-    if ARM:
-        first = depth // FOURS * FOURS
-        for k in range(0, first, FOURS):
-            one, two = n * depth + k * LANES, (n + LANES) * depth + k * LANES
-            left, right = fma_fours(a, m * depth + k, depth, panels, one, two, left, right)
-    for k in range(first, depth):
+    for k in range(depth):
         one, two = load(panels, n * depth + k * LANES), load(panels, (n + LANES) * depth + k * LANES)
         left, right = fma_two(a, m * depth + k, depth, one, two, left, right)
     store_rows(out, m * out_stride + n, out_stride, left)
     store_rows(out, m * out_stride + n + LANES, out_stride, right)
+
+
+def by_element_tile(m, height, n, a, depth, panels, offsets, offset_stride, out, out_stride):
+    """The same on 64-bit ARM, where nothing is broadcast but of the last values of a row."""
+    left = load_rows(offsets, m * offset_stride + n, offset_stride, height)
+    right = load_rows(offsets, m * offset_stride + n + LANES, offset_stride, height)
+    fours = depth // FOURS * FOURS
+    for k in range(0, fours, FOURS):
+        one, two = n * depth + k * LANES, (n + LANES) * depth + k * LANES
+        left, right = fma_fours(a, m * depth + k, depth, panels, one, two, left, right)
+    for k in range(fours, depth):
+        one, two = load(panels, n * depth + k * LANES), load(panels, (n + LANES) * depth + k * LANES)
+        left, right = fma_two(a, m * depth + k, depth, one, two, left, right)
+    store_rows(out, m * out_stride + n, out_stride, left)
+    store_rows(out, m * out_stride + n + LANES, out_stride, right)
+
+
+two_float_panels = in_tiles_of(PAIR_ROWS)(by_element_tile if ARM else broadcasting_tile)
 
 
 @in_tiles

@@ -21,8 +21,9 @@ from numba import carray
 
 from bitvit.kernels.catalog import LANE_BITS, MLP
 from bitvit.kernels.inline import inline
-from bitvit.kernels.matmul import arrange_rows, binary_matmul, binary_product, half_dots, two_half_dots
-from bitvit.kernels.neon import store_masks_two
+from bitvit.kernels.lookup import pair_rows
+from bitvit.kernels.matmul import binary_matmul, binary_product, half_dots, two_half_dots
+from bitvit.kernels.neon import spread_rows, store_masks_two
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
     floats_at,
@@ -87,7 +88,8 @@ def hidden_tile(m, height, c, stored, start, a, const, scratch, layer_norms):
             h = to_float(half_dots(bits, m * words, words, panels, p * words, counter, height))
         shortcut = load_rows(tiled, at, span, height)
         at += block * span
-        w = hidden_values(h, shortcut, affine, p)
+        y = fma(h, load(affine, 4 * p), shortcut)
+        w = fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
         store_mask_rows(hidden_bits, m * row_bits + p, row_bits, w > load(affine, 4 * p + 3 * LANES))
         pool += w
     store_rows(pooled, c * block + m * LANES, LANES, pool)
@@ -137,7 +139,7 @@ def hidden_layer(rows, a, const, scratch, layer_norms):
             for c in range(0, a.width, LANES):
                 hidden_row(m, 1, c, 0, c % a.period, a, const, scratch, layer_norms)
     elif LOOKUP:
-        arrange_rows(bits, rows, a.words, pairs)
+        pair_rows(bits, rows, a.words, pairs)
         for first in range(0, a.width, a.chunk):
             last, stored = min(a.width, first + a.chunk), first * a.ratio
             products = (last - first) * a.ratio
@@ -145,7 +147,7 @@ def hidden_layer(rows, a, const, scratch, layer_norms):
             for c in range(first, last, LANES):
                 hidden_tiles(rows, c, stored, c % a.period, a, const, scratch, layer_norms)
     elif ARM and a.ratio % 2 == 0:
-        arrange_rows(bits, rows, a.words, pairs)
+        spread_rows(bits, rows, a.words, pairs)
         for c in range(0, a.width, LANES):
             hidden_pairs(rows, c, rows, c % a.period, a, const, scratch)
     else:

@@ -10,8 +10,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from bitvit.kernels.inline import OPTIONS
-from bitvit.kernels.matmul import arrange_rows, binary_matmul, float_matmul
-from bitvit.kernels.target import LANES, OUTPUTS, TILE_ROWS
+from bitvit.kernels.lookup import pair_rows
+from bitvit.kernels.matmul import binary_matmul, float_matmul
+from bitvit.kernels.neon import spread_rows
+from bitvit.kernels.target import ARM, LANES, LOOKUP, OUTPUTS, TILE_ROWS
 from bitvit.panels import binary_panels, float_panels, natural, padded, pair_units, product_panels
 from tests.support.signs import EPS, PROFILE, pack_words, pm, random_signs, seeds, unpack_words
 
@@ -23,7 +25,10 @@ def run_binary_matmul(
     bits: Array, pairs: Array, rows: int, words: int, panels: Array, first: int, width: int, start: int, out: Array,
     out_rows: int,
 ) -> None:  # fmt: skip
-    arrange_rows(bits, rows, words, pairs)
+    if LOOKUP:
+        pair_rows(bits, rows, words, pairs)
+    if ARM:
+        spread_rows(bits, rows, words, pairs)
     binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, out_rows)
 
 

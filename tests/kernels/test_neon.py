@@ -33,8 +33,10 @@ from bitvit.kernels import catalog
 machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=2)
 assembly = {"dot products": target.DOT_PRODUCTS}
 for name in names:
-    code = re.sub('target triple = ".*"', f'target triple = "{triple}"', str(compiler.llvm_code(getattr(catalog, name))))
-    module = llvm.parse_assembly(re.sub('target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', code))
+    code = str(compiler.llvm_code(getattr(catalog, name)))
+    code = re.sub('target triple = ".*"', f'target triple = "{triple}"', code)
+    code = re.sub('target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', code)
+    module = llvm.parse_assembly(code)
     compiler.optimize(module, machine)
     assembly[name] = machine.emit_assembly(module)
 print(json.dumps(assembly))
