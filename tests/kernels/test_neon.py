@@ -67,7 +67,7 @@ def assembly() -> Iterator[dict[str, dict[str, str]]]:
 
 def innermost_loops(text: str) -> list[Loop]:
     """Instructions of the loops that hold no other."""
-    lines = [line.strip() for line in text.splitlines() if re.match(r"\.L\w+:|\t[a-z]", line)]
+    lines = [line.split("//")[0].strip() for line in text.splitlines() if re.match(r"\.L\w+:|\t[a-z]", line)]
     start, loops = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}, []
     for i, line in enumerate(lines):
         target = start.get(line.split()[-1], i)
