@@ -168,8 +168,8 @@ def store_masks_two(typingctx, words, bit, stride, left, right):
             parts = [_call(builder, "aarch64.neon.addp.v16i8", sixteen, *pair) for pair in pairs]
         halves = builder.bitcast(parts[0], ir.VectorType(I16, 8))
         data = builder.bitcast(address_of(context, builder, sig.args[0], words, ir.Constant(I64, 0)), I16.as_pointer())
-        sixteenths = [builder.lshr(value, ir.Constant(I64, 4)) for value in (bit, stride)]
-        for i, place in enumerate(_places(builder, *sixteenths, rows)):
+        first, step = (builder.lshr(value, ir.Constant(I64, 4)) for value in (bit, stride))
+        for i, place in enumerate(_places(builder, first, step, rows)):
             half = builder.extract_element(halves, ir.Constant(I32, i))
             builder.store(half, builder.gep(data, [place])).align = 2
         return context.get_dummy_value()
