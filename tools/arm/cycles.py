@@ -37,7 +37,7 @@ class Loop:
 
 def ours(cpu: str) -> list[Loop]:
     """The hidden layer's loop and the output layer's."""
-    loops = [loop for loop in innermost_loops(assemble(cpu)["mlp"]) if counted(loop, "cnt") == 16]
+    loops = [loop for loop in innermost_loops(assemble(cpu, "mlp")["mlp"]) if counted(loop, "cnt") == 16]
     return [Loop(name, loop, TILE_MACS) for name, loop in zip(("hidden layer", "output layer"), loops, strict=True)]
 
 
