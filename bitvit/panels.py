@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.kernels.catalog import LANE_BITS
-from bitvit.kernels.target import LANES, LOOKUP, TILE_ROWS
+from bitvit.kernels.target import ARM, LANES, LOOKUP, TILE_ROWS
 
 
 def padded(n: int, multiple: int = LANES) -> int:
@@ -68,8 +68,10 @@ product_panels = lookup_panels if LOOKUP else binary_panels
 
 
 def pair_units(rows: int, words: int) -> int:
-    """4-byte units of the pairs of so many rows, see kernels/lookup.py; none where products go without."""
-    return -(-rows // 2) * padded(8 * words, 3) // 2 + 1 if LOOKUP else 0
+    """4-byte units of so many rows as products read them, see kernels/lookup.py and kernels/neon.py."""
+    if LOOKUP:
+        return -(-rows // 2) * padded(8 * words, 3) // 2 + 1
+    return 4 * (rows + 1) * words if ARM else 0
 
 
 def float_panels(weight: NDArray[np.float32], columns: NDArray[np.int64], lanes: int = LANES) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from bitvit.modelfile import load_model_file, save_model_file
 from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
 from tests.support.golden_data import case_names, load_case, trace, trace_names
+from tests.support.patience import patience
 
 # Of the spread: honest float32 gives at most 2.4e-6, a single flipped sign 5e-5 and more.
 TOLERANCE = 2e-5
@@ -247,7 +248,7 @@ def test_a_spawned_process_gets_the_model(tiny: Path, pixels: NDArray[np.float32
     model = bitvit.load(tiny, threads=1)
     expected = taken_along(model, pixels)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        assert pool.submit(taken_along, model, pixels).result(timeout=100) == expected
+        assert pool.submit(taken_along, model, pixels).result(timeout=patience(100)) == expected
 
 
 def test_a_subclass_stays_one(tiny: Path) -> None:

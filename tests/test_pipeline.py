@@ -20,6 +20,7 @@ from bitvit.errors import ImageError
 from bitvit.pipeline import AHEAD, Answer, Prepared, answers, in_order
 from tests.support.interrupts import interrupted_at
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 
 def squares(items: list[int]) -> Iterator[int]:
@@ -119,7 +120,7 @@ def test_helpers_work_while_the_caller_does_something_else() -> None:
 
 def test_the_caller_works_while_a_helper_does() -> None:
     """Two threads are enough for two items that wait for each other."""
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=patience(10))
 
     def work(portion: list[int]) -> list[int]:
         meeting.wait()
@@ -187,7 +188,7 @@ def test_an_interrupt_anywhere_leaves_no_thread() -> None:
 
         interrupted = interrupted_at(place, call, in_pipeline)
         for thread in helpers():  # one that the exception kept from being noted ends by itself
-            thread.join(timeout=10)
+            thread.join(timeout=patience(10))
         assert helpers() == [], f"place {place}"
     assert got == [n * n for n in range(6)]
     assert place > 50
@@ -216,8 +217,8 @@ def test_a_fork_goes_on_alone() -> None:
     assert begun.wait(10)
     child = context.Process(target=_rest, args=(ready, rest))
     child.start()
-    assert rest.get(timeout=60) == list(range(1, 20))
-    child.join(timeout=60)
+    assert rest.get(timeout=patience(60)) == list(range(1, 20))
+    child.join(timeout=patience(60))
     assert child.exitcode == 0
     go_on.set()
     assert list(ready) == list(range(1, 20))
@@ -231,7 +232,7 @@ def test_the_interpreter_may_end_in_between() -> None:
         "print(next(ready))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=patience(60)
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 

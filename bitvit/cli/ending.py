@@ -33,10 +33,10 @@ def told() -> Iterator[None]:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:
-        _discard_stdout()
-        raise SystemExit(BROKEN_PIPE) from None
     except OSError as error:
+        if isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL):
+            _discard_stdout()  # a closed pipe is an invalid argument on Windows
+            raise SystemExit(BROKEN_PIPE) from None
         if error.errno not in UNWRITABLE:
             raise
         _discard_stdout()

@@ -29,8 +29,9 @@ _DIGEST = hashlib.sha256().digest_size
 def place() -> Path | None:
     """The folder that compiled functions are read from; None if it is not there, or others may have written to it.
 
-    Under NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else ~/.cache. Its name holds a hash of the kernels' sources, of the
-    versions that compile them and of the processor that they are compiled for, so an edit never meets stale code.
+    Under NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else where the platform has users' caches. Its name holds a hash of the
+    kernels' sources, of the versions that compile them and of the processor that they are compiled for, so an edit
+    never meets stale code.
     """
     return _examine(make=False)[0]
 
@@ -57,7 +58,7 @@ def _examine(*, make: bool) -> tuple[Path | None, str]:
     """The folder if it is there and what is in it may be executed; else None, and what is wrong with it."""
     try:
         chosen = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-        top = os.path.realpath(chosen or Path.home() / ".cache")
+        top = os.path.realpath(chosen or _users_caches())
     except (RuntimeError, ValueError) as error:
         return None, f"there is no folder of this user's ({error})"
     path = Path(top, "bitvit", _own_fingerprint())
@@ -71,6 +72,14 @@ def _examine(*, make: bool) -> tuple[Path | None, str]:
         has_others = make and path.parent.is_dir() and any(path.parent.iterdir())
         return None, f"{path}: {error.strerror}{OTHERS if has_others else ''}"
     return (None, fault) if fault else (path, "")
+
+
+def _users_caches() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path.home() / ".cache"
 
 
 def _make(path: Path) -> None:

@@ -91,14 +91,14 @@ class _Worker:
 def work(parent: int, names: Iterable[str]) -> None:
     """What a worker does: compile functions into the cache, but those that the other has left there meanwhile.
 
-    It ends when the process that it works for has.
+    It ends when the process that it works for has, but on Windows.
     """
     from bitvit.jit.compiler import compile_object
 
     gc.disable()  # for a few seconds; it would take a tenth of them
     functions = {f.name: f for f in FUNCTIONS}
     for name in names:
-        if os.getppid() != parent:
-            return
+        if sys.platform != "win32" and os.getppid() != parent:
+            return  # on Windows the parent may be the launcher that a virtual environment has for its python.exe
         if cache.read(name) is None:
             cache.write(name, compile_object(functions[name]))

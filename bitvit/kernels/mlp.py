@@ -22,7 +22,8 @@ from numba import carray
 from bitvit.kernels.catalog import LANE_BITS, MLP
 from bitvit.kernels.inline import inline
 from bitvit.kernels.lookup import pair_rows
-from bitvit.kernels.matmul import binary_matmul, binary_product, half_dots
+from bitvit.kernels.matmul import binary_matmul, binary_product, half_dots, two_half_dots
+from bitvit.kernels.neon import spread_rows, store_masks_two
 from bitvit.kernels.rows import normalize_products, tile_channels
 from bitvit.kernels.simd import (
     floats_at,
@@ -39,8 +40,8 @@ from bitvit.kernels.simd import (
     to_float,
     words_at,
 )
-from bitvit.kernels.target import LANES, LOOKUP
-from bitvit.kernels.tiles import in_tiles
+from bitvit.kernels.target import ARM, LANES, LOOKUP, PAIR_ROWS
+from bitvit.kernels.tiles import in_tiles, in_tiles_of
 
 
 @inline
@@ -59,6 +60,13 @@ def prepare_rows(first, rows, a, source, const, scratch):
             store_mask(bits, i * words * LANE_BITS + c, h > load(norm, 3 * c + 2 * LANES))
             store(row, c, h)
         tile_channels(row, 0, channels, ratio, span, tiled, i * span, a.piece_rows * span)
+
+
+@inline
+def hidden_values(h, shortcut, affine, p):
+    """Hidden vector p less its share of a·t, as said above; affine: [scale, -bias, slope - 1, threshold][LANES]."""
+    y = fma(h, load(affine, 4 * p), shortcut)
+    return fma(minimum(y, load(affine, 4 * p + LANES)), load(affine, 4 * p + 2 * LANES), y)
 
 
 def hidden_tile(m, height, c, stored, start, a, const, scratch, layer_norms):
@@ -90,6 +98,29 @@ def hidden_tile(m, height, c, stored, start, a, const, scratch, layer_norms):
 hidden_tiles, hidden_row = in_tiles(hidden_tile), inline(hidden_tile)
 
 
+@in_tiles_of(PAIR_ROWS)
+def hidden_pairs(m, height, c, rows, start, a, const, scratch):
+    """`hidden_tile` for 64-bit ARM, which computes two hidden vectors at a time."""
+    spread, tiled = words_at(scratch, a.pairs), floats_at(scratch, a.tiled)
+    hidden_bits, pooled = words_at(scratch, a.hidden_bits), floats_at(scratch, a.pooled)
+    panels, affine = words_at(const, a.panels1), floats_at(const, a.affine1)
+    span, words, row_bits, block = a.span, a.words, a.hidden_words * LANE_BITS, a.piece_rows
+    first, last, counter, at = c * a.ratio, (c + LANES) * a.ratio, a.start1, m * span + start
+    pool = splat_rows(np.float32(0), height)
+    for p in range(first, last, 2 * LANES):
+        left, right = two_half_dots(spread, m, rows, words, panels, p * words, counter, height)
+        left = hidden_values(to_float(left), load_rows(tiled, at, span, height), affine, p)
+        at += block * span
+        right = hidden_values(to_float(right), load_rows(tiled, at, span, height), affine, p + LANES)
+        at += block * span
+        above = 4 * p + 3 * LANES
+        left_bits, right_bits = left > load(affine, above), right > load(affine, above + 4 * LANES)
+        store_masks_two(hidden_bits, m * row_bits + p, row_bits, left_bits, right_bits)
+        pool += left
+        pool += right
+    store_rows(pooled, c * block + m * LANES, LANES, pool)
+
+
 @inline
 def hidden_layer(rows, a, const, scratch, layer_norms):
     """Hidden signs and pooled sums.
@@ -115,6 +146,10 @@ def hidden_layer(rows, a, const, scratch, layer_norms):
             binary_matmul(bits, pairs, rows, a.words, panels, stored, products, a.start1, z, a.piece_rows)
             for c in range(first, last, LANES):
                 hidden_tiles(rows, c, stored, c % a.period, a, const, scratch, layer_norms)
+    elif ARM and a.ratio % 2 == 0:
+        spread_rows(bits, rows, a.words, pairs)
+        for c in range(0, a.width, LANES):
+            hidden_pairs(rows, c, rows, c % a.period, a, const, scratch)
     else:
         for c in range(0, a.width, LANES):
             hidden_tiles(rows, c, 0, c % a.period, a, const, scratch, layer_norms)

@@ -24,7 +24,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, register_model
 from numba.np import arrayobj
 
-from bitvit.kernels.target import LANES
+from bitvit.kernels.target import ARM, LANES
 
 I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
 _LLVM: dict[Any, Any] = {types.float32: ir.FloatType(), types.int32: I32, types.uint32: I32, types.boolean: I1}
@@ -504,6 +504,16 @@ def _count_bytes(b: Any, x: Any) -> Any:
     return b.bitcast(_call(b, "ctpop", vt, b.bitcast(x, vt)), x.type)
 
 
+def _at_most(b: Any, x: Any, bound: Any) -> Any:
+    """min(x, bound), the bound if x is not a number. NEON has that in one instruction, which differs in -0's sign."""
+    return _call(b, "minnum", x.type, x, bound) if ARM else b.select(b.fcmp_ordered("<", x, bound), x, bound)
+
+
+def _at_least(b: Any, x: Any, bound: Any) -> Any:
+    """max(x, bound), the same way."""
+    return _call(b, "maxnum", x.type, x, bound) if ARM else b.select(b.fcmp_ordered(">", x, bound), x, bound)
+
+
 def _prelu_row(b: Any, x: Any, slope_minus_1: Any) -> Any:
     """x + (slope - 1)·min(x, 0): one operation fewer than compare, multiply and blend."""
     zero = _constant(x.type, 0.0)
@@ -512,10 +522,7 @@ def _prelu_row(b: Any, x: Any, slope_minus_1: Any) -> Any:
 
 def _erf_row(b: Any, x: Any) -> Any:
     """erf(x) = x·R(x²) on |x| <= 4; beyond that erf is ±1 to float32."""
-    four = _constant(x.type, 4.0)
-    x = b.select(b.fcmp_ordered("<", x, four), x, four)
-    minus = _constant(x.type, -4.0)
-    x = b.select(b.fcmp_ordered(">", x, minus), x, minus)
+    x = _at_least(b, _at_most(b, x, _constant(x.type, 4.0)), _constant(x.type, -4.0))
     s = _call(b, "fmuladd", x.type, b.fmul(x, x), _constant(x.type, 0.125), _constant(x.type, -1.0))
     return b.fmul(x, _polynomial(b, s, _ERF))
 
@@ -523,8 +530,7 @@ def _erf_row(b: Any, x: Any) -> Any:
 def _exp2_row(b: Any, x: Any, low: Any) -> Any:
     """2**(x + low) = 2**i · 2**f with i = rint(x) and |f| <= 1/2, for low far below 1."""
     vi = ir.VectorType(I32, x.type.count)
-    least = _constant(x.type, -126.0)
-    x = b.select(b.fcmp_ordered(">", x, least), x, least)
+    x = _at_least(b, x, _constant(x.type, -126.0))
     nearest = _call(b, "rint", x.type, x)
     p = _polynomial(b, b.fadd(b.fsub(x, nearest), low), _EXP2)
     exponent = b.shl(b.add(b.fptosi(nearest, vi), _constant(vi, 127)), _constant(vi, 23))
@@ -539,7 +545,7 @@ popcount_bytes = _elementwise(
 )
 popcount = _elementwise("popcount", "Number of 1 bits.", lambda b, x: _call(b, "ctpop", x.type, x), 1)
 fma = _elementwise("fma", "x*y + z.", lambda b, x, y, z: _call(b, "fmuladd", x.type, x, y, z), 3)
-minimum = _elementwise("minimum", "The smaller.", lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), 2)
+minimum = _elementwise("minimum", "The smaller; y if x is not a number, as y must be.", _at_most, 2)
 maximum = _elementwise("maximum", "The larger.", lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), 2)
 minimum_int = _elementwise(
     "minimum_int", "The smaller, signed.", lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y), 2

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitvit import bits
-from bitvit.kernels.target import MANY_REGISTERS, OUTPUTS, TILE_ROWS
+from bitvit.kernels.target import LOOKUP, OUTPUTS, PAIR_ROWS, TILE_ROWS
 from bitvit.panels import interleave, natural, padded, product_panels, take
 from bitvit.program import Builder
 from bitvit.schema import Affine, BinaryLinear
@@ -80,10 +80,10 @@ def valid_lanes(b: Builder, features: int, order: Order | None = None, key: Any 
 def rows_a_piece(rows: int, most: int) -> int:
     """Rows of a piece: whole tiles, at most `most`, and about 16 pieces a map so that a team stays in balance.
 
-    An even number where rows are looked up in pairs, or tiles of floats are six rows high (kernels/matmul.py): behind
-    an odd one a tile would write the first row of the next piece.
+    An even number where rows are looked up in pairs, or tiles of another height would end one row behind an odd piece:
+    that row is the next piece's, which another thread may have written already.
     """
-    tiles = TILE_ROWS if MANY_REGISTERS else 2 * TILE_ROWS
+    tiles = 2 * TILE_ROWS if LOOKUP or PAIR_ROWS != TILE_ROWS else TILE_ROWS
     return min(most, padded(-(-rows // 16), tiles))
 
 

@@ -6,12 +6,13 @@ import pytest
 
 from bitvit.bench.together import run_together
 from bitvit.errors import BenchError
+from tests.support.patience import patience
 
 
 def test_all_are_there_before_any_begins() -> None:
     present = [0]
     seen: list[tuple[int, int]] = []
-    barrier = threading.Barrier(3, timeout=60)
+    barrier = threading.Barrier(3, timeout=patience(60))
 
     def work(number: int) -> None:
         present[0] += 1

@@ -18,6 +18,7 @@ from bitvit.classify import Classifier
 from bitvit.cli.classify import QUICKLY_DONE
 from tests.support.command import Terminal, run, words
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 
 def test_the_table_has_the_best_classes_of_each_image(model: Path, images: Path) -> None:
@@ -107,7 +108,7 @@ def closed(redirection: str, *arguments: object) -> subprocess.CompletedProcess[
         "classify",
         *map(str, arguments),
     ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=patience(120), check=False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shell")

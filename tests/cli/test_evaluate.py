@@ -24,6 +24,7 @@ from bitvit.evaluation import Progress, evaluate
 from bitvit.modelfile import load_model_file
 from tests.support.command import Terminal, words
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 COUNT = 24
 
@@ -285,7 +286,7 @@ def test_interrupt_and_resume(model: Path, data: Path, here: Path) -> None:
         assert process.stderr.readline() == "Note: nothing to resume, starting afresh\n"
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=patience(60))
     found = re.fullmatch(r"Note: stopped after ([\d,]+) of 2,000 images, kept in (\S+): .* goes on\n", stderr)
     assert found is not None, stderr
     assert (process.returncode, stdout) == (130, "")

@@ -1,5 +1,6 @@
 """The program itself: help, exit codes, signals, pipes and terminals."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,9 +16,11 @@ import bitvit
 from bitvit.bench import BenchReport
 from bitvit.cli import app
 from bitvit.cli.application import paragraphs
+from bitvit.cli.ending import told
 from bitvit.errors import BitvitError
 from tests.support.command import run, shell, words
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 
 def test_version_is_printed() -> None:
@@ -64,7 +67,7 @@ def test_the_same_error_text_as_the_library(tmp_path: Path) -> None:
 
 def test_tool_is_the_same_command() -> None:
     tool = [sys.executable, "-m", "tools.convert", "no.pth", "-o", "out"]
-    result = subprocess.run(tool, capture_output=True, cwd=ROOT, timeout=60, check=False)
+    result = subprocess.run(tool, capture_output=True, cwd=ROOT, timeout=patience(60), check=False)
     assert (result.returncode, result.stderr) == (1, b"Error: no.pth: no such file; check the path\n")
 
 
@@ -78,7 +81,7 @@ def test_ctrl_c_ends_with_130(model: Path, images: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.readline().startswith(b'{"path"')  # from now on it waits for stdin
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=patience(60)) == 130
         assert process.stderr.read() == b""
 
 
@@ -89,7 +92,7 @@ def test_a_reader_that_goes_away_ends_with_141(model: Path, images: Path) -> Non
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(timeout=60) == 141
+        assert process.wait(timeout=patience(60)) == 141
         assert process.stderr.read() == b""
 
 
@@ -110,7 +113,9 @@ def test_pillows_warnings_are_not_shown(model: Path, images: Path) -> None:
 def test_a_full_disk_is_one_error(model: Path, images: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         command = [sys.executable, "-m", "bitvit", "classify", str(model), str(images)]
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=60, check=False)
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=patience(60), check=False
+        )
     assert result.returncode == 1
     assert result.stderr == b"Error: the output cannot be written: No space left on device\n"
 
@@ -124,10 +129,21 @@ def test_what_the_terminal_cannot_encode_is_escaped(model: Path, images: Path) -
 
 
 # ------------------------------------------------------------------------------------------------ closed streams
+@pytest.mark.parametrize(("platform", "code"), [("linux", None), ("win32", 141)])
+def test_windows_calls_a_closed_pipe_an_invalid_argument(
+    platform: str, code: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises((SystemExit, OSError)) as ended, told():
+        raise OSError(errno.EINVAL, "Invalid argument")
+    assert getattr(ended.value, "code", None) == code
+
+
 def closed(redirections: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
     """A finished `python -m bitvit` that a shell started with these redirections."""
     command = ["bash", "-c", f'"$@" {redirections}', "bash", sys.executable, "-m", "bitvit", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=patience(120), check=False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shell")

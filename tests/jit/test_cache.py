@@ -145,6 +145,21 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.problem() == "there is no folder of this user's (Could not determine home directory.)"
 
 
+@pytest.mark.parametrize(
+    ("platform", "place"), [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")]
+)
+def test_the_folder_lies_where_the_platform_has_caches(
+    platform: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(sys, "platform", platform)
+    folder = cache.folder()
+    assert folder is not None
+    assert folder.parent == tmp_path / place / "bitvit"
+
+
 def own_fingerprint() -> str:
     """As a process of its own would compute it."""
     return cache.fingerprint(cache.toolchain(), cache.sources())

@@ -16,6 +16,7 @@ from bitvit.jit.checks import check_execution, check_features, is_foreign_settin
 from bitvit.kernels.catalog import classify, pool
 from bitvit.llvm import llvm
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 
 def run(
@@ -29,7 +30,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=patience(300),
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -15,6 +15,7 @@ import bitvit
 from bitvit.jit import cache, loader
 from bitvit.model import functions_of
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 STRANGER = 54321  # no such user
 
@@ -57,7 +58,7 @@ def predict(baked: Path, *before: str, user: int = 0) -> "subprocess.CompletedPr
     """A process that needs the kernels. before: a command that runs it."""
     command = [*before, sys.executable, "-c", PREDICT, str(baked / "model.safetensors"), str(user)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patience(300))
 
 
 def is_root() -> bool:

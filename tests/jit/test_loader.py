@@ -24,6 +24,7 @@ from bitvit.kernels.catalog import CLASSIFY, CLASSIFY_COLUMNS, classify, coarsen
 from bitvit.kernels.inline import inline
 from tests.support.interrupts import interrupted_at
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 
 def run_classify(address: int) -> None:
@@ -160,18 +161,18 @@ def test_a_fork_while_another_thread_loads(cold: Callable[[], Path], monkeypatch
 
     def read_slowly(name: str) -> bytes | None:
         reading.set()
-        release.wait(timeout=60)
+        release.wait(timeout=patience(60))
         return read(name)
 
     monkeypatch.setattr(cache, "read", read_slowly)
     thread = threading.Thread(target=loader.addresses, args=([classify],))
     thread.start()
-    assert reading.wait(timeout=60)
+    assert reading.wait(timeout=patience(60))
     threading.Timer(0.2, release.set).start()
     child = multiprocessing.get_context("fork").Process(target=loader.addresses, args=([pool],))
     child.start()
     assert release.is_set(), "it did not wait"
-    child.join(timeout=60)
+    child.join(timeout=patience(60))
     alive = child.is_alive()
     child.kill()
     thread.join()
@@ -221,7 +222,7 @@ def start(script: str, place: Path, *arguments: str, path: Path = ROOT, cwd: Pat
 
 
 def output(process: "subprocess.Popen[str]") -> str:
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=patience(120))
     assert process.returncode == 0, error
     return out
 
@@ -241,7 +242,7 @@ def test_a_process_killed_while_it_compiles(tmp_path: Path) -> None:
         process = start(LOAD, place)
         time.sleep(delay)
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience(60))
         output(start(LOAD, place))
         assert {f.name for f in place.rglob("*.o")} >= {"classify.o", "pool.o"}
         before = {f: f.read_bytes() for f in place.rglob("*.o")}
@@ -253,6 +254,17 @@ def test_a_worker_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody goes on compiling for a process that is dead."""
     monkeypatch.setattr(compiler, "compile_object", lambda function: pytest.fail(f"{function.name} compiled"))
     workers.work(os.getppid() + 1, ["pool", "classify"])
+
+
+def test_a_worker_on_windows_may_be_started_by_a_launcher(
+    monkeypatch: pytest.MonkeyPatch, cold: Callable[[], Path]
+) -> None:
+    """There a virtual environment's python.exe starts the interpreter, so the parent is another process."""
+    cold()
+    monkeypatch.setattr(compiler, "compile_object", lambda function: function.name.encode())
+    monkeypatch.setattr(sys, "platform", "win32")
+    workers.work(os.getppid() + 1, ["pool", "classify"])
+    assert [cache.read(name) for name in ("pool", "classify")] == [b"pool", b"classify"]
 
 
 def test_the_package_may_be_read_only(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.lookup import pair_rows
 from bitvit.kernels.matmul import binary_matmul, float_matmul
-from bitvit.kernels.target import LANES, LOOKUP, OUTPUTS, TILE_ROWS
+from bitvit.kernels.neon import spread_rows
+from bitvit.kernels.target import ARM, LANES, LOOKUP, OUTPUTS, TILE_ROWS
 from bitvit.panels import binary_panels, float_panels, natural, padded, pair_units, product_panels
 from tests.support.signs import EPS, PROFILE, pack_words, pm, random_signs, seeds, unpack_words
 
@@ -26,6 +27,8 @@ def run_binary_matmul(
 ) -> None:  # fmt: skip
     if LOOKUP:
         pair_rows(bits, rows, words, pairs)
+    if ARM:
+        spread_rows(bits, rows, words, pairs)
     binary_matmul(bits, pairs, rows, words, panels, first, width, start, out, out_rows)
 
 
@@ -110,7 +113,7 @@ def run_float_matmul(
 def test_float_products_round_once_a_term(rows: int, depth: int, outputs: int, per_row: bool, seed: int) -> None:
     """A sum of K products and an offset in float32 is off by at most (K + 1) half ulps of the terms' sizes."""
     rng = np.random.default_rng(seed)
-    width, tiles = padded(outputs), padded(rows, TILE_ROWS)
+    width, tiles = padded(outputs), padded(rows + 1, TILE_ROWS)
     a, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((tiles, depth), (outputs, depth)))
     offsets = rng.standard_normal((tiles if per_row else 1, width)).astype(np.float32)
     stride, out_stride = (width if per_row else 0), width + 3

@@ -1,5 +1,9 @@
 """What layers share: the algebra of half dots, tables, pieces."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +23,27 @@ from bitvit.layers.common import (
 from bitvit.panels import natural
 from bitvit.program import Builder
 from bitvit.schema import Activation, BinaryLinear
+from tests.support.paths import ROOT
+
+# For which processors, and whether 64-bit ARM's code is written; prints the pieces that a tile of theirs leaves.
+PIECES = """
+import sys
+import llvmlite.binding as llvm
+if sys.argv[1] == "arm":
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    llvm.get_process_triple = lambda: "aarch64-unknown-linux-gnu"
+from bitvit.kernels.target import PAIR_ROWS, TAIL_ROWS, TILE_ROWS
+from bitvit.layers.common import rows_a_piece
+for most in (28, 56):
+    for rows in range(1, 3200):
+        piece = rows_a_piece(rows, most)
+        for height in (TILE_ROWS, PAIR_ROWS):
+            end = (piece + TAIL_ROWS - 1) // height * height
+            end += max(0, piece - end + TAIL_ROWS - 1) // TAIL_ROWS * TAIL_ROWS
+            if piece < rows and end != piece:
+                print(rows, most, piece, height)
+"""
 
 
 def linear(features: int, row_scale: float | None = None) -> BinaryLinear:
@@ -59,6 +84,22 @@ def test_pieces_are_whole_tiles_and_cover_the_rows(rows: int, most: int) -> None
     assert height % TILE_ROWS == 0
     assert height <= most
     assert (count - 1) * height < rows <= count * height
+
+
+@pytest.mark.parametrize(
+    ("cpu", "features"),
+    [("nehalem", "+sse4.2"), ("haswell", "+avx2,+fma"), ("znver4", "+avx2,+fma,+avx512f"), ("cortex-a72", "")],
+)
+def test_no_tile_goes_beyond_its_piece(cpu: str, features: str) -> None:
+    """The row behind a piece is another's, which another thread may have written already."""
+    done = subprocess.run(
+        [sys.executable, "-c", PIECES, "arm" if cpu.startswith("cortex") else "x86"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_lanes_that_hold_a_feature_are_told_once() -> None:

@@ -15,6 +15,7 @@ from bitvit.model import BHViT
 from bitvit.runtime.team import Lease
 from bitvit.system import available_threads
 from tests.support.interrupts import interrupted_at
+from tests.support.patience import patience
 from tests.support.runtime import load_with_team, tireless_team
 
 FOLDER = str(Path(runtime.__file__).parent)
@@ -48,7 +49,7 @@ def test_an_interrupt_anywhere_in_a_call(tiny: Path) -> None:
 
         caller = threading.Thread(target=call, daemon=True)
         caller.start()
-        caller.join(timeout=300)
+        caller.join(timeout=patience(300))
         assert not caller.is_alive(), f"place {place}: a deadlock"
         assert len(answers) == 3, f"place {place}: an exception"
         assert all(np.array_equal(answer, expected) for answer in answers), f"place {place}"

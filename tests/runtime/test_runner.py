@@ -14,6 +14,7 @@ from bitvit.model import BHViT
 from bitvit.runtime.team import Team
 from bitvit.system import available_threads
 from tests.support.golden_data import load_case
+from tests.support.patience import patience
 from tests.support.runtime import load_with_team, tireless_team
 
 
@@ -45,7 +46,7 @@ def test_many_callers_get_the_same_bits(packed: Callable[[str], Path], pixels: N
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(timeout=60)
+        caller.join(timeout=patience(60))
         assert not caller.is_alive()
     assert wrong == []
 
@@ -90,8 +91,8 @@ def test_a_forked_child_answers(model: BHViT, team: Team, pixels: NDArray[np.flo
     child.start()
     assert lease is not None
     del lease
-    assert answers.get(timeout=60) == expected
-    child.join(timeout=60)
+    assert answers.get(timeout=patience(60)) == expected
+    child.join(timeout=patience(60))
     assert child.exitcode == 0
     assert model(pixels[:1]).tobytes() + model(pixels).tobytes() == expected
 
@@ -105,6 +106,6 @@ def test_a_forked_child_has_a_team_of_its_own(team: Team) -> None:
     found: multiprocessing.Queue[bool] = context.Queue()
     child = context.Process(target=lambda: found.put(team.lease() is not None))
     child.start()
-    assert found.get(timeout=60)
-    child.join(timeout=60)
+    assert found.get(timeout=patience(60))
+    child.join(timeout=patience(60))
     assert team.lease() is None

@@ -20,6 +20,7 @@ from bitvit.runtime.policy import RestPolicy
 from bitvit.runtime.team import RETRY, GreenThreadError, Helper, Team
 from tests.support.golden_data import load_case
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 from tests.support.runtime import load_with_team, tireless, tireless_team
 
 
@@ -82,7 +83,7 @@ def test_threads_agree_on_one_lease() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=60)
+            thread.join(timeout=patience(60))
         assert sum(lease is not None for lease in leases) == 1
 
 
@@ -105,9 +106,9 @@ def test_calls_are_made_by_the_leader_and_its_helpers() -> None:
     threads: list[str] = []
 
     def function(number: int) -> int | None:
-        made.wait(timeout=60)
+        made.wait(timeout=patience(60))
         threads.append(f"{number} {threading.current_thread().name}")
-        made.wait(timeout=60)
+        made.wait(timeout=patience(60))
         return None
 
     for _ in range(2):
@@ -133,11 +134,11 @@ def test_a_helper_that_is_late_gets_no_second_call() -> None:
 
     def slow() -> None:
         asleep.set()
-        release.wait(timeout=60)
+        release.wait(timeout=patience(60))
 
     helper = Helper()
     helper.post(Call(slow))
-    assert asleep.wait(timeout=60)
+    assert asleep.wait(timeout=patience(60))
     for number in range(5):  # it has taken the first, and is busy with it
         helper.post(Call(made.append, number))
     release.set()
@@ -182,12 +183,12 @@ def test_a_helper_in_the_middle_of_a_call_makes_it_and_ends() -> None:
 
     def slow() -> None:
         begun.set()
-        release.wait(timeout=60)
+        release.wait(timeout=patience(60))
         made.append("slow")
 
     helper = Helper()
     helper.post(Call(slow))
-    assert begun.wait(timeout=60)
+    assert begun.wait(timeout=patience(60))
     helper.post(Call(made.append, 2))
     del helper
     release.set()
@@ -217,7 +218,7 @@ def test_models_that_are_dropped_leave_nothing_behind(
             wrong.extend([number] * (not np.array_equal(model(pixels[:1]), expected[:1])))
     finally:
         stop.set()
-        caller.join(timeout=60)
+        caller.join(timeout=patience(60))
     del model
     wait_for_threads(before)
     assert wrong == []
@@ -284,7 +285,7 @@ def test_a_first_call_after_the_main_thread_has_ended(packed: Callable[[str], Pa
         "threading.Thread(target=call).start()\n"
     )
     command = [sys.executable, "-c", script, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=patience(300))
     assert (done.stdout, done.stderr) == ("(1, 10)\n", "")
 
 
@@ -334,7 +335,7 @@ def test_a_worker_of_a_library_of_green_threads(library: str, packed: Callable[[
         "print(os.sched_getaffinity(0) == before)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", script, str(packed("micro96_pth"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=patience(300))
     assert done.stdout == "True\n"
 
 
@@ -392,9 +393,9 @@ def test_the_leader_stays_on_one_cpu_and_helpers_run_on_others() -> None:
     both = threading.Barrier(2)
 
     def look(number: int) -> None:
-        both.wait(timeout=60)
+        both.wait(timeout=patience(60))
         found[number] = os.sched_getaffinity(0)
-        both.wait(timeout=60)
+        both.wait(timeout=patience(60))
 
     allowed = os.sched_getaffinity(0)
     tireless_team(2).run([Call(look, 0), Call(look, 1)])

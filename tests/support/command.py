@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from bitvit.cli import app
 from tests.support.paths import ROOT
+from tests.support.patience import patience
 
 
 def run(*arguments: object, code: int = 0, stdin: bytes | None = None) -> tuple[str, str]:
@@ -37,7 +38,7 @@ def words(text: str) -> str:
 def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """A finished `python -m bitvit` with these arguments."""
     command = [sys.executable, "-m", "bitvit", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=120, check=False, **options)
+    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=patience(120), check=False, **options)
 
 
 def in_terminal(columns: int, *arguments: object, environment: Mapping[str, str] | None = None, code: int = 0) -> str:
@@ -62,7 +63,7 @@ def in_terminal(columns: int, *arguments: object, environment: Mapping[str, str]
                     written += part
             except OSError:  # Linux's end of a terminal
                 pass
-        assert process.wait(timeout=60) == code, written.decode()
+        assert process.wait(timeout=patience(60)) == code, written.decode()
     return written.decode().replace("\r\n", "\n")
 
 
