@@ -108,8 +108,9 @@ def void(_: object) -> None:
 
 
 def _large_network(path: Path) -> None:
-    """5 MB of weights for images of 2016 x 2016 in windows of one token: each of 15,876 windows attends to all."""
-    config = CONFIGS[0].to_dict() | {"image_size": 2016}
+    """5 MB of weights for images of 2016 x 2016 in windows of one token: each of 15,876 windows attends to all, and
+    layer norms see what comes of it before anything is summed."""
+    config = CONFIGS[0].to_dict() | {"image_size": 2016, "norm": "layer"}
     write_packed(path, Config.from_dict(config))
 
 

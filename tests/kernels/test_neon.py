@@ -13,30 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bitvit.kernels.target import ELSEWHERE
 from tests.support.paths import ROOT
 
-# Takes kernels/target.py for that of an ARM processor; prints the assembly of some functions, as JSON.
+# Prints the assembly of some functions for BITVIT_TARGET, as JSON.
 ASSEMBLE = """
-import json, os, re, sys
-import llvmlite.binding as llvm
-llvm.initialize_all_targets()
-llvm.initialize_all_asmprinters()
-cpu, *names = sys.argv[1:]
-triple, own = "aarch64-unknown-linux-gnu", llvm.get_process_triple
-llvm.get_process_triple = lambda: triple
-os.environ.update(NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="")
-from bitvit.kernels import target
-llvm.get_process_triple = own
-os.environ.update(NUMBA_CPU_NAME="nehalem")  # for Numba, whose code LLVM takes to ARM
+import json, sys
 from bitvit.jit import compiler
-from bitvit.kernels import catalog
-machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=2)
-assembly = {"dot products": str(target.DOT_PRODUCTS)}
-for name in names:
-    code = str(compiler.llvm_code(getattr(catalog, name)))
-    code = re.sub('target triple = ".*"', f'target triple = "{triple}"', code)
-    code = re.sub('target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', code)
-    module = llvm.parse_assembly(code)
+from bitvit.kernels import catalog, target
+machine, assembly = compiler.machine(library=True), {"dot products": str(target.DOT_PRODUCTS)}
+for name in sys.argv[1:]:
+    module = compiler.llvm_code(getattr(catalog, name))
     compiler.optimize(module, machine)
     assembly[name] = machine.emit_assembly(module)
 print(json.dumps(assembly))
@@ -49,8 +36,8 @@ Loop = list[str]  # instructions, without operands where they do not matter
 def assemble(cpu: str, *functions: str) -> dict[str, str]:
     """Assembly of functions of the catalog for an ARM processor, by name; and whether it has dot products."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ASSEMBLE, cpu, *functions],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-W", "ignore", "-c", ASSEMBLE, *functions],
+        env={**os.environ, "PYTHONPATH": str(ROOT), ELSEWHERE: f"aarch64-unknown-linux-gnu {cpu} "},
         capture_output=True,
         text=True,
         check=False,
