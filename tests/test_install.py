@@ -81,7 +81,8 @@ def test_import_from_the_folder_that_holds_the_clone(clone: Path, python: Path) 
 def test_a_wheel_holds_the_package_alone(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    sources = {str(path.relative_to(ROOT).as_posix()) for path in (ROOT / "bitvit").rglob("*.py")}
+    found = [*(ROOT / "bitvit").rglob("*.py"), *(ROOT / "bitvit" / "bundle" / "c").iterdir()]
+    sources = {path.relative_to(ROOT).as_posix() for path in found}
     assert {name for name in names if ".dist-info/" not in name} == {*sources, "bitvit/py.typed"}
     assert {name.partition(".dist-info/")[2] for name in names} >= {"licenses/LICENSE", "entry_points.txt"}
 

@@ -160,8 +160,8 @@ def test_no_llvmlite(tiny: Path, tmp_path: Path) -> None:
     assert one_line(error).startswith(
         "Error: llvmlite, which loads the compiled kernels, cannot be imported: No module"
     )
-    script = "import bitvit\ntry: bitvit.load\nexcept bitvit.BitvitError as problem: print(problem)"
-    assert "pip install --force-reinstall llvmlite" in run(script, path=path)[1]
+    script = "import sys, bitvit\ntry: bitvit.load(sys.argv[1])\nexcept bitvit.BitvitError as problem: print(problem)"
+    assert "pip install --force-reinstall llvmlite" in run(script, tiny, path=path)[1]
 
 
 @pytest.mark.parametrize(
