@@ -1,11 +1,12 @@
 """Tests of bitvit.
 
-Several processes of pytest-xdist share the cores: numerical libraries that start as many threads as there are cores, and
-let them spin, would take five times as long. So each process has one; they are read when a library is loaded.
+Several processes of pytest-xdist share the cores. Numerical libraries that start a thread for each core, and let it
+spin while it waits, would take them five times as long: NumPy's gets one thread, and PyTorch's may not spin. They read
+that when they are loaded. OMP_NUM_THREADS stays as it is, for bitvit heeds it too.
 """
 
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(_name, "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
