@@ -2,7 +2,8 @@
 
 project   tokens -> layer norm -> signs -> q, k, v: signs kept, real values summed
 attend    one window and head: integer scores -> softmax -> levels as bit planes -> popcount-weighted sum of values;
-          its beginning and its end are here, what makes bit planes of scores is in quantizers.py
+          its beginning and its end are here, what makes bit planes of scores is in quantizers.py; windows of one
+          pixel, where there are many, go head by head in pixels.py
 coarsen   mean of the merged tokens' outputs over the windows
 output    fine and coarse mixed -> signs -> output projection -> residual
 
