@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from bitvit.system import check_threads
-
 if TYPE_CHECKING:
     from bitvit.model import BHViT
 
@@ -22,7 +20,6 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> "BHViT"
     threads: at most this many for one call; default all cores the process may use. Raises ModelFileError; ValueError
     for an impossible number of threads.
     """
-    check_threads(threads)
     if os.fspath(path) and Path(path).is_dir():
         from bitvit.bundle.model import load_bundle
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bitvit import schema
 from bitvit.config import Config, Place
 from bitvit.errors import ModelFileError
-from bitvit.kernels.catalog import SCHEDULING, Function
+from bitvit.kernels.catalog import Function
 from bitvit.layers.attention import Attention
 from bitvit.layers.downsample import BinaryDownsample, FloatDownsample
 from bitvit.layers.head import Head
@@ -25,7 +25,7 @@ from bitvit.layers.mlp import MLP
 from bitvit.layers.stem import Stem
 from bitvit.messages import plural
 from bitvit.modelfile import ModelFile, digest, load_model_file, read_file, read_model
-from bitvit.preprocess import Preprocessing
+from bitvit.preprocess import Preprocessing, batch_of_planes
 from bitvit.program import Builder, Map, Program
 from bitvit.runtime import Runner
 from bitvit.runtime.inputs import Inputs
@@ -180,14 +180,7 @@ class BHViT:
         pixels: float32 [B, 3, S, S], channels R, G, B, normalised (SPEC section 6). Returns float32 [B, classes], the
         same bits whatever the batch size and the number of threads. Raises ValueError for another shape.
         """
-        size = self.config.image_size
-        images = np.ascontiguousarray(pixels, dtype=np.float32)
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"pixels have shape {images.shape}, expected (batch, 3, {size}, {size}): normalised R, G, B planes,"
-                " as Classifier or model.preprocessing make them"
-            )
-        return self.runner(images)
+        return self.runner(batch_of_planes(pixels, self.config.image_size))
 
     def of_bytes(self, crops: Sequence[NDArray[np.uint8]], *, alone: bool = False) -> NDArray[np.float32]:
         """Logits of images that are not normalised yet, the same bits as a call's.
@@ -222,5 +215,4 @@ def _unpickled(kind: type[BHViT], data: bytes, path: str, threads: int | None) -
 def functions_of(path: str | os.PathLike[str]) -> list[Function]:
     """What running a packed model needs of the catalog. Raises ModelFileError."""
     file = load_model_file(path)
-    steps = Network.read(file.config, file.tensors).program().steps
-    return [*dict.fromkeys(step.kernel for step in steps), *SCHEDULING]
+    return Network.read(file.config, file.tensors).program().functions

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from bitvit.errors import ConfigError, ImageError
 from bitvit.images import MAX_PIXELS
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "batch_of_planes"]
 
 Triple: TypeAlias = tuple[float, float, float]
 
@@ -163,6 +163,17 @@ class Preprocessing:
         """Left and top of the centre crop; half a pixel is rounded to even."""
         width, height = image.size
         return round((width - self.crop) / 2), round((height - self.crop) / 2)
+
+
+def batch_of_planes(pixels: ArrayLike, size: int) -> NDArray[np.float32]:
+    """What a model's call was given: float32 [B, 3, size, size], C-contiguous. Raises ValueError for another shape."""
+    images = np.ascontiguousarray(pixels, dtype=np.float32)
+    if images.ndim != 4 or images.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"pixels have shape {images.shape}, expected (batch, 3, {size}, {size}): normalised R, G, B planes,"
+            " as Classifier or model.preprocessing make them"
+        )
+    return images
 
 
 @functools.lru_cache(maxsize=64)

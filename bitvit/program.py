@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.kernels.catalog import Kernel, Kind
+from bitvit.kernels.catalog import SCHEDULING, Function, Kernel, Kind
 from bitvit.kernels.target import TILE_ROWS
 from bitvit.panels import padded
 
@@ -91,6 +91,11 @@ class Program:
     scratch_size: int
     output: Region
     outputs: int
+
+    @property
+    def functions(self) -> list[Function]:
+        """What runs it: each kernel once, then the scheduling functions."""
+        return [*dict.fromkeys(step.kernel for step in self.steps), *SCHEDULING]
 
     @property
     def working_bytes(self) -> int:

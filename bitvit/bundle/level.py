@@ -43,7 +43,6 @@ def write_level(model: str, digest: str, place: str, suffix: str, part: int, par
     """
     from bitvit.errors import ModelFileError
     from bitvit.jit.compiler import compile_for_library
-    from bitvit.kernels.catalog import SCHEDULING, Function
     from bitvit.model import Network
     from bitvit.modelfile import load_model_file
 
@@ -51,7 +50,7 @@ def write_level(model: str, digest: str, place: str, suffix: str, part: int, par
     if file.digest != digest:
         raise ModelFileError(f"{model}: has changed meanwhile; run bitvit bundle again")
     program = Network.read(file.config, file.tensors).program()
-    functions: list[Function] = [*dict.fromkeys(step.kernel for step in program.steps), *SCHEDULING]
+    functions = program.functions
     for function in functions[part::parts]:
         code = compile_for_library(function, f"bitvit_{function.name}_{suffix}")
         (folder / object_name(function.name, suffix)).write_bytes(code)

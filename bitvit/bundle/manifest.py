@@ -58,6 +58,8 @@ class Manifest(NamedTuple):
     """All of it."""
     weights_bytes: int
     """Of weights.bin."""
+    digest: str
+    """The sha256 of bundle.json."""
 
 
 def as_text(fields: Mapping[str, Any]) -> str:
@@ -92,14 +94,14 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(f"format {found!r:.80}, this bitvit reads format {FORMAT}")
         if fields.pop("checksum") != _checksum(fields):
             raise ValueError("its checksum is another one")
-        return _manifest(folder, fields)
+        return _manifest(folder, fields, hashlib.sha256(data).hexdigest())
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise ModelFileError(
             f"{path}: is damaged or of another version ({type(problem).__name__}: {problem}); {AGAIN}"
         ) from None
 
 
-def _manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
+def _manifest(folder: Path, fields: Mapping[str, Any], digest: str) -> Manifest:
     model, files, library = fields["model"], fields["files"], fields["library"]
     config, labels = Config.from_dict(model["config"]), model["labels"]
     if labels is not None and not (
@@ -119,6 +121,7 @@ def _manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
         weights={str(level["cpu"]): _section(level["weights"]) for level in fields["levels"]},
         library=None if library is None else _section({"offset": 0, **files[LIBRARY]}),
         weights_bytes=_count(files[WEIGHTS]["bytes"]),
+        digest=digest,
     )
 
 

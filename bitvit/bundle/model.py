@@ -25,8 +25,8 @@ from bitvit.config import Config
 from bitvit.errors import BitvitError, ModelFileError
 from bitvit.jit.trust import fault_around, fault_of
 from bitvit.messages import plural
-from bitvit.preprocess import Preprocessing
-from bitvit.system import available_threads
+from bitvit.preprocess import Preprocessing, batch_of_planes
+from bitvit.system import available_threads, check_threads
 
 __all__ = ["BundledModel", "load_bundle"]
 
@@ -86,7 +86,7 @@ class BundledModel:
     @property
     def digest(self) -> str:
         """The sha256 of its bundle.json, which has those of the other files."""
-        return self._files.digest
+        return self._files.manifest.digest
 
     @property
     def runner(self) -> NoReturn:
@@ -101,13 +101,7 @@ class BundledModel:
         pixels: float32 [B, 3, S, S], channels R, G, B, normalised (SPEC section 6). Returns float32 [B, classes], the
         same bits whatever the batch size and the number of threads. Raises ValueError for another shape.
         """
-        size = self.config.image_size
-        images = np.ascontiguousarray(pixels, dtype=np.float32)
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"pixels have shape {images.shape}, expected (batch, 3, {size}, {size}): normalised R, G, B planes,"
-                " as Classifier or model.preprocessing make them"
-            )
+        images = batch_of_planes(pixels, self.config.image_size)
         records = np.zeros(len(images), _IMAGE)
         records["pixels"] = images.ctypes.data + images.strides[0] * np.arange(len(images))
         return self._run(records, alone=False)
@@ -138,7 +132,7 @@ class BundledModel:
         return self._processes.setdefault(process, _Handle(self._files, self._threads, self._level_wanted))
 
     def __reduce__(self) -> Any:
-        facts = str(self._files.folder), self._threads_wanted, self._level_wanted, self._files.digest
+        facts = str(self._files.folder), self._threads_wanted, self._level_wanted, self.digest
         return _unpickled, (type(self), *facts)
 
     def __copy__(self) -> "BundledModel":
@@ -165,8 +159,9 @@ def load_bundle(folder: str | os.PathLike[str], *, threads: int | None = None) -
     """Load the model in a bundle's folder.
 
     Raises ModelFileError for a folder that is no bundle, is damaged, has no library for Python or one for another
-    machine, and where others than this user or root may write to it.
+    machine, and where others than this user or root may write to it; ValueError for an impossible number of threads.
     """
+    check_threads(threads)
     return BundledModel(folder, threads=threads)
 
 
@@ -177,7 +172,6 @@ class _Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
-        self.digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
         _check_machine(folder, self.manifest)
         _check_owners(folder)
         if self.manifest.library is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from bitvit.errors import BitvitError
 from bitvit.jit.checks import is_foreign_setting
 from bitvit.jit.workers import can_start_python
+from bitvit.kernels.target import ELSEWHERE
 
 __all__ = ["Process"]
 
@@ -17,7 +18,7 @@ _WORK = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from importlib import import_module; "
     "getattr(import_module(sys.argv[2]), sys.argv[3])(*json.loads(sys.argv[4]))"
 )
-_TARGETS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "BITVIT_TARGET")
+_TARGETS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", ELSEWHERE)
 
 
 class Process:
@@ -41,7 +42,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**environment, **({"BITVIT_TARGET": target} if target else {})},
+            env={**environment, **({ELSEWHERE: target} if target else {})},
             text=True,
         )
 

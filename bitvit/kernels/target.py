@@ -53,10 +53,9 @@ def _counts_by_dot_products() -> bool:
 
 
 LANES = 16 if target_has("avx512f") else 8  # 32-bit lanes of one vector: at most two registers of any target
-MANY_REGISTERS = target_has("avx512f")
 LOOKUP = target_has("avx2") and not target_has("avx512f")  # binary products by tables, see kernels/lookup.py
 OUTPUTS = 32 if LOOKUP else LANES  # of a panel of binary weights
 TILE_ROWS = 7  # rows of a register tile; divides 49, 196, 784 and 3136, the token counts of a 224-pixel image
 TAIL_ROWS = 2  # rows of the tiles behind the last whole one: a float product's four accumulators hide an fma's latency
-PAIR_ROWS = 4 if ARM else TILE_ROWS if MANY_REGISTERS else 6  # of a tile two panels wide
+PAIR_ROWS = 4 if ARM else TILE_ROWS if LANES == 16 else 6  # of a tile two panels wide
 DOT_PRODUCTS = ARM and _counts_by_dot_products()

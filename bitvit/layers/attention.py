@@ -1,6 +1,7 @@
 """Windowed binary attention with merged tokens (SPEC 7.4), in the four steps of kernels/attention.py."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from bitvit.layers.common import (
     weight_panels,
 )
 from bitvit.layers.norm import normalized
-from bitvit.layers.quantizers import quantizer_of
+from bitvit.layers.quantizers import Quantizer, quantizer_of
 from bitvit.panels import interleave, lane_words, natural, padded, pair_units, take
 from bitvit.program import Builder, Map, Region
 
@@ -182,83 +183,39 @@ class Attention(schema.Attention):
         )
 
     def _emit_attend(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
-        x = windows.map
-        head_dim = x.channels // self.num_heads
-        quantizer = quantizer_of(self.quantizer, head_dim)
-        planes = quantizer.planes
-        key_words, dim_padded = lane_words(head_dim), padded(head_dim)
-        keys_padded, token_words = padded(windows.keys), lane_words(windows.keys)
+        x, quantizer = windows.map, self._quantizer(windows)
+        keys_padded = padded(windows.keys)
         b.step(
             quantizer.kernel,
             self.name,
             windows.count * self.num_heads,
             moved=3 * windows.words * windows.tokens + windows.count * windows.keys * x.channels,
-            heads=self.num_heads,
-            head_dim=head_dim,
             window_tokens=windows.pixels,
-            merged=windows.count,
             windows=windows.count,
-            width=x.width,
-            stride=x.stride,
-            row_words=windows.words,
-            plane=windows.plane,
-            planes=planes,
-            keys_padded=keys_padded,
-            key_words=key_words,
-            token_words=token_words,
-            dim_padded=dim_padded,
-            rows_padded=windows.rows_padded,
-            signs=buffers.signs,
-            context=buffers.context,
-            quantizer=b.const(quantizer.table),
-            keys_table=b.shared(("keys", windows.keys), lambda: _keys_table(windows.keys)),
-            head_bits=b.scratch("head_bits", 3 * key_words * keys_padded + LANES),
-            transposed=b.scratch("transposed", token_words * dim_padded),
+            head_bits=b.scratch("head_bits", 3 * lane_words(self._head_dim(windows)) * keys_padded + LANES),
             scores=b.scratch("scores", windows.rows_padded * keys_padded),
-            plane_words=b.scratch(f"plane_words.{windows.keys}", planes * windows.rows_padded * token_words),
-            counts=b.scratch("counts", planes * windows.rows_padded),
-            weights=b.scratch("weights", LANES),
+            **self._attend_fields(b, windows, buffers, windows.rows_padded),
         )
 
     def _emit_attend_pixels(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
-        x, merged = windows.map, windows.count
-        head_dim = x.channels // self.num_heads
-        quantizer = quantizer_of(self.quantizer, head_dim)
-        planes, keys_padded, token_words = quantizer.planes, padded(windows.keys), lane_words(windows.keys)
-        key_words, dim_padded = lane_words(head_dim), padded(head_dim)
+        x, merged, head_dim = windows.map, windows.count, self._head_dim(windows)
+        keys_padded, key_words = padded(windows.keys), lane_words(head_dim)
         piece_rows = min(merged, PIXEL_ROWS)
         queries_padded, pixels_padded = padded(piece_rows), padded(merged)
         rows_padded = tiled(piece_rows + min(merged, head_dim + 1))
         b.step(
-            quantizer.pixels_kernel[self.layer_norm],
+            self._quantizer(windows).pixels_kernel[self.layer_norm],
             self.name,
             pieces(merged, piece_rows) * self.num_heads,
             # signs, context of the pixels and of the merged tokens, or their shortcut and mean
             moved=3 * windows.words * windows.tokens
             + (merged + (merged**2 if self.layer_norm else 2 * merged)) * x.channels,
-            heads=self.num_heads,
-            head_dim=head_dim,
-            merged=merged,
             piece_rows=piece_rows,
-            width=x.width,
-            stride=x.stride,
-            row_words=windows.words,
-            plane=windows.plane,
-            planes=planes,
-            keys_padded=keys_padded,
-            key_words=key_words,
-            token_words=token_words,
-            dim_padded=dim_padded,
-            rows_padded=rows_padded,
             queries_padded=queries_padded,
             pixels_padded=pixels_padded,
             context_rows=buffers.context_rows,
-            signs=buffers.signs,
-            context=buffers.context,
             shortcut=buffers.shortcut,
             coarse=buffers.coarse,
-            quantizer=b.const(quantizer.table),
-            keys_table=b.shared(("keys", windows.keys), lambda: _keys_table(windows.keys)),
             affine=b.const(self._context_planes(x)),
             sign_places=b.shared("sign places", lambda: np.uint32(1 << 31) >> np.arange(LANES, dtype=np.uint32)),
             queries=b.scratch("queries", 2 * key_words * queries_padded),
@@ -266,27 +223,60 @@ class Attention(schema.Attention):
             merged_values=b.scratch("merged_values", key_words * keys_padded + LANES),
             pixel_keys=b.scratch("pixel_keys", key_words * pixels_padded),
             pixel_values=b.scratch("pixel_values", key_words * pixels_padded),
-            pixel_signs=b.scratch("pixel_signs", pixels_padded * dim_padded),
-            transposed=b.scratch("transposed", token_words * dim_padded),
+            pixel_signs=b.scratch("pixel_signs", pixels_padded * padded(head_dim)),
             scores=b.scratch("scores", tiled(piece_rows) * keys_padded),
             pixel_scores=b.scratch("pixel_scores", tiled(piece_rows) * pixels_padded),
-            plane_words=b.scratch(f"plane_words.{windows.keys}", planes * rows_padded * token_words),
-            counts=b.scratch("counts", planes * rows_padded),
-            weights=b.scratch("weights", LANES),
             slots=b.scratch("slots", padded(head_dim + 1)),
             row_scores=b.scratch("row_scores", rows_padded * keys_padded),
             values=b.scratch("values", 2 * rows_padded * LANES),
+            **self._attend_fields(b, windows, buffers, rows_padded),
         )
+
+    def _head_dim(self, windows: Windows) -> int:
+        return windows.map.channels // self.num_heads
+
+    def _quantizer(self, windows: Windows) -> Quantizer:
+        return quantizer_of(self.quantizer, self._head_dim(windows))
+
+    def _attend_fields(self, b: Builder, windows: Windows, buffers: Buffers, rows: int) -> dict[str, Any]:
+        """What both records of kernels that attend have. rows: of planes."""
+        x, head_dim, quantizer = windows.map, self._head_dim(windows), self._quantizer(windows)
+        planes, dim_padded, token_words = quantizer.planes, padded(head_dim), lane_words(windows.keys)
+        return {
+            "heads": self.num_heads,
+            "head_dim": head_dim,
+            "merged": windows.count,
+            "width": x.width,
+            "stride": x.stride,
+            "row_words": windows.words,
+            "plane": windows.plane,
+            "planes": planes,
+            "keys_padded": padded(windows.keys),
+            "key_words": lane_words(head_dim),
+            "token_words": token_words,
+            "dim_padded": dim_padded,
+            "rows_padded": rows,
+            "signs": buffers.signs,
+            "context": buffers.context,
+            "quantizer": b.const(quantizer.table),
+            "keys_table": b.shared(("keys", windows.keys), lambda: _keys_table(windows.keys)),
+            "transposed": b.scratch("transposed", token_words * dim_padded),
+            "plane_words": b.scratch(f"plane_words.{windows.keys}", planes * rows * token_words),
+            "counts": b.scratch("counts", planes * rows),
+            "weights": b.scratch("weights", LANES),
+        }
+
+    def _context_parameters(self, order: NDArray[np.int64]) -> tuple[Vector, Vector, Vector]:
+        """Scale, bias and slope - 1 of what becomes of the context."""
+        slope = slope_less_one(self.context.slope, order)
+        return take(self.context.scale, order), take(self.context.bias, order), slope
 
     def _context_planes(self, x: Map) -> Vector:
         """[scale, bias, slope - 1][width and LANES more]: a head's channels may begin at any."""
-        planes = np.zeros((3, x.width + LANES), np.float32)
-        planes[:, : x.channels] = self.context.scale, self.context.bias, self.context.slope.astype(np.float64) - 1
-        return planes
+        return np.pad(np.stack(self._context_parameters(natural(x.channels))), ((0, 0), (0, LANES)))
 
     def _context_affine(self, order: NDArray[np.int64]) -> Vector:
-        slope = slope_less_one(self.context.slope, order)
-        return interleave(take(self.context.scale, order), take(self.context.bias, order), slope)
+        return interleave(*self._context_parameters(order))
 
     def _emit_coarsen(self, b: Builder, windows: Windows, buffers: Buffers) -> None:
         x, merged = windows.map, windows.count
