@@ -165,7 +165,7 @@ def parts_row(job: Job, threads: int, found: Sequence[dict[str, float]], walls: 
     return {
         "job": job.name,
         **{f"{name}_ms": 1e3 * statistics.median(one[name] for one in found) / images for name in PART_NAMES},
-        "outside_ms": 1e3 * statistics.median(one["cpu"] - t for one, t in zip(found, totals, strict=True)) / images,
+        "outside_ms": 1e3 * statistics.median(one["outside"] for one in found) / images,
         "share": statistics.median(t / (threads * one["wall"]) for one, t in zip(found, totals, strict=True)),
         "share_with_start": statistics.median(t / (threads * wall) for t, wall in zip(totals, walls, strict=True)),
     }

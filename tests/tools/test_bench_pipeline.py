@@ -38,7 +38,7 @@ def test_jobs_are_measured_round_by_round(tmp_path: Path, monkeypatch: pytest.Mo
 
     def run(python: str, *arguments: str) -> Run:
         asked.append((python, *arguments[2:3]))
-        answer = json.dumps({"decode": 0.1, "resize": 0.2, "network": 0.3, "wall": 0.4, "cpu": 0.7})
+        answer = json.dumps({"decode": 0.1, "resize": 0.2, "network": 0.3, "wall": 0.4, "outside": 0.1})
         return Run(2.0 if python == "old" else 1.0, 3.0, b"" if arguments[0] == "-m" else answer.encode(), b"")
 
     monkeypatch.setattr(bench_pipeline, "run", run)
@@ -83,7 +83,7 @@ def test_parts_and_threads_are_measured(tmp_path: Path, monkeypatch: pytest.Monk
     found = pipeline_parts.parts(str(DIGITS), str(tmp_path), 1)
     assert found["images"] == 6
     assert min(found[name] for name in ("decode", "resize", "network", "wall")) > 0
-    assert found["cpu"] > 0
+    assert found["outside"] > 0
     monkeypatch.setattr(pipeline_parts, "CHUNKS", 2)
     monkeypatch.setattr(pipeline_parts, "CHUNK_SECONDS", 0.0)
     compared = pipeline_parts.threads_compared(str(DIGITS))
