@@ -78,6 +78,11 @@ class Explanation:
     """The image as it was decoded."""
     preprocessing: Preprocessing
 
+    def __repr__(self) -> str:
+        best = [f"{answer['label']!r} ({answer['score']:.1%})" for answer in self.predictions[:1]]
+        facts = [*best, f"{len(self.heat)} x {len(self.heat)} pixels", f"contrast {self.contrast:.1f}"]
+        return f"<bitvit.explain.Explanation {', '.join(facts)}>"
+
     @property
     def contrast(self) -> float:
         """The greatest importance of a cell over the mean one; 1 for even attention, which explains nothing."""

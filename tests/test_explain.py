@@ -232,6 +232,9 @@ def test_explain(classify: bitvit.Classifier) -> None:
     assert explanation.heat.min() >= 0
     assert explanation.contrast > 1
     assert explanation.predictions == classify(image, top_k=3)
+    best = explanation.predictions[0]
+    said = f"{best['label']!r} ({best['score']:.1%}), 96 x 96 pixels, contrast {explanation.contrast:.1f}"
+    assert repr(explanation) == f"<bitvit.explain.Explanation {said}>", "no screenful of arrays"
     again = classify.explain(Image.fromarray(image))
     assert np.array_equal(again.heat, explanation.heat)
     other = classify.explain(255 - image)
