@@ -6,12 +6,11 @@ comes in blocks, one below the other, each of which begins with the columns that
 
 import itertools
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
-from bitvit.cli.console import printable, result_console, width_of
+from bitvit.cli.console import printable, result_console, width_of, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,15 +61,7 @@ def print_lines(lines: Sequence[str], stream: TextIO | None = None) -> None:
     console = result_console(stream)
     width = width_of(console)
     for line in map(printable, lines):
-        indent = " " * (len(line) - len(line.lstrip()) + GAP)
-        text = (
-            line
-            if width is None
-            else textwrap.fill(
-                line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-            )
-        )
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(wrapped(line, width), markup=False, soft_wrap=True)
 
 
 def _printable(table: Table) -> Table:
