@@ -172,10 +172,10 @@ def _line(best: Prediction, width: float) -> tuple[str, Any]:
     font = next((font for font in _fonts() if _has(font, name)), None)
     if font is None:
         name, font = f"class {best['index']}", next(_fonts())
-    if font.getlength(name + share) > width:
-        while name and font.getlength(f"{name}...{share}") > width:
-            name = name[:-1]
-        name += "..."
+    whole, kept = name, len(name)
+    while kept and font.getlength(name + share) > width:
+        kept -= 1  # from the middle, since names that are alike often differ at their ends
+        name = f"{whole[: kept - kept // 2]}...{whole[len(whole) - kept // 2 :]}"
     return name + share, font
 
 

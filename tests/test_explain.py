@@ -329,6 +329,18 @@ def test_the_drawing_has_the_image_its_classes_and_a_scale() -> None:
     assert {(0, 0, 4), (252, 255, 164)} <= ramp  # the ends of the scale
 
 
+def test_long_names_are_shortened_in_their_middle() -> None:
+    grid, preprocessing = np.full((2, 2), 0.25, np.float32), Preprocessing.for_image_size(32)
+    long = "a very long name " * 4
+    drawn = [
+        np.asarray(explanation(grid, preprocessing, (32, 32), (name,)).drawing())
+        for name in (f"one {long} end", f"one {long} two {long} end", f"one {long} other", f"other {long} end")
+    ]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[3])
+
+
 def test_a_name_without_a_font_is_numbered() -> None:
     """Told from the drawings: that of a name of unassigned letters is that of `class 7`."""
     grid, preprocessing = np.full((2, 2), 0.25, np.float32), Preprocessing.for_image_size(32)
