@@ -78,6 +78,11 @@ class Explanation:
     """The image as it was decoded."""
     preprocessing: Preprocessing
 
+    def __repr__(self) -> str:
+        best = [f"{answer['label']!r} ({answer['score']:.1%})" for answer in self.predictions[:1]]
+        facts = [*best, f"{len(self.heat)} x {len(self.heat)} pixels", f"contrast {self.contrast:.1f}"]
+        return f"<bitvit.explain.Explanation {', '.join(facts)}>"
+
     @property
     def contrast(self) -> float:
         """The greatest importance of a cell over the mean one; 1 for even attention, which explains nothing."""
@@ -167,10 +172,10 @@ def _line(best: Prediction, width: float) -> tuple[str, Any]:
     font = next((font for font in _fonts() if _has(font, name)), None)
     if font is None:
         name, font = f"class {best['index']}", next(_fonts())
-    if font.getlength(name + share) > width:
-        while name and font.getlength(f"{name}...{share}") > width:
-            name = name[:-1]
-        name += "..."
+    whole, kept = name, len(name)
+    while kept and font.getlength(name + share) > width:
+        kept -= 1  # from the middle, since names that are alike often differ at their ends
+        name = f"{whole[: kept - kept // 2]}...{whole[len(whole) - kept // 2 :]}"
     return name + share, font
 
 

@@ -16,6 +16,8 @@ from bitvit.nopaths import no_path, path_text
 
 __all__ = [
     "EXHAUSTED",
+    "GIT_LFS",
+    "LFS_POINTER",
     "make_folder",
     "open_file",
     "read_csv",
@@ -28,6 +30,9 @@ __all__ = [
 
 EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """Errors that no file is to blame for: memory, or open files of the process or the system."""
+GIT_LFS = b"version https://git-lfs"
+"""How a file begins that a clone without Git LFS has in place of a large one."""
+LFS_POINTER = "is a Git LFS pointer, not the file itself; fetch it with git lfs pull"
 
 
 def open_file(
@@ -91,7 +96,10 @@ def read_text(path: str | os.PathLike[str], error: type[BitvitError], expected: 
     where = os.fspath(path)
     try:
         with open_file(path, error, folder=f"is a folder, expected a file with {expected}") as file:
-            return file.read().decode("utf-8-sig")
+            data = file.read()
+        if data.startswith(GIT_LFS):
+            raise error(f"{where}: {LFS_POINTER}")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise error(f"{where}: byte {problem.start} is not UTF-8 text; expected {expected}") from None
     except OSError as problem:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from bitvit.errors import BitvitError, ImageError
-from bitvit.files import EXHAUSTED, open_file, read_small
+from bitvit.files import EXHAUSTED, GIT_LFS, LFS_POINTER, open_file, read_small
 from bitvit.nopaths import is_encoded
 from bitvit.orientation import upright
 from bitvit.sources import ImageSource, Plain, plain
@@ -95,6 +95,8 @@ def _decode(file: BinaryIO, where: str) -> Image.Image:
             ) from None
         if head[4:8] == b"ftyp":  # phones and web sites give such files the name .jpg
             raise ImageError(f"{where}: is HEIC, AVIF or a film, whatever its name; save it as JPEG or PNG") from None
+        if head.startswith(GIT_LFS):
+            raise ImageError(f"{where}: {LFS_POINTER}") from None
         raise ImageError(
             f"{where}: not an image that can be read, it begins with {head[:16]!r}; expected one of "
             f"{', '.join(FORMATS)}"

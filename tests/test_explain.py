@@ -232,6 +232,9 @@ def test_explain(classify: bitvit.Classifier) -> None:
     assert explanation.heat.min() >= 0
     assert explanation.contrast > 1
     assert explanation.predictions == classify(image, top_k=3)
+    best = explanation.predictions[0]
+    said = f"{best['label']!r} ({best['score']:.1%}), 96 x 96 pixels, contrast {explanation.contrast:.1f}"
+    assert repr(explanation) == f"<bitvit.explain.Explanation {said}>", "no screenful of arrays"
     again = classify.explain(Image.fromarray(image))
     assert np.array_equal(again.heat, explanation.heat)
     other = classify.explain(255 - image)
@@ -324,6 +327,18 @@ def test_the_drawing_has_the_image_its_classes_and_a_scale() -> None:
     assert (drawn[:, -1] == 255).all(axis=1).sum() > 3 * 16  # nothing is written beyond the edge
     ramp = {tuple(pixel) for pixel in drawn[len(over) :].reshape(-1, 3).tolist()}
     assert {(0, 0, 4), (252, 255, 164)} <= ramp  # the ends of the scale
+
+
+def test_long_names_are_shortened_in_their_middle() -> None:
+    grid, preprocessing = np.full((2, 2), 0.25, np.float32), Preprocessing.for_image_size(32)
+    long = "a very long name " * 4
+    drawn = [
+        np.asarray(explanation(grid, preprocessing, (32, 32), (name,)).drawing())
+        for name in (f"one {long} end", f"one {long} two {long} end", f"one {long} other", f"other {long} end")
+    ]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[3])
 
 
 def test_a_name_without_a_font_is_numbered() -> None:

@@ -1,6 +1,7 @@
 """Opening and reading ordinary files, and files that are written as a whole or not at all."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -58,6 +59,14 @@ def test_text(tmp_path: Path) -> None:
         read_text(tmp_path / "f", ConfigError, "names")
     with pytest.raises(ConfigError, match="is a folder, expected a file with names"):
         read_text(tmp_path, ConfigError, "names")
+
+
+@pytest.mark.parametrize("read", [read_text, read_json, read_csv])
+def test_a_pointer_of_git_lfs_is_no_text(read: Callable[..., object], tmp_path: Path) -> None:
+    """Three lines of text would pass for three class names."""
+    (tmp_path / "f").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ConfigError, match="f: is a Git LFS pointer, not the file itself; fetch it with git lfs pull"):
+        read(tmp_path / "f", ConfigError, "names")
 
 
 def test_json(tmp_path: Path) -> None:

@@ -187,3 +187,5 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
     (doubtful,) = read_network(tmp_path / "net.safetensors", config=told).assumed
     assert "window 1 as window_size says, though code that knows 'token_pool' reads attn_window" in doubtful
     assert read_network(tmp_path / "net.safetensors", config={**told, "token_pool": None}).assumed == bare[1:2]
+    _, off = read_network(tmp_path / "net.safetensors", config={**told, "token_pool": None, "shortcut": False}).assumed
+    assert off == "nothing is changed by 'shortcut', which is not known here and false"

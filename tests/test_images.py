@@ -163,11 +163,17 @@ def test_empty() -> None:
         open_image(b"")
 
 
-@pytest.mark.parametrize("data", [b"<!DOCTYPE html><html>", b"%PDF-1.7\n%", b"version https://git-lfs.github.com"])
+@pytest.mark.parametrize("data", [b"<!DOCTYPE html><html>", b"%PDF-1.7\n%"])
 def test_not_an_image(data: bytes) -> None:
     found = re.escape(repr(data[:16]))
     with pytest.raises(ImageError, match=rf"not an image that can be read, it begins with {found}; expected .*JPEG"):
         open_image(data)
+
+
+def test_a_pointer_of_git_lfs() -> None:
+    """What a clone of a data set without Git LFS has."""
+    with pytest.raises(ImageError, match="of data: is a Git LFS pointer, not the file itself; fetch it with git lfs"):
+        open_image(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"avif", b"mp42"])

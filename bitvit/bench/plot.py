@@ -89,7 +89,7 @@ def _roofline(axis: Any, profile: Profile) -> None:
     ):
         axis.plot(x, np.minimum(roof, x * limits.cache_bytes) / 1e9, style, color="black", lw=1.2)
         text = f"{name}: {roof / 1e9:,.0f} GMAC/s"
-        axis.text(high, roof / 1e9 * 1.1, text, ha="right", va="bottom", fontsize=8, bbox=PAPER, zorder=2)
+        axis.text(high, roof / 1e9 * 1.1, text, ha="right", va="bottom", fontsize=8, bbox=PAPER, zorder=4)
     longest = max(part.seconds for part in steps)
     for kind in KINDS:
         own = [part for part in steps if part.kind == kind]

@@ -60,6 +60,8 @@ class Claims:
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
+    switched_off: tuple[str, ...] = ()
+    """Fields that are not known, and are False."""
 
     def get(self, name: str) -> Any:
         """The value, None if nothing says it."""
@@ -92,18 +94,24 @@ def read_claims(
 ) -> Claims:
     """The fields that matter of both sources. None counts as absent, and so do the names in `ignore`.
 
+    A field that is not known but False is taken for an addition that is not there; `switched_off` has its name.
+
     Raises ConfigError for a field of a wrong type, for one that is not known, for two that contradict each other, and
     for weights or activations of other than one bit.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    switched_off: list[str] = []
     for source, origin in ((config_json, CONFIG), (args, ARGS)):
         unknown: dict[str, Any] = {}
         texts: dict[str, str | list[Any] | tuple[Any, ...]] = {}
         objects: dict[str, object] = {}
-        for path, value in _leaves(source or {}, ignore):
+        for path, value in _leaves(source or {}, ignore, of_network=origin == CONFIG):
             name = path.rpartition(".")[2]
             known = _SAME.get(name, name)
+            if known not in _KINDS and value is False:
+                switched_off.append(path)
+                continue
             if known not in _KINDS:
                 (texts if spoken_of(value) else unknown)[path] = value
                 continue
@@ -125,31 +133,33 @@ def read_claims(
             name = path.rpartition(".")[2]
             if _SAME.get(name, name) not in values:
                 raise _unread(f"{path} is an object", path, value, name, origin)
-    claims = Claims(values, origins)
+    claims = Claims(values, origins, tuple(dict.fromkeys(switched_off)))
     _refuse_bits(claims)
     _check_window_names(claims)
     return claims
 
 
 def _leaves(
-    fields: Mapping[str, Any], ignore: Collection[str], place: str = "", strict: bool = True
+    fields: Mapping[str, Any], ignore: Collection[str], place: str = "", strict: bool = True, *, of_network: bool
 ) -> Iterator[tuple[str, Any]]:
     """The fields that matter, by their path through dicts in one another, as in 'model.depths'.
 
     strict: unknown fields matter; in a dict of the data or of the optimiser, say, only those of a network do.
+    of_network: they are those of a config.json.
     """
     for key, value in fields.items():
         name = key_text(key)
-        path, harmless = place + name, is_harmless(name)
+        path, harmless = place + name, is_harmless(name, of_network=of_network)
         if value is None or name in ignore or path in ignore or names_classes(name):
             continue
         if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
             value = {str(number): item for number, item in enumerate(value)}
         if isinstance(value, Mapping) and name not in _KINDS:
-            yield from _leaves(value, ignore, f"{path}.", strict and (not harmless or name in _OF_A_NETWORK))
+            strict_inside = strict and (not harmless or name in _OF_A_NETWORK)
+            yield from _leaves(value, ignore, f"{path}.", strict_inside, of_network=of_network)
         elif (
             name in KNOWN
-            or (strict and not harmless and not _is_off(value))
+            or (strict and not harmless and not _is_empty(value))
             or (isinstance(value, Unnamed) and name in _OF_A_NETWORK)
             or spoken_of(value)
         ):
@@ -170,11 +180,11 @@ def _names_in(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(match[1].lower().replace("-", "_") for match in _SPOKEN.finditer(text)))
 
 
-def _is_off(value: object) -> bool:
-    """Whether an option is switched off, or is no setting at all but an object, such as a date."""
+def _is_empty(value: object) -> bool:
+    """Whether an option is empty, or is no setting at all but an object, such as a date."""
     if isinstance(value, Opaque):
         return value.what not in ("dict", "list", "tuple")
-    return value is False or value == "" or (isinstance(value, list | tuple) and not value)
+    return value == "" or (isinstance(value, list | tuple) and not value)
 
 
 def _unknown(fields: Mapping[str, Any], origin: str) -> ConfigError:

@@ -106,6 +106,9 @@ _TRAINERS = """
     warmup_iters warmup_method warmup_start_lr wd wd_end weights_path
 """
 
+# Words of an optimiser or of augmentation among a script's options, which in a config.json may be the network's
+_UNCLEAR = "alpha eps ratio scale temp"
+
 # Families that scripts invent names in
 _BEGINNINGS = (
     "wandb_",
@@ -126,11 +129,17 @@ _CLASSES = """
 """
 
 _NAMING_CLASSES = frozenset(_CLASSES.split())
+_UNCLEAR_WORDS = frozenset(_UNCLEAR.split())
 _HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING + _TRAINERS).split())
 
 
-def is_harmless(name: str) -> bool:
-    """Whether a field of a config.json, or a stored option, is known to change nothing about inference."""
+def is_harmless(name: str, *, of_network: bool = False) -> bool:
+    """Whether a field of a config.json, or a stored option, is known to change nothing about inference.
+
+    of_network: it stands in a config.json, among what describes the network.
+    """
+    if of_network and name in _UNCLEAR_WORDS:
+        return False
     return name in _HARMLESS or name.startswith(_BEGINNINGS)
 
 

@@ -77,6 +77,7 @@ def config_of(state: State, claims: Claims) -> Config:
 def assumptions(config: Config, claims: Claims) -> list[str]:
     """What `config_of` took for granted, since neither the tensors nor another source says it."""
     gsb, others = config.quantizer == "gsb", claims.doubtful_window()
+    off = listing(claims.switched_off)
     return [
         text
         for text, known in (
@@ -89,6 +90,7 @@ def assumptions(config: Config, claims: Claims) -> list[str]:
             (f"{config.num_heads[2]} and {config.num_heads[3]} heads", not gsb or claims.get("num_attention_heads")),
             ("layer norm", not gsb or config.norm == "batch" or claims.get("replace_ln_bn") is not None),
             ("training with weights of one bit", claims.get("weight_bits")),
+            (f"nothing is changed by {off}, which is not known here and false", not off),
         )
         if not known
     ]

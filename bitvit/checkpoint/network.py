@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +84,16 @@ def trained_network(
         refuse_foreign(checkpoint.state)
         claims = read_claims(fields, checkpoint.args, ignore)
         inferred = config_of(checkpoint.state, claims)
+    if fields is None:
+        checkpoint = dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *_unread_config(checkpoint.files)))
     assumed = (*assumptions(inferred, claims), *sequence)
     return dataclasses.replace(_checked(checkpoint, inferred), assumed=assumed)
+
+
+def _unread_config(files: Sequence[Path]) -> list[str]:
+    """A note about a config.json beside a checkpoint: it may be another network's, so it is not read."""
+    beside = sorted({file.parent / "config.json" for file in files})
+    return [f"{path} lies beside it and was not read; to use it: --config {path}" for path in beside if path.is_file()]
 
 
 def _plain_classifier(state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bitvit.checkpoint.remedies import FETCH_AGAIN, GIVE_CHECKPOINT, RESAVE, UNPACK
 from bitvit.errors import CheckpointError
+from bitvit.files import GIT_LFS
 from bitvit.messages import shown
 
 __all__ = ["LEGACY_MAGIC", "UNKNOWN", "foreign", "kind_of", "sniff"]
@@ -15,7 +16,7 @@ UNKNOWN = "of an unknown kind"
 
 # (offset, bytes, what it is, what to do)
 _FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"),
+    (0, GIT_LFS, "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras weights?)", GIVE_CHECKPOINT),
     (0, b"GGUF", "a GGUF model", GIVE_CHECKPOINT),
     (0, b"\x93NUMPY", "a NumPy array file", GIVE_CHECKPOINT),

@@ -33,6 +33,7 @@ __all__ = [
     "result_console",
     "stderr_console",
     "width_of",
+    "wrapped",
 ]
 
 IGNORE = "A field of config.json, or an option of the training, that is not known but changes nothing."
@@ -73,11 +74,13 @@ def print_error(text: str, console: "Console | None" = None) -> None:
 
 
 def print_warning(text: str) -> None:
-    _print_message("Warning", "bold magenta", text, stderr_console())
+    console = stderr_console()
+    _print_message("Warning", "bold magenta", text, console, width_of(console))
 
 
 def print_note(text: str) -> None:
-    _print_message("Note", "bold", text, stderr_console())
+    console = stderr_console()
+    _print_message("Note", "bold", text, console, width_of(console))
 
 
 def print_turned(turned: int, images: int) -> None:
@@ -90,10 +93,23 @@ def print_turned(turned: int, images: int) -> None:
         )
 
 
-def _print_message(kind: str, style: str, text: str, console: "Console") -> None:
+def _print_message(kind: str, style: str, text: str, console: "Console", width: int | None = None) -> None:
+    """width: to break lines at; an error has none, since it may hold a command that is to be copied."""
     from rich.text import Text
 
-    console.print(Text.assemble((f"{kind}:", style), " ", printable(text)))
+    message = Text(wrapped(f"{kind}: {printable(text)}", width))
+    message.stylize(style, 0, len(kind) + 1)
+    console.print(message)
+
+
+def wrapped(line: str, width: int | None) -> str:
+    """A line broken between words, what follows the first indented by two more spaces; as it is if width is None."""
+    if width is None:
+        return line
+    import textwrap
+
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def printable(text: str) -> str:

@@ -335,10 +335,10 @@ def _print_comparison(result: "Comparison") -> None:
     blank = ("", *("" for _ in where))
     rows += [None, ("mean", *blank, *_cells(result.mean)), ("standard deviation", *blank, *_cells(result.spread))]
     names = frozenset(range(1 + len(where)))
-    if same:
-        print_lines([f"on {result.reports[0].data}", ""])
-    print_table(Table(("model", *where, "images", *TITLES), rows, words=names, keys=len(names), names=names))
     number = plural(len(result.reports), "model")
+    if same:
+        print_lines([f"{number} on {result.reports[0].data}", ""])
+    print_table(Table(("model", *where, "images", *TITLES), rows, words=names, keys=len(names), names=names))
     notes = dict.fromkeys(note for report in result.reports for note in report.notes)
     deviation = f"the standard deviation is over {number}, with n - 1; each model counts the same"
     print_lines(["", *(f"note: {note}" for note in (*notes, deviation))])

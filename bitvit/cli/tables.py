@@ -6,12 +6,11 @@ comes in blocks, one below the other, each of which begins with the columns that
 
 import itertools
 import re
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
-from bitvit.cli.console import printable, result_console, width_of
+from bitvit.cli.console import printable, result_console, width_of, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,15 +61,7 @@ def print_lines(lines: Sequence[str], stream: TextIO | None = None) -> None:
     console = result_console(stream)
     width = width_of(console)
     for line in map(printable, lines):
-        indent = " " * (len(line) - len(line.lstrip()) + GAP)
-        text = (
-            line
-            if width is None
-            else textwrap.fill(
-                line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-            )
-        )
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(wrapped(line, width), markup=False, soft_wrap=True)
 
 
 def _printable(table: Table) -> Table:
@@ -86,13 +77,15 @@ def _blocks(table: Table, width: int | None) -> Iterator[Table]:
         yield table
         return
     table = _grouped(table) if table.paths else table
-    table = _shortened(table, width)
-    widths = _widths(table)
-    if _total(widths) <= width:
-        yield table
+    shortened = _with_names_of(table, _limits(table, range(len(table.columns)), width))
+    if _total(_widths(shortened)) <= width:
+        yield shortened
         return
     keys = list(range(table.keys))
-    for chosen in _split(widths, table.keys, width):
+    table = _with_names_of(table, _limits(table, keys, width * table.keys // (table.keys + 1)))
+    room = max(SHORTEST, width - GAP - _total(_widths(table)[: table.keys]))
+    table = _with_names_of(table, {column: room for column in table.names if column >= table.keys})
+    for chosen in _split(_widths(table), table.keys, width):
         yield _chosen(table, [*keys, *chosen])
 
 
@@ -124,16 +117,24 @@ def _grouped(table: Table) -> Table:
     return replace(table, rows=rows)
 
 
-def _shortened(table: Table, width: int) -> Table:
-    """With names as short as the width asks for, the longest column first; none below SHORTEST."""
-    widths = _widths(table)
-    limits = {column: widths[column] for column in table.names}
-    while limits and _total(widths) > width:
+def _limits(table: Table, columns: Sequence[int], width: int) -> dict[int, int]:
+    """How many cells the names of these columns have if all of them are to take so many; none has below SHORTEST.
+
+    The longest is shortened first. A column is never narrower than its title.
+    """
+    widths, titles = _widths(table), _widths(replace(table, rows=[], total=None))
+    limits = {column: widths[column] for column in columns if column in table.names}
+    while limits and _total([widths[column] for column in columns]) > width:
         widest = max(limits, key=lambda column: limits[column])
         if limits[widest] <= SHORTEST:
-            return table  # in blocks there is more room
+            break
         limits[widest] -= 1
-        widths[widest] = min(widths[widest], limits[widest])
+        widths[widest] = max(titles[widest], limits[widest])
+    return limits
+
+
+def _with_names_of(table: Table, limits: Mapping[int, int]) -> Table:
+    """With names of so many cells at most, by their column."""
     rows = [
         row
         if row is None or len(row) == 1

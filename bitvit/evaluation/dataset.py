@@ -193,7 +193,7 @@ def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset
         if not name or not all(values):
             empty = header[columns[[name, *values].index("")]]
             raise ImageError(f"{path}: line {line}: {empty!r} is empty; expected a value in every row")
-        image = os.path.normpath(root / name)
+        image = name if "://" in name else os.path.normpath(root / name)  # a URL, which is refused as it is written
         if seen.setdefault(image, tuple(values)) != tuple(values):
             raise ImageError(
                 f"{path}: line {line}: {name!r} is {values}, and before it was {list(seen[image])}; expected one label "

@@ -16,6 +16,7 @@ __all__ = ["MOST_DRAWN", "draw_calibration", "draw_confusion"]
 
 MOST_DRAWN = 200  # classes of a confusion matrix; of more, the most frequent mistakes are drawn
 MOST_NAMED = 40  # classes whose names are written beside it
+SHORT = 2  # letters of a name that fits below its column
 LARGE_PRINT = 20  # classes up to which the numbers in it are large
 MISTAKES = 30  # that are drawn as bars
 PALEST = 0.25  # of a scale of colours: where that of the least share begins, so that it stands out against white
@@ -63,7 +64,8 @@ def _matrix(confusion: Confusion, classes: Sequence[ClassScores], title: str) ->
     if count > MOST_NAMED:
         return drawing
     names = drawable([scores.name for scores in classes], [scores.number for scores in classes])
-    axes.set_xticks(range(count), names.names, rotation=45, ha="right", rotation_mode="anchor", family=names.families)
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names.names)) > SHORT else {}
+    axes.set_xticks(range(count), names.names, family=names.families, **slanted)
     axes.set_yticks(range(count), names.names, family=names.families)
     drawing.supxlabel(names.note, fontsize=8)
     for row, column, images in confusion.cells():

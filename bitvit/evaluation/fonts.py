@@ -43,10 +43,10 @@ def drawable(names: Sequence[str], numbers: Sequence[int]) -> Drawn:
 
 
 def _plain(name: str) -> str:
-    """Without what cannot be drawn at all, and no longer than fits."""
+    """Without what cannot be drawn at all, and no longer than fits: names that are alike often differ at their ends."""
     text = name.encode("utf-8", "backslashreplace").decode()
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-(LONGEST - LONGEST // 2 - 1) :]}"
 
 
 def _usual() -> str:

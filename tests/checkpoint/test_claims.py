@@ -76,6 +76,21 @@ def test_a_field_that_is_switched_off_is_not_asked_about(value: Any) -> None:
     assert read_claims({"use_rel_pos": value}, {"use_rel_pos": value}).values == {}
 
 
+def test_a_field_that_is_false_is_remembered() -> None:
+    """It may be an addition that is not there, or a part of the network that is."""
+    told = {"use_shortcut": False, "model": {"rel_pos": False}, "optimizer": {"amsgrad": False}, "is_decoder": False}
+    claims = read_claims(told, {"use_shortcut": False, "eval": False, "center_weights": False})
+    assert claims.switched_off == ("use_shortcut", "model.rel_pos", "center_weights")
+    assert read_claims(told, None, ["use_shortcut", "rel_pos"]).switched_off == ()
+
+
+@pytest.mark.parametrize("name", ["eps", "scale", "ratio", "alpha", "temp"])
+def test_words_of_an_optimiser_are_not_harmless_in_a_config_json(name: str) -> None:
+    refused(f"config.json: {name} (0.5): not known here", config_json={**config_json(MICRO), name: 0.5})
+    refused(f"config.json: model.{name} (0.5): not known here", config_json={"model": {name: 0.5}})
+    assert read_claims({"optimizer": {name: 0.5}}, {name: 0.5, "model_args": {name: 0.5}}).values == {}
+
+
 def test_nothing_that_counts_is_harmless() -> None:
     known = {**OF_A_FORK, **run_args(MICRO)}
     counts = set(read_claims(known, None).values)

@@ -50,6 +50,18 @@ def test_optional_tensors_may_be_absent() -> None:
     assert len(TrainedNetwork.from_state(state, MICRO).parameters) == len(state)
 
 
+def test_a_config_json_beside_the_file_is_mentioned(micro: Path) -> None:
+    """It may say what the tensors do not tell, or be another network's."""
+    assert read_network(micro).checkpoint.notes == ()
+    beside = micro.parent / "config.json"
+    beside.write_text(json.dumps({**config_json(MICRO), "token_pool": "topk"}))
+    (note,) = read_network(micro).checkpoint.notes
+    assert note == f"{beside} lies beside it and was not read; to use it: --config {beside}"
+    named = read_network(micro, config=beside)
+    assert named.checkpoint.notes == ()
+    assert named.config.pooling == "top"
+
+
 def test_config_may_be_a_path_or_a_dict(tmp_path: Path) -> None:
     save_file(zeros(PAIRWISE_ALIKE), tmp_path / "net.safetensors")
     fields = config_json(PAIRWISE_ALIKE)

@@ -162,3 +162,17 @@ def test_a_terminal_gets_notes_wrapped_and_a_pipe_does_not(checkpoint: Path, con
     wrapped = re.sub(r"\n {4}(?=\S)", " ", "\n".join(lines[notes[0] :]))
     stdout, _ = run(*command)
     assert wrapped.splitlines() == [line for line in stdout.splitlines() if line.startswith("  note: ")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminal")
+def test_a_terminal_gets_warnings_wrapped_and_errors_whole(checkpoint: Path, config: Path, tmp_path: Path) -> None:
+    """An error may hold a command that is to be copied."""
+    (tmp_path / "labels.txt").write_text("\n".join(["cat", "dog"] * 5))
+    command = ("convert", checkpoint, "--config", config, "--labels", tmp_path / "labels.txt", "-o")
+    lines = without_escapes(in_terminal(60, *command, tmp_path / "model.safetensors")).splitlines()
+    warning = lines[: next(place for place, line in enumerate(lines) if "bytes in" in line)]
+    assert len(warning) > 1
+    assert all(len(line) <= 60 for line in warning)
+    assert " ".join(map(str.strip, warning)).startswith("Warning: labels: one name stands for several classes, which")
+    (error,) = without_escapes(in_terminal(60, *command, tmp_path / "model.onnx", code=1)).splitlines()
+    assert "model.onnx: a model of bitvit would be written" in error

@@ -88,7 +88,7 @@ def test_json(model: Path, data: Path) -> None:
 
 def test_several_models_and_folds(model: Path, data: Path) -> None:
     stdout, _ = run(model, model, data)
-    assert stdout.startswith(f"on {data}\n")
+    assert stdout.startswith(f"2 models on {data}\n")
     assert stdout.count(f"\n{model} ") == 2
     assert re.search(r"mean +\d+\.\d\d %", stdout)
     assert re.search(r"standard deviation +0\.00 %", stdout)

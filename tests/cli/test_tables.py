@@ -74,6 +74,21 @@ def test_names_are_shortened_in_their_middle(monkeypatch: pytest.MonkeyPatch) ->
     assert "…" not in "".join(printed(NAMES, monkeypatch))
 
 
+@pytest.mark.parametrize("columns", [60, 78, 79, 80])
+def test_names_have_half_of_a_block(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a column is as wide as its title, which is not shortened."""
+    name = "a very long class name indeed, such as ImageNet has, number {} of ten"
+    rows = [[name.format(k), "60", "43.3 %", "7.3 %", "0.1244", "0.3840", name.format(9 - k)] for k in range(3)]
+    titles = ["class", "images", "recall", "precision", "F1", "ROC-AUC", "most often taken for"]
+    lines = printed(Table(titles, rows, words=frozenset({0, 6}), names=frozenset({0, 6})), monkeypatch, columns)
+    assert max(map(cell_len, lines)) <= columns
+    firsts = [line for line in lines if line.startswith("a very") and "0 of ten  " in line]
+    assert len(firsts) > 1  # blocks
+    assert {line.index("  ") for line in firsts} == {columns // 2}
+    folds = Table(["model", "data", *titles[1:6]], [["fold_number_1.safetensors", "folds/1", *rows[0][1:6]]], keys=2)
+    assert "fold_number_1.safetensors  folds/1  " in "\n".join(printed(folds, monkeypatch, columns - 20))
+
+
 def test_rows_of_a_block_stand_below_its_name_where_that_is_too_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[name, *NUMBERS[:4]] for name in ("stem", "stages.0.blocks.0.mlp.fc1", "stages.0.blocks.0.mlp")]
     table = Table(["layer", "a", "b", "c", "d"], rows, total=["total", "", "", "", "7"], paths=True)

@@ -128,6 +128,11 @@ def test_layout_of_a_table(tmp_path: Path) -> None:
     assert read_data(file, Layout(path_column="image", label_column="kind", root="/there")).paths == ["/there/1.png"]
 
 
+def test_a_url_is_shown_as_it_is_written(tmp_path: Path) -> None:
+    file = table(tmp_path, "path,label\nhttps://example.org/a//1.png,cat\n")
+    assert read_data(file).paths == ["https://example.org/a//1.png"]
+
+
 def test_repeated_rows_are_noted(tmp_path: Path) -> None:
     file = table(tmp_path, "path,label\n1.png,cat\n./1.png,cat\na/../1.png,cat\n")
     assert pairs(file) == [("1.png", "cat")]

@@ -31,6 +31,12 @@ def test_names_of_any_script_are_drawn_without_a_warning(tmp_path: Path) -> None
     assert found.note.startswith(f"{count} of the names are numbered, as in classes.csv")
 
 
+def test_long_names_are_shortened_in_their_middle() -> None:
+    found = drawable(["American Staffordshire terrier", "American Staffordshire bull terrier", "x" * LONGEST], range(3))
+    assert found.names == ["American Sta…ire terrier", "American Sta…ull terrier", "x" * LONGEST]
+    assert {len(name) for name in found.names} == {LONGEST}
+
+
 def test_nothing_is_said_where_all_letters_are_there() -> None:
     found = drawable(["cat", "Größe"], [0, 1])
     assert (found.names, found.note) == (["cat", "Größe"], "")
