@@ -76,12 +76,18 @@ def serve(
 
 
 def _named(models: list[str]) -> dict[str, str]:
-    """name -> path. Raises BitvitError for a name that is there twice."""
+    """name -> path. Raises BitvitError for a name that will not do, or is there twice."""
+    from bitvit.serve.registry import check_name
+
     found: dict[str, str] = {}
     for argument in models:
         name, equals, path = argument.partition("=")
         if not equals or Path(argument).exists():
             name, path = Path(argument).stem, argument
+        try:
+            check_name(name)
+        except ValueError as problem:
+            raise BitvitError(f"{argument}: {problem}") from None
         if not path:
             raise BitvitError(f"{argument}: names no file behind the =; expected NAME=PATH")
         if name in found:

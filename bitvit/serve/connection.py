@@ -24,6 +24,8 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
         _head = 0
         """Bytes of the first line and headers that have come, while they are not complete."""
         _in_head = True
+        _began_here = False
+        """Whether the head began within the bytes that came last, behind another request."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -38,8 +40,9 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
                 return
             if self._deadline is None:
                 self._begin()
+            self._began_here = False
             super().data_received(data)
-            if self._in_head and not self.transport.is_closing():
+            if self._in_head and not self._began_here and not self.transport.is_closing():
                 self._head += len(data)
                 if self._head > limits.headers:
                     self.refuse(431, f"the headers have more than {limits.headers} bytes")
@@ -49,7 +52,7 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:
-            self._in_head = True
+            self._in_head = self._began_here = True
             self._end()
             super().on_message_complete()
 
