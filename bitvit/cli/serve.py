@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from bitvit.cli.console import compiling_status, print_note, print_warning
+from bitvit.cli.console import compiling_status, print_warning
 from bitvit.cli.declare import Argument, Option
 from bitvit.errors import BitvitError
 
@@ -72,7 +72,6 @@ def serve(
     log_to_stderr(access=not no_access_log)
     names = ", ".join(served.name for served in application.registry)
     run(application, Address(host, port, uds), grace, lambda url: print(f"{names} at {url}", flush=True))
-    print_note("ended")
 
 
 def _named(models: list[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bitvit.serve.application import ACCESS, timestamp
 from bitvit.serve.limits import Limits
 
 __all__ = ["connection_class"]
@@ -71,6 +72,8 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
                 ]
                 self.transport.write("\r\n".join(head).encode() + body)
             self.transport.close()
+            line = {"time": timestamp(), "client": self.client[0] if self.client else None, "status": status}
+            ACCESS.info(orjson.dumps({**line, "error": text}).decode())
 
         def _begin(self) -> None:
             """A request begins, or is to begin. Twice the time, for the application bounds a body's itself."""
