@@ -161,6 +161,7 @@ def document(registry: Registry, limits: Limits, root_path: str, allow_load: boo
         index = {"type": "array", "items": _object("name", "version", "state")}
         paths["/v2/repository/index"] = _post("The models, as Triton lists them.", _json(index), {})
         load = _post("Read a model's file again.", _json({"type": "object"}), _json({"type": "object"}), 403, 409)
+        load["post"]["requestBody"]["required"] = False
         paths["/v2/repository/models/{name}/load"] = {**load, "parameters": [model]}
     return {
         "openapi": "3.1.0",
