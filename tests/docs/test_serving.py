@@ -45,6 +45,7 @@ def test_commands_and_programs_run(tmp_path: Path) -> None:
             )
             assert done.returncode == 0, done.stderr
             assert "error" not in done.stdout
+        assert server.stop() == 0  # its log is complete
     statuses = [line["status"] for line in server.lines()]
     assert statuses == [200] * "".join(commands).count("curl ")
     (program,) = blocks("python")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,9 +135,20 @@ class RunningServer:
         self.process.send_signal(number)
         return self.process.wait(patience(60))
 
+    def logged(self, key: str, value: object) -> dict[str, Any]:
+        """The last line of the log with this value, which may come a little after the answer."""
+        deadline = time.monotonic() + patience(30)
+        while time.monotonic() < deadline:
+            for line in reversed(self.lines()):
+                if line.get(key) == value:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line with {key} {value!r}: {self.log.read_text()}")
+
     def lines(self) -> list[dict[str, Any]]:
         """The log."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        text = self.log.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
 
 
 @contextlib.contextmanager
