@@ -83,7 +83,11 @@ def test_a_wheel_holds_the_package_alone(wheel: Path) -> None:
         names = set(archive.namelist())
     found = [*(ROOT / "bitvit").rglob("*.py"), *(ROOT / "bitvit" / "bundle" / "c").iterdir()]
     sources = {path.relative_to(ROOT).as_posix() for path in found}
-    assert {name for name in names if ".dist-info/" not in name} == {*sources, "bitvit/py.typed"}
+    assert {name for name in names if ".dist-info/" not in name} == {
+        *sources,
+        "bitvit/py.typed",
+        "bitvit/serve/page.html",
+    }
     assert {name.partition(".dist-info/")[2] for name in names} >= {"licenses/LICENSE", "entry_points.txt"}
 
 
