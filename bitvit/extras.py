@@ -11,13 +11,16 @@ from bitvit.errors import BitvitError
 __all__ = ["figure", "require"]
 
 
-def require(package: str, purpose: str) -> ModuleType:
-    """Import an optional package. Raises BitvitError, with the command that installs it."""
+def require(package: str, purpose: str, extra: str = "evaluate") -> ModuleType:
+    """Import an optional package. Raises BitvitError, with the command that installs it.
+
+    extra: of bitvit, that has it.
+    """
     try:
         return importlib.import_module(package)
     except ImportError:
         name = package.split(".")[0]
-        wanted = name if name == "pyarrow" else "'bitvit[evaluate]'"
+        wanted = name if name == "pyarrow" else f"'bitvit[{extra}]'"
         python = shlex.quote(sys.executable or "python")  # a bare pip may be another environment's
         raise BitvitError(f"{purpose} needs {name}, which is not installed: {python} -m pip install {wanted}") from None
 
