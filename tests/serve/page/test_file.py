@@ -1,4 +1,4 @@
-"""The page as a file: what stands in it, and the policy that it is sent with. test_page_in_browser.py uses it."""
+"""The page as a file: what stands in it, and the policy that it is sent with."""
 
 import base64
 import hashlib
