@@ -4,9 +4,12 @@ Each page that a test opens is watched: it must ask no other server, break no po
 """
 
 import asyncio
+import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +17,7 @@ import pytest
 
 from tests.support.browser import BELOW, DESKTOP, MODELS, PATIENCE, expect
 
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
 WHERE = "tools/page/check says what is needed"
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -62,7 +66,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any, server: str) -> Iterator[Open]:
+def open_page(browser: Any, server: str, request: pytest.FixtureRequest) -> Iterator[Open]:
     """open_page(address="", **options): the page in a browser of its own, watched until the test ends."""
     contexts, faults = [], []
     origins = {urlsplit(server).netloc, urlsplit(server).netloc.replace("127.0.0.1", "elsewhere.test")}
@@ -72,10 +76,10 @@ def open_page(browser: Any, server: str) -> Iterator[Open]:
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             faults.append(message.text)
 
-    def asked(request: Any) -> None:
-        url = urlsplit(request.url)
+    def asked(asking: Any) -> None:
+        url = urlsplit(asking.url)
         if url.scheme not in ("blob", "data") and url.netloc not in origins:
-            faults.append(f"asked {request.url}")
+            faults.append(f"asked {asking.url}")
 
     def open_page(address: str = server, *, script: str = "", **options: Any) -> Any:
         context = browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
@@ -92,7 +96,10 @@ def open_page(browser: Any, server: str) -> Iterator[Open]:
         return page
 
     yield open_page
-    for context in contexts:
+    for number, context in enumerate(contexts):
+        if SCREENSHOTS:
+            name = re.sub(r"\W+", "-", f"{request.node.name.removeprefix('test_')} {number}")
+            context.pages[0].screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
         context.close()
     assert faults == []
 

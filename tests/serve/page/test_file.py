@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import mimetypes
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from importlib.resources import files
 import pytest
 
 from bitvit.explain import COLOURS
+from bitvit.images import EXTENSIONS
 
 TEXT = files("bitvit.serve").joinpath("page.html").read_text(encoding="utf-8")
 VOID = {"meta", "link", "input", "img"}
@@ -104,6 +106,13 @@ def test_the_server_allows_its_script_and_style_and_nothing_else(elements: Eleme
     assert directives["default-src"] == "'none'"
     assert directives["connect-src"] == "'self'"
     assert "unsafe" not in policy
+
+
+def test_it_offers_the_formats_that_are_read(elements: Elements) -> None:
+    offered = next(attributes["accept"] for _, attributes in elements.found if "accept" in attributes).split(",")
+    kinds = {extension: mimetypes.guess_type(f"a{extension}")[0] for extension in EXTENSIONS if extension != ".jfif"}
+    missing = [extension for extension, kind in kinds.items() if extension not in offered and kind not in offered]
+    assert missing == []
 
 
 def test_its_colours_are_those_of_explain(elements: Elements) -> None:

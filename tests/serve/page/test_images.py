@@ -202,3 +202,16 @@ def test_an_unreachable_server(page: Any) -> None:
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".classes li")).to_have_count(5)
     expect(page.locator(".answer .error")).to_be_hidden()
+
+
+def test_a_heat_map_that_fails_leaves_the_classes(page: Any) -> None:
+    give(page, upload("waves.jpg", photo()))
+    settled(page, 1)
+    page.route("**/explain?*heat=1", lambda route: route.fulfill(status=500, json={"error": "no attention today"}))
+    page.get_by_role("button", name="Heat map", exact=True).click()
+    expect(page.locator(".answer .error")).to_have_text("no attention today")
+    expect(page.locator(".classes li")).to_have_count(5)
+    page.unroute("**/explain?*heat=1")
+    page.get_by_role("button", name="Heat map", exact=True).click()
+    expect(page.locator(".seen")).to_be_visible()
+    expect(page.locator(".answer .error")).to_be_hidden()
