@@ -3,6 +3,7 @@
 Playwright is imported when it is used: without it these tests are skipped.
 """
 
+import importlib
 import io
 import json
 import urllib.error
@@ -30,9 +31,7 @@ PATIENCE = 20_000  # milliseconds
 
 def expect(locator: Any) -> Any:
     """Playwright's assertions, which wait until they hold."""
-    from playwright.sync_api import expect
-
-    return expect(locator)
+    return importlib.import_module("playwright.sync_api").expect(locator)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

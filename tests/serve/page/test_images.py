@@ -189,7 +189,7 @@ def test_a_busy_server_is_asked_again(page: Any) -> None:
     page.route("**/explain?*", answer)
     data = photo()
     give(page, upload("waves.jpg", data))
-    expect(page.locator("#queue-text")).to_contain_text("The server is busy: next try in")
+    expect(page.locator("#queue-text")).to_contain_text("The server is busy, and will be asked again soon.")
     settled(page, 1)
     assert shown_classes(page) == expected_classes(data)
 
