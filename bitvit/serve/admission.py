@@ -42,11 +42,18 @@ class Admission:
             raise HTTPError(503, text, ((b"retry-after", b"1"),))
 
     async def run(self, job: Callable[[], Result]) -> Result:
-        """What a job returns, run by a worker when its turn comes. Raises HTTPError 503 if the queue is full."""
+        """What a job returns, run by a worker when its turn comes.
+
+        Raises HTTPError 503 if the queue is full, StoppedError if the server ends before its turn comes.
+        """
         self.check()
+        self.go_on()
         self.admitted += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, job)
+        except asyncio.CancelledError:
+            self.go_on()
+            raise
         finally:
             self.admitted -= 1
 

@@ -126,8 +126,10 @@ class Application:
                 response = error.response()
             except DisconnectedError:
                 return
-            except StoppedError:
-                response = HTTPError(503, "the server ends; ask another").response()
+            except (StoppedError, asyncio.CancelledError) as problem:
+                if isinstance(problem, asyncio.CancelledError) and not self.ending:
+                    raise
+                response = HTTPError(503, "the server ends; ask another", ((b"retry-after", b"1"),)).response()
             except BitvitError as error:  # the machine's fault, such as too little memory: not the request's
                 log.error("%s %s: %s", request.method, route, error)
                 response = HTTPError(503, str(error), ((b"retry-after", b"1"),)).response()

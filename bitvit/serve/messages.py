@@ -163,17 +163,13 @@ def unpacked(body: bytes, coding: str, most: int) -> bytes:
             f"Content-Encoding: {shown(coding)}, expected gzip, deflate or none",
             ((b"accept-encoding", b"gzip, deflate"),),
         )
-    parts, left = [], body
+    decompress = zlib.decompressobj(CODINGS[coding])
     try:
-        while True:
-            decompress = zlib.decompressobj(CODINGS[coding])
-            parts.append(decompress.decompress(left, most + 1 - sum(map(len, parts)) or 1))
-            if sum(map(len, parts)) > most:
-                raise HTTPError(413, f"the body has more than {most} bytes, unpacked; send fewer images at once")
-            if not decompress.eof:
-                raise HTTPError(400, f"the body ends within its {coding} data; send all of it")
-            left = decompress.unused_data
-            if not left:
-                return b"".join(parts)
+        found = decompress.decompress(body, most + 1)
     except zlib.error as problem:
         raise HTTPError(400, f"the body is not {coding} data, as Content-Encoding says: {problem}") from None
+    if len(found) > most:
+        raise HTTPError(413, f"the body has more than {most} bytes, unpacked; send fewer images at once")
+    if not decompress.eof or decompress.unused_data:
+        raise HTTPError(400, f"the body is not one piece of {coding} data, as Content-Encoding says")
+    return found
