@@ -122,8 +122,7 @@ def test_nothing_moves_for_those_who_do_not_want_it(page: Any) -> None:
     assert not moves("reduce")
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "viewport"), [("light", PHONE), ("dark", DESKTOP)], ids=["light", "dark"])
 def test_axe_finds_nothing(open_page: Open, scheme: str, viewport: dict[str, int]) -> None:
     axe_package = pytest.importorskip("axe_playwright_python", reason="tools/page/check says what is needed")
     page = open_page(color_scheme=scheme, viewport=viewport)
