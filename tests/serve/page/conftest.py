@@ -89,6 +89,8 @@ def open_page(browser: Any, server: str, request: pytest.FixtureRequest) -> Iter
         page.on("console", heard)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", asked)
+        # Choosers are caught from now on: Playwright begins to when somebody listens, but does not wait until it does.
+        page.on("filechooser", lambda _: None)
         if script:
             page.add_init_script(script)
         page.goto(address)
