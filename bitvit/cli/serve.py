@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from bitvit.cli.console import compiling_status, print_note, print_warning
+from bitvit.cli.console import compiling_status, print_warning
 from bitvit.cli.declare import Argument, Option
 from bitvit.errors import BitvitError
 
@@ -72,16 +72,21 @@ def serve(
     log_to_stderr(access=not no_access_log)
     names = ", ".join(served.name for served in application.registry)
     run(application, Address(host, port, uds), grace, lambda url: print(f"{names} at {url}", flush=True))
-    print_note("ended")
 
 
 def _named(models: list[str]) -> dict[str, str]:
-    """name -> path. Raises BitvitError for a name that is there twice."""
+    """name -> path. Raises BitvitError for a name that will not do, or is there twice."""
+    from bitvit.serve.registry import check_name
+
     found: dict[str, str] = {}
     for argument in models:
         name, equals, path = argument.partition("=")
         if not equals or Path(argument).exists():
             name, path = Path(argument).stem, argument
+        try:
+            check_name(name)
+        except ValueError as problem:
+            raise BitvitError(f"{argument}: {problem}") from None
         if not path:
             raise BitvitError(f"{argument}: names no file behind the =; expected NAME=PATH")
         if name in found:

@@ -35,7 +35,7 @@ from bitvit.serve.routes import Handler, Route, Routes
 from bitvit.serve.tensors import HEADER_LENGTH
 from bitvit.system import available_threads
 
-__all__ = ["ACCESS", "Application"]
+__all__ = ["ACCESS", "Application", "timestamp"]
 
 log = logging.getLogger("bitvit.serve")
 ACCESS = logging.getLogger("bitvit.serve.access")
@@ -170,7 +170,7 @@ class Application:
         if ACCESS.isEnabledFor(logging.INFO):
             client = request.scope.get("client")
             line: dict[str, object] = {
-                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                "time": timestamp(),
                 "client": client[0] if client else None,
                 "method": request.method,
                 "path": request.path[:LONGEST_PATH].encode("utf-8", "replace").decode(),
@@ -296,6 +296,11 @@ class Application:
         for served in list(self.registry):
             if served.path is not None:
                 await self.reload(served.name)
+
+
+def timestamp() -> str:
+    """Now, as the log has it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _path_below(scope: Scope) -> str:

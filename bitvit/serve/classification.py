@@ -19,7 +19,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 
 from bitvit.errors import ImageError
-from bitvit.messages import plural, shown
+from bitvit.messages import shown
 from bitvit.predictions import Prediction, predictions
 from bitvit.serve.messages import HTTPError, Response, json_response, unpacked
 from bitvit.serve.registry import Served
@@ -99,6 +99,8 @@ def _of_form(body: bytes, content_type: str) -> tuple[bytes, Mapping[str, str]]:
     fields: dict[str, str] = {}
 
     def on_file(file: File) -> None:
+        if files:
+            raise HTTPError(400, "the form has several files, expected one: the image")
         file.file_object.seek(0)
         files.append(file.file_object.read())
         file.close()
@@ -107,6 +109,8 @@ def _of_form(body: bytes, content_type: str) -> tuple[bytes, Mapping[str, str]]:
         name, value = ((part or b"").decode("utf-8", "replace") for part in (item.field_name, item.value))
         if name not in PARAMETERS:
             raise HTTPError(400, f"the form has a field {shown(name)}, expected a file, and {' and '.join(PARAMETERS)}")
+        if name in fields:
+            raise HTTPError(400, f"the form has {name} twice, expected it once")
         fields[name] = value
 
     _, options = parse_options_header(content_type)
@@ -119,8 +123,8 @@ def _of_form(body: bytes, content_type: str) -> tuple[bytes, Mapping[str, str]]:
         parser.finalize()
     except FormParserError as problem:
         raise HTTPError(400, f"the form cannot be read: {problem}") from None
-    if len(files) != 1:
-        raise HTTPError(400, f"the form has {plural(len(files), 'file')}, expected one: the image")
+    if not files:
+        raise HTTPError(400, "the form has no file, expected one: the image")
     return files[0], fields
 
 

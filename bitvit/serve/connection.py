@@ -9,6 +9,7 @@ from http import HTTPStatus
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bitvit.serve.application import ACCESS, timestamp
 from bitvit.serve.limits import Limits
 
 __all__ = ["connection_class"]
@@ -24,6 +25,8 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
         _head = 0
         """Bytes of the first line and headers that have come, while they are not complete."""
         _in_head = True
+        _began_here = False
+        """Whether the head began within the bytes that came last, behind another request."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -38,8 +41,9 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
                 return
             if self._deadline is None:
                 self._begin()
+            self._began_here = False
             super().data_received(data)
-            if self._in_head and not self.transport.is_closing():
+            if self._in_head and not self._began_here and not self.transport.is_closing():
                 self._head += len(data)
                 if self._head > limits.headers:
                     self.refuse(431, f"the headers have more than {limits.headers} bytes")
@@ -49,7 +53,7 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:
-            self._in_head = True
+            self._in_head = self._began_here = True
             self._end()
             super().on_message_complete()
 
@@ -68,6 +72,8 @@ def connection_class(limits: Limits) -> type[HttpToolsProtocol]:
                 ]
                 self.transport.write("\r\n".join(head).encode() + body)
             self.transport.close()
+            line = {"time": timestamp(), "client": self.client[0] if self.client else None, "status": status}
+            ACCESS.info(orjson.dumps({**line, "error": text}).decode())
 
         def _begin(self) -> None:
             """A request begins, or is to begin. Twice the time, for the application bounds a body's itself."""

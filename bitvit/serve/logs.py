@@ -30,8 +30,9 @@ def log_to_stderr(*, access: bool) -> None:
     """access: also a line for each request."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    for name in ("bitvit.serve", "uvicorn.error"):
+    for name, level in (("bitvit.serve", logging.WARNING), ("uvicorn.error", logging.ERROR)):
         log = logging.getLogger(name)
         log.handlers, log.propagate = [handler], False
-        log.setLevel(logging.WARNING)
+        log.setLevel(level)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what it says of a form, its sender is told
     ACCESS.setLevel(logging.INFO if access else logging.WARNING)

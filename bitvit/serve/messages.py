@@ -116,7 +116,7 @@ class Request:
     async def read(self) -> bytes:
         """The body as it was sent. Raises HTTPError 408, 411, 413 and 503, DisconnectedError."""
         length = self.headers.get(b"content-length")
-        if length is not None and length.isdigit() and int(length) > self.limits.body:
+        if length is not None and length.isdigit() and (len(length) > 18 or int(length) > self.limits.body):
             raise self.too_large()
         try:
             return await asyncio.wait_for(self._read(), self.limits.seconds)

@@ -16,7 +16,7 @@ from bitvit.images import open_image
 from bitvit.pipeline import Logits, computing, is_parallel
 from bitvit.serve.messages import HTTPError
 
-__all__ = ["Registry", "Served", "Source"]
+__all__ = ["Registry", "Served", "Source", "check_name"]
 
 Source: TypeAlias = str | os.PathLike[str] | Classifier
 
@@ -61,7 +61,7 @@ class Registry:
         if not models:
             raise ValueError("no model to serve; name at least one")
         for name in models:
-            _check_name(name)
+            check_name(name)
         self._served = {name: _load(name, source) for name, source in models.items()}
 
     @classmethod
@@ -104,8 +104,8 @@ def _load(name: str, source: Source) -> Served:
     return Served(name, Classifier(source, threads=1), Path(source))
 
 
-def _check_name(name: str) -> None:
-    """Names are parts of paths, of lines of a log and of labels of metrics."""
+def check_name(name: str) -> None:
+    """Names are parts of paths, of lines of a log and of labels of metrics. Raises ValueError for one that is not."""
     if not name or len(name) > LONGEST_NAME or not name.isprintable() or "/" in name or name in (".", ".."):
         raise ValueError(
             f"a model is called {name!r}, expected a name of 1 to {LONGEST_NAME} printable characters without a slash"

@@ -53,8 +53,8 @@ def serve(application: Application, address: Address, grace: float, started: Cal
         backlog=BACKLOG,
     )
     server = _Server(config, application, lambda: started(_url(listener, address)))
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    # uvicorn raises the signal that ended it once more, which is to end nothing else.
+    # uvicorn has handlers of its own while it runs; afterwards it raises the signal that ended it once more.
+    before = {number: signal.signal(number, server.end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listener])
     finally:
@@ -82,6 +82,10 @@ class _Server(uvicorn.Server):
         task = asyncio.get_running_loop().create_task(self._application.reload_all())
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
+
+    def end(self, _number: int, _frame: FrameType | None) -> None:
+        """At a signal that comes before uvicorn looks out for it."""
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._application.ending = True

@@ -39,6 +39,7 @@ __all__ = [
 
 HEADER_LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
+MOST_IMAGES = 4096  # of a request: an empty one takes four bytes of a body, and far more than that here
 
 Json: TypeAlias = dict[str, Any]
 
@@ -211,6 +212,8 @@ def _images(item: Json, data: memoryview | None, where: str) -> list[bytes]:
     shape = _shape(item, where)
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
         raise HTTPError(400, f"{where}: shape is {shown(list(shape))}, expected [n] or [n, 1]")
+    if shape[0] > MOST_IMAGES:
+        raise HTTPError(400, f"{where}: shape is {list(shape)}, expected at most {MOST_IMAGES} images in a request")
     if data is not None:
         found = unpack_bytes(data, where)
     else:
@@ -275,10 +278,12 @@ def _flag(parameters: Json, name: str, where: str, default: bool = False) -> boo
 
 # ------------------------------------------------------------------------------------------------------------- BYTES
 def unpack_bytes(data: memoryview, where: str) -> list[bytes]:
-    """The elements of a BYTES tensor. Raises HTTPError 400 where a length leads beyond the end."""
+    """The elements of a BYTES tensor. Raises HTTPError 400 where a length leads beyond the end, or for too many."""
     found: list[bytes] = []
     place = 0
     while place < len(data):
+        if len(found) == MOST_IMAGES:
+            raise HTTPError(400, f"{where}: more than {MOST_IMAGES} elements; send fewer images at once")
         if place + 4 > len(data):
             raise HTTPError(400, f"{where}: element {len(found)}: ends within its length, expected 4 bytes")
         (length,) = struct.unpack_from("<I", data, place)

@@ -39,7 +39,7 @@ def test_mistakes(tmp_path: Path) -> None:
     packages()
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     for arguments, said in (
-        ([tmp_path / "nothing"], "nothing: no such file"),
+        ([tmp_path / "nothing"], "nothing: does not exist"),
         ([tmp_path / "bad.safetensors"], "bad.safetensors: "),
         ([MODEL, MODEL], "two models are called bhvit-cifar10"),
         ([f"x={MODEL}", f"x={MODEL}"], "two models are called x"),

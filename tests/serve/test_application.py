@@ -373,7 +373,7 @@ def test_no_request_fails_while_models_are_loaded_again(tiny: Path, encoded: Enc
 
     async def everything() -> list[Answer]:
         loading = asyncio.create_task(load())
-        found = []
+        found: list[Answer] = []
         while not loading.done() or len(found) < 20:
             pair = [exchange(app, scope_of("POST", "/classify"), [encoded(0)]) for _ in range(4)]
             found += await asyncio.gather(*pair)

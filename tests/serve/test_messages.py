@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +13,8 @@ from bitvit.serve.messages import Body, DisconnectedError, HTTPError, Request, u
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZip", "deflate", "identity", ""])
 def test_a_body_is_unpacked(coding: str) -> None:
-    pack = {"deflate": zlib.compress, "": bytes, "identity": bytes}.get(coding, gzip.compress)
+    packing: dict[str, Callable[[bytes], bytes]] = {"deflate": zlib.compress, "": bytes, "identity": bytes}
+    pack = packing.get(coding, gzip.compress)
     for data in (b"", b"x", bytes(100_000)):
         assert unpacked(pack(data), coding, 100_000) == data
 
@@ -71,6 +73,7 @@ def test_a_body_is_read_whole_and_counted_while_it_is_held() -> None:
         ([b"0" * 11], "", 0, 413),
         ([b"0" * 10, b"0"], "", 0, 413),
         ([], "11", 0, 413),
+        ([], "9" * 5000, 0, 413),
         ([b"0"], "", 100, 503),
     ],
 )

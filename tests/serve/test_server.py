@@ -77,6 +77,9 @@ def test_chunked_bodies_and_two_lengths(server: RunningServer, encoded: Encoded)
             ((status, body),) = answers_of(connection, 1)
             assert (status, list(json.loads(body))) == (400, ["error"])
             assert connection.recv(1) == b""
+    last = server.lines()[-1]
+    assert (last["client"], last["status"]) == ("127.0.0.1", 400)
+    assert last["error"].startswith("the request is not HTTP/1.1")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,21 @@ def test_sigterm_answers_what_is_open_and_leaves_nothing(
         slow.sendall(request_of("/classify", encoded(0))[-1:])
         assert answers_of(slow, 1)[0][0] == 200
         assert server.process.wait(patience(30)) == 0
+
+
+def test_a_unix_socket(cifar_file: Path, tmp_path: Path, classifier: object) -> None:
+    """One that a server left behind is replaced; the server takes its own away."""
+    assert classifier
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    with running(tmp_path, cifar_file, "--uds", path, where=f" at unix:{path}") as server:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answers_of(connection, 1) == [(200, b'{"ready":true}')]
+        assert server.stop() == 0
+    assert not path.exists()
 
 
 def _refused(port: int) -> bool:

@@ -63,7 +63,8 @@ def test_pixels_arrive_bit_for_bit(array: NDArray[np.float32]) -> None:
     for found in (decoded(flat), decoded(nested), decoded({"inputs": [item]}, data)):
         assert found.images is None
         assert found.pixels is not None
-        assert (found.pixels.dtype, found.pixels.shape) == (np.float32, array.shape)
+        assert found.pixels.dtype == np.float32
+        assert found.pixels.shape == array.shape
         assert found.pixels.tobytes() == array.tobytes()
         assert found.pixels.flags.c_contiguous
         assert found.pixels.flags.aligned
@@ -234,6 +235,7 @@ def test_classification_is_tritons() -> None:
         (images("%"), "data[0]: is '%', which is not base64"),
         (images(1), "data[0]: is 1, expected an image file in base64"),
         (images("", shape=[2]), "1 elements for shape [2], expected 2"),
+        (images("", shape=[4097]), "shape is [4097], expected at most 4096 images in a request"),
         (images("", shape=[1, 2]), "shape is [1, 2], expected [n] or [n, 1]"),
         (pixels(outputs=[{"name": "x"}]), "outputs[0]: name is 'x', expected one of 'logits', 'label', 'score'"),
         (pixels(outputs=[{"name": []}]), "outputs[0]: name is [], expected one of"),
@@ -289,6 +291,7 @@ def test_the_length_of_the_json_must_be_one(length: str) -> None:
     [
         (b"\x01\x00\x00", "element 0: ends within its length"),
         (b"\x01\x00\x00\x00", "element 0: is to have 1 bytes, but 0 are left"),
+        (bytes(4 * 4097), "more than 4096 elements; send fewer images at once"),
         (b"\x00\x00\x00\x00\xff\xff\xff\xff", "element 1: is to have 4294967295 bytes, but 0 are left"),
     ],
 )

@@ -140,8 +140,11 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *arguments: object) -> Iterator[RunningServer]:
-    """A server at a free port, that listens; it is ended if it has not been stopped. folder: of its log."""
+def running(folder: Path, *arguments: object, where: str = " at http://127.0.0.1:") -> Iterator[RunningServer]:
+    """A server at a free port, that listens; it is ended if it has not been stopped. folder: of its log.
+
+    where: what it says of its address.
+    """
     log = folder / "serve.log"
     command = [sys.executable, "-m", "bitvit", "serve", "--port", "0", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -154,7 +157,8 @@ def running(folder: Path, *arguments: object) -> Iterator[RunningServer]:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            assert " at http://127.0.0.1:" in line, log.read_text()
-            yield RunningServer(process, int(line.rpartition(":")[2]), log)
+            assert where in line, log.read_text()
+            port = line.rpartition(":")[2].strip()
+            yield RunningServer(process, int(port) if port.isdigit() else 0, log)
         finally:
             process.kill()
