@@ -34,7 +34,6 @@ def page() -> Response:
         headers=(
             (b"content-security-policy", policy.encode()),
             (b"cache-control", b"no-cache"),
-            (b"cross-origin-opener-policy", b"same-origin"),
             (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
             (b"referrer-policy", b"no-referrer"),
             (b"x-content-type-options", b"nosniff"),
