@@ -177,12 +177,14 @@ class BatchClassifier:
     def _results(self, cells: Iterable[Any], name: Naming, described: Callable[[int], str]) -> Results:
         """What comes of each cell, in order. described: what to call a row without a name where an error is raised."""
         problems: dict[int, str] = {}
-        present: list[tuple[int, str | None]] = []  # the number and name of each row that has an image
+        present: list[tuple[int, object]] = []  # the number of each row that has an image, and the image's path
         count = 0
 
-        def failed(row: int, known: str | None, reason: str) -> None:
-            if self.on_error == "raise":
-                known = known or described(row)
+        def failed(row: int, path: object, reason: str) -> None:
+            told = path if _is_nothing(name(row)) else name(row)
+            known = None if _is_nothing(told) else path_text(told if isinstance(told, os.PathLike) else str(told))
+            if known is None and self.on_error == "raise":
+                known = described(row)
             problems[row] = reason if known is None or reason.startswith(known) else f"{known}: {reason}"
             if self.on_error == "raise":
                 raise ImageError(problems[row])
@@ -192,13 +194,10 @@ class BatchClassifier:
             for row, cell in enumerate(cells):
                 count = row + 1
                 image, path = image_of(cell)
-                told = name(row)
-                told = path if _is_nothing(told) else told
-                known = None if told is None else path_text(str(told))
                 if image is None:
-                    failed(row, known, "no image: the cell is empty")
+                    failed(row, path, "no image: the cell is empty")
                 else:
-                    present.append((row, known))
+                    present.append((row, path))
                     yield image
 
         ahead = images()
@@ -207,9 +206,9 @@ class BatchClassifier:
         if first is not None:  # a batch without images, as engines make them to learn its columns, needs no model
             outcomes = self._classifier().attempt(itertools.chain([first], ahead), self.top_k)
             for number, outcome in enumerate(outcomes):
-                row, known = present[number]
+                row, path = present[number]
                 if isinstance(outcome, ImageError):
-                    failed(row, known, str(outcome).removeprefix(f"image {number}: "))
+                    failed(row, path, str(outcome).removeprefix(f"image {number}: "))
                 else:
                     answers[row] = outcome
         results = Results(self.prefix, self._list_length)
@@ -218,15 +217,15 @@ class BatchClassifier:
         return results
 
 
-def image_of(cell: Any) -> tuple[Any, str | None]:
+def image_of(cell: Any) -> tuple[Any, Any]:
     """A cell's image as Classifier takes it, or None if it has none; and its path, if it tells one."""
     path = None
     if isinstance(cell, Mapping) and cell.keys() <= {"bytes", "path"}:
         path, data = cell.get("path"), cell.get("bytes")
         cell = path if data is None else data
     elif isinstance(cell, str | os.PathLike):
-        path = os.fsdecode(cell)
-    return (None, path) if _is_nothing(cell) else (cell, path)
+        path = cell
+    return (None if _is_nothing(cell) else cell), path
 
 
 def _is_nothing(value: object) -> bool:

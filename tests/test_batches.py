@@ -83,7 +83,7 @@ def test_rows_are_what_classifier_says_of_each(tiny: Path, kinds: list[str], top
             assert not row["error"].startswith("image ")  # its place in the batch, of use to nobody
             continue
         expected = classifier(plain(CELLS[kind]), top_k=top_k)
-        columns = [[prediction[name] for prediction in expected] for name in ("label", "index", "score")]  # type: ignore[literal-required]
+        columns = [[prediction[name] for prediction in expected] for name in ("label", "index", "score")]
         values = columns if top_k > 1 else [column[0] for column in columns]
         for name, value in zip(NAMES, values, strict=False):
             assert np.array_equal(row[name], value)

@@ -1,5 +1,6 @@
 """Kinds of batches: how to make one of columns, and what is in it."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +29,14 @@ def needs(kind: Kind) -> None:
 
 
 def _arrow(columns: dict[str, list[Any]]) -> Any:
-    import pyarrow as pa
+    pa = importlib.import_module("pyarrow")
 
     types = {"path": pa.string(), "image": pa.binary(), "n": pa.int64()}
     return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
 
 
 def _records(columns: dict[str, list[Any]]) -> Any:
-    import pyarrow as pa
+    pa = importlib.import_module("pyarrow")
 
     table = _arrow(columns)
     return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
@@ -46,14 +47,14 @@ def _arrow_types(table: Any) -> list[tuple[str, str]]:
 
 
 def _frame(columns: dict[str, list[Any]]) -> Any:
-    import pandas as pd
+    pd = importlib.import_module("pandas")
 
     frame = pd.DataFrame(columns, index=range(100, 100 + len(columns["path"])))
     return frame.astype({"path": "string", "image": object, "n": "int64"})
 
 
 def _frame_rows(frame: Any) -> list[Row]:
-    import pandas as pd
+    pd = importlib.import_module("pandas")
 
     assert list(frame.index) == list(range(100, 100 + len(frame)))
 
@@ -64,15 +65,14 @@ def _frame_rows(frame: Any) -> list[Row]:
 
 
 def _polars(columns: dict[str, list[Any]]) -> Any:
-    import polars as pl
+    pl = importlib.import_module("polars")
 
     return pl.DataFrame(columns, schema={"path": pl.String, "image": pl.Binary, "n": pl.Int64})
 
 
 def _array_rows(columns: dict[str, Any]) -> list[Row]:
     """The nulls that NumPy does not have are an empty text, -1 and NaN."""
-    rows = [{name: column[k].tolist() if hasattr(column[k], "tolist") else column[k] for name, column in columns.items()}
-            for k in range(len(columns["path"]))]  # fmt: skip
+    rows = _lists_rows({name: column.tolist() for name, column in columns.items()})
     for row in rows:
         if row["error"]:
             assert not np.any(row["label"])
