@@ -85,13 +85,13 @@ def as_table(batch: Any) -> Table:
     """Raises TypeError for what is not a batch, ValueError for columns of different lengths."""
     if isinstance(batch, Mapping):
         return Columns(batch)
-    match (type(batch).__module__.partition(".")[0], type(batch).__name__):
-        case ("pandas", "DataFrame"):
-            return Frame(batch)
-        case ("pyarrow", "Table" | "RecordBatch"):
-            return Arrow(batch)
-        case ("polars", "DataFrame"):
-            return Polars(batch)
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(batch).__mro__}
+    if ("pandas", "DataFrame") in kinds:
+        return Frame(batch)
+    if kinds & {("pyarrow", "Table"), ("pyarrow", "RecordBatch")}:
+        return Arrow(batch)
+    if ("polars", "DataFrame") in kinds:
+        return Polars(batch)
     raise TypeError(
         f"the batch is of type {type(batch).__name__}, expected a dict of columns, a DataFrame of pandas or polars, a "
         "Table or RecordBatch of pyarrow, or an iterator of them"
@@ -210,7 +210,7 @@ class Arrow:
             (pa.field(name, types[field]), pa.array(values, types[field])) for field, name, values in results.columns()
         ]
         fields, arrays = zip(*kept, *added, strict=True)
-        return type(self.batch).from_arrays(list(arrays), schema=pa.schema(fields))
+        return type(self.batch).from_arrays(list(arrays), schema=pa.schema(fields, self.batch.schema.metadata))
 
 
 def arrow_cells(column: Any) -> Iterator[Any]:

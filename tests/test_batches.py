@@ -65,15 +65,22 @@ def plain(cell: Any) -> Any:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from(sorted(CELLS)), max_size=20), st.sampled_from([1, 2, 3]), st.booleans())
-def test_rows_are_what_classifier_says_of_each(tiny: Path, kinds: list[str], top_k: int, as_array: bool) -> None:
+@given(
+    st.lists(st.sampled_from(sorted(CELLS)), max_size=20),
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([1, 2]),
+    st.booleans(),
+)
+def test_rows_are_what_classifier_says_of_each(
+    tiny: Path, kinds: list[str], top_k: int, threads: int, as_array: bool
+) -> None:
     """In the same order, whatever the mix; and columns have one type and length whatever it is."""
     cells: Any = [CELLS[kind] for kind in kinds]
     if as_array:
         cells = np.empty(len(kinds), object)
         cells[:] = [CELLS[kind] for kind in kinds]
     classifier = bitvit.Classifier(tiny, threads=1)
-    found = BatchClassifier(tiny, top_k=top_k)({"id": list(range(len(kinds))), "image": cells})
+    found = BatchClassifier(tiny, top_k=top_k, threads=threads)({"id": list(range(len(kinds))), "image": cells})
     assert found["id"] == list(range(len(kinds)))
     assert list(found) == ["id", *NAMES]
     for number, kind in enumerate(kinds):
@@ -185,6 +192,15 @@ def test_tensors_of_arrow(classify: BatchClassifier, best: Callable[[Any], dict[
     tensors = arrow.FixedShapeTensorArray.from_numpy_ndarray(np.stack([BLUE, patch(255, 0, 0)]))
     found = classify(arrow.table({"image": tensors}))
     assert found.to_pylist() == [best(BLUE), best(patch(255, 0, 0))]
+
+
+def test_arrow_keeps_what_is_said_of_a_table(classify: BatchClassifier) -> None:
+    """Such as which of its columns is the index of a DataFrame."""
+    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    table = arrow.table({"image": arrow.nulls(2)}).replace_schema_metadata({"a": "b"})
+    assert classify(table).schema.metadata == {b"a": b"b"}
+    with pytest.raises(ValueError, match=r"the batch has no column 'image', it has 'n'"):
+        classify(arrow.table({"n": [1]}))
 
 
 def test_what_spark_is_told(tiny: Path) -> None:

@@ -44,6 +44,14 @@ def test_the_page_is_right(heading: str, package: str, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_spark_by_way_of_pandas(tmp_path: Path) -> None:
+    pytest.importorskip("pyspark", reason="needs Spark")
+    expected = workplace(tmp_path, ROWS)
+    text = program("Spark").replace("mapInArrow", "mapInPandas")
+    assert run(text, tmp_path) == 0, (tmp_path / "log").read_text()
+    assert faults_of(answers_of(tmp_path / "answers"), expected) == NO_FAULT
+
+
 @pytest.mark.parametrize(
     ("heading", "package", "worker", "seconds", "variables", "succeeds"),
     [
@@ -54,7 +62,7 @@ def test_the_page_is_right(heading: str, package: str, tmp_path: Path) -> None:
             "pyspark",
             r"pyspark.daemon",
             2.0,
-            {"PYSPARK_SUBMIT_ARGS": "--master local[2,4] pyspark-shell"},
+            {"PYSPARK_SUBMIT_ARGS": "--master local[2,4] --conf spark.sql.files.maxPartitionBytes=4m pyspark-shell"},
             True,
         ),
         ("Dask", "dask", r"multiprocessing.spawn", 4.0, {}, True),
@@ -86,8 +94,7 @@ def test_hugging_faces_data_sets(tmp_path: Path) -> None:
     assert datasets.Dataset(answers).features["error"].dtype in ("string", "large_string")
 
 
-@pytest.mark.parametrize("heading", ["Processes without an engine"])
-def test_processes(heading: str, tmp_path: Path) -> None:
+def test_processes_without_an_engine(tmp_path: Path) -> None:
     expected = workplace(tmp_path, ROWS)
-    assert run(program(heading), tmp_path) == 0, (tmp_path / "log").read_text()
+    assert run(program("Processes without an engine"), tmp_path) == 0, (tmp_path / "log").read_text()
     assert faults_of(answers_of(tmp_path / "answers"), expected) == NO_FAULT
