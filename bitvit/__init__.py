@@ -16,6 +16,7 @@ from bitvit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bitvit import bench as bench
+    from bitvit.batches import BatchClassifier
     from bitvit.classify import Classifier
     from bitvit.config import Config
     from bitvit.conversion import ConversionReport, convert
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BHViT",
+    "BatchClassifier",
     "BitvitError",
     "CheckpointError",
     "Classifier",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "bitvit.batches": ("BatchClassifier",),
     "bitvit.classify": ("Classifier",),
     "bitvit.config": ("Config",),
     "bitvit.conversion": ("ConversionReport", "convert"),

@@ -1,0 +1,1 @@
+"""BatchClassifier within the engines it is for: their tests in environments of their own, and what they cost."""
