@@ -47,13 +47,14 @@ def parts(path: str, folder: str, threads: int) -> dict[str, float]:
 def outside(path: str, files: Sequence[Path]) -> float:
     """Processor seconds of a Classifier on one thread outside decoding, resizing and the network, which are timed
     where they are called: it is a small difference of large numbers otherwise."""
-    classifier, inside = bitvit.Classifier(path, threads=1, batch_size=BATCH), [0.0]
+    model, inside = bitvit.load(path, threads=1), [0.0]
+    classifier = bitvit.Classifier(model, batch_size=BATCH)
     with contextlib.ExitStack() as stack:
         for owner, name in (
             (Image, "open"),
             (ImageFile.ImageFile, "load"),
             (Image.Image, "resize"),
-            (type(classifier.model.runner), "run"),
+            (type(model.runner), "run"),
         ):
             stack.enter_context(unittest.mock.patch.object(owner, name, timed(getattr(owner, name), inside)))
         deque(classifier.attempt(list(map(str, files[:BATCH]))), maxlen=0)
