@@ -19,7 +19,18 @@ from bitvit.jit.trust import fault_around, fault_of
 from bitvit.kernels import target
 from bitvit.llvm import VERSION
 
-__all__ = ["fingerprint", "folder", "numba_version", "place", "problem", "read", "sources", "toolchain", "write"]
+__all__ = [
+    "file_name",
+    "fingerprint",
+    "folder",
+    "numba_version",
+    "place",
+    "problem",
+    "read",
+    "sources",
+    "toolchain",
+    "write",
+]
 
 OTHERS = " (beside it are kernels for other processors or versions)"
 
@@ -132,7 +143,7 @@ def read(name: str) -> bytes | None:
     if source is None:
         return None
     try:
-        with open(_file(source, name), "rb", opener=_open_no_link) as file:
+        with open(source / file_name(name), "rb", opener=_open_no_link) as file:
             if fault_of(name, os.fstat(file.fileno())):
                 return None
             content = file.read()
@@ -146,8 +157,8 @@ def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
-def write(name: str, code: bytes) -> None:
-    """Keep the object file of a function, if there is a place for it.
+def write(name: str, code: bytes) -> bool:
+    """Keep the object file of a function, if there is a place for it; returns whether it is kept.
 
     Not with files.write_file: what others may write to gets executed, so from the first moment on nobody else may
     write to the file, whatever the umask is.
@@ -156,15 +167,17 @@ def write(name: str, code: bytes) -> None:
 
     target_folder = folder()
     if target_folder is None:
-        return
+        return False
     temporary = target_folder / f".{name}.{secrets.token_hex(8)}"
     with contextlib.suppress(OSError):
         try:
             with open(temporary, "xb", opener=_open_for_own_writing) as file:
                 file.write(code + _digest(name, code))
-            temporary.replace(_file(target_folder, name))
+            temporary.replace(target_folder / file_name(name))
+            return True
         finally:
             temporary.unlink(missing_ok=True)
+    return False
 
 
 def _open_for_own_writing(path: str, flags: int) -> int:
@@ -175,5 +188,6 @@ def _digest(name: str, code: bytes) -> bytes:
     return hashlib.sha256(name.encode() + b"\0" + code).digest()
 
 
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.o"
+def file_name(function: str) -> str:
+    """What the object file of a function is called."""
+    return f"{function}.o"

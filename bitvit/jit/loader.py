@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bitvit.jit import cache
-from bitvit.jit.checks import check_execution, check_features, compiler
+from bitvit.jit.checks import check_execution, check_features
 from bitvit.jit.sweeping import mark_used, sweep
 from bitvit.kernels import target
 from bitvit.kernels.catalog import Function
@@ -57,7 +57,7 @@ def _find(name: str) -> bool:
 
 
 def compile_all(functions: Sequence[Function]) -> Iterator[Function]:
-    """Compile functions, in two processes if possible; yields each as soon as its machine code is at hand.
+    """Compile functions, shared with other processes; yields each as soon as its machine code is at hand.
 
     Says so by a log record, of level WARNING the first time in a process, as nobody expects seconds of silence and the
     root logger shows these on stderr unless a program wants it otherwise. Raises BitvitError as `addresses` does.
@@ -66,18 +66,12 @@ def compile_all(functions: Sequence[Function]) -> Iterator[Function]:
         return
     check_execution()
     _announce(len(functions))
-    from bitvit.jit.workers import compile_apart
+    from bitvit.jit.sharing import compile_shared
 
     if (folder := cache.folder()) is not None:
         sweep(folder)
-    left = dict.fromkeys(functions)
-    for function, code in compile_apart(functions):
+    for function, code in compile_shared(functions):
         _found[function.name] = code
-        del left[function]
-        yield function
-    for function in left:
-        _found[function.name] = compiler()(function)
-        cache.write(function.name, _found[function.name])
         yield function
 
 

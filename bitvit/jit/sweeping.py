@@ -1,7 +1,7 @@
 """Folders of the cache that nothing uses any more: each version of what makes kernels, and each processor, leaves one.
 
 A folder's time is that of its last use, to the day. What is swept is surely bitvit's own: a folder of this user's that
-is named as the cache names one, and holds nothing but files of compiled functions.
+is named as the cache names one, and holds nothing but files of compiled functions and of their claims.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ __all__ = ["KEPT_DAYS", "mark_used", "sweep"]
 KEPT_DAYS = 30  # after the last use
 _DAY = 86400.0  # seconds
 _FOLDER = re.compile(r"[0-9a-f]{24}")
-_FILE = re.compile(r"\w+\.o|\.\w+\.[0-9a-f]{16}")  # complete, or what a crash has left of one
+_FILE = re.compile(r"\w+\.o|\.\w+\.[0-9a-f]{16}|\.lock")  # complete, what a crash has left of one, claims
 
 
 def mark_used(folder: Path) -> None:

@@ -1,7 +1,6 @@
-"""Compiling in two other processes, which go through the same list from both ends until they meet.
+"""Compiling in other processes: plain subprocesses, so nothing of the main program is run or copied.
 
-They are plain subprocesses, so nothing of the main program is run or copied, and all they return are files in the
-cache. Whatever goes wrong, the caller compiles what is left.
+All they return are files in the cache. Whatever goes wrong, the caller compiles what is left.
 """
 
 import contextlib
@@ -10,19 +9,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bitvit.jit import cache
 from bitvit.jit.checks import is_foreign_setting
-from bitvit.kernels.catalog import FUNCTIONS, Function
+from bitvit.jit.claims import Claims, compile_once
+from bitvit.kernels.catalog import FUNCTIONS
 from bitvit.system import available_threads
 
-__all__ = ["PATIENCE", "POLL", "can_start_python", "compile_apart", "work"]
-
-POLL = 0.02  # seconds between two looks into the cache
-PATIENCE = 120.0  # seconds to wait for the next function; the slowest takes about one to compile
+__all__ = ["can_start_python", "started", "useful_workers", "work"]
 
 _WORK = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bitvit.jit.workers import work; "
@@ -30,31 +26,21 @@ _WORK = (
 )
 
 
-def compile_apart(functions: Sequence[Function]) -> Iterator[tuple[Function, bytes]]:
-    """Yields functions and their machine code as they appear; not all of them, if anything goes wrong.
+def useful_workers(functions: int) -> int:
+    """How many processes that many functions are worth; 0 for a single one, on a single core, or without Python."""
+    return 2 if functions > 1 and available_threads() > 1 and can_start_python() else 0
 
-    None at all for a single function, on a single core, or without a cache.
-    """
-    if len(functions) < 2 or available_threads() < 2 or not can_start_python() or cache.folder() is None:
-        return
-    names = [f.name for f in functions]
+
+@contextlib.contextmanager
+def started(lists: Iterable[list[str]]) -> Iterator[Sequence["_Worker"]]:
+    """A process for each list of functions' names, that compiles them; none at all if not all can be started."""
     with contextlib.ExitStack() as stack:
+        workers: list[_Worker] = []
         try:
-            workers = [stack.enter_context(_Worker(order)) for order in (names, names[::-1])]
+            workers = [stack.enter_context(_Worker(names)) for names in lists]
         except (OSError, RuntimeError):  # the latter while the interpreter ends
-            return
-        waiting, deadline = list(functions), time.monotonic() + PATIENCE
-        while waiting and time.monotonic() < deadline:
-            working = any(worker.is_alive() for worker in workers)
-            for function in list(waiting):
-                code = cache.read(function.name)
-                if code is not None:
-                    waiting.remove(function)
-                    deadline = time.monotonic() + PATIENCE
-                    yield function, code
-            if not working:
-                return
-            time.sleep(POLL)
+            stack.close()
+        yield workers
 
 
 def can_start_python() -> bool:
@@ -89,7 +75,7 @@ class _Worker:
 
 
 def work(parent: int, names: Iterable[str]) -> None:
-    """What a worker does: compile functions into the cache, but those that the other has left there meanwhile.
+    """What a worker does: compile functions into the cache, but those that another process has or is about to.
 
     It ends when the process that it works for has, but on Windows.
     """
@@ -97,8 +83,8 @@ def work(parent: int, names: Iterable[str]) -> None:
 
     gc.disable()  # for a few seconds; it would take a tenth of them
     functions = {f.name: f for f in FUNCTIONS}
-    for name in names:
-        if sys.platform != "win32" and os.getppid() != parent:
-            return  # on Windows the parent may be the launcher that a virtual environment has for its python.exe
-        if cache.read(name) is None:
-            cache.write(name, compile_object(functions[name]))
+    with Claims(cache.folder()) as claims:
+        for name in names:
+            if sys.platform != "win32" and os.getppid() != parent:
+                return  # on Windows the parent may be the launcher that a virtual environment has for its python.exe
+            compile_once(functions[name], claims, lambda: compile_object)

@@ -187,7 +187,7 @@ def test_other_processes_compile_without_such_settings(
     cold: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "available_threads", lambda: 2)
-    monkeypatch.setattr("bitvit.jit.loader.compiler", lambda: pytest.fail("compiled here"))
+    monkeypatch.setattr("bitvit.jit.sharing.compiler", lambda: pytest.fail("compiled here"))
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     monkeypatch.setenv("NUMBA_NUM_THREADS", "0")
     cold()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import bitvit
-from bitvit.jit import cache, compiler, loader, workers
+from bitvit.jit import cache, compiler, loader, sharing, workers
 from bitvit.kernels import catalog
 from bitvit.kernels.catalog import CLASSIFY, CLASSIFY_COLUMNS, classify, coarsen, pool
 from bitvit.kernels.inline import inline
@@ -51,7 +51,7 @@ def test_functions_are_compiled_loaded_and_kept(cold: Callable[[], Path]) -> Non
     folder = cold()
     address, _ = loader.addresses([classify, pool])
     run_classify(address)
-    assert {f.name for f in folder.iterdir()} == {"classify.o", "pool.o"}
+    assert {f.name for f in folder.glob("*.o")} == {"classify.o", "pool.o"}
     assert loader.addresses([classify]) == [address]
     written = (folder / "classify.o").stat().st_mtime_ns
     cold()
@@ -119,7 +119,7 @@ def test_a_process_that_hangs(cold: Callable[[], Path], tmp_path: Path, monkeypa
     (tmp_path / "python").chmod(0o755)
     cold()
     monkeypatch.setattr(workers, "available_threads", lambda: 2)
-    monkeypatch.setattr(workers, "PATIENCE", 0.1)
+    monkeypatch.setattr(sharing, "PATIENCE", 0.1)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     run_classify(*loader.addresses([classify, pool])[:1])
 
@@ -232,7 +232,7 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     for process in processes:
         output(process)
     files = [f.name for f in (tmp_path / "cache").rglob("*") if f.is_file()]
-    assert sorted(files) == ["classify.o", "pool.o"]
+    assert sorted(files) == [".lock", "classify.o", "pool.o"]
 
 
 def test_a_process_killed_while_it_compiles(tmp_path: Path) -> None:
