@@ -20,7 +20,7 @@ def require(package: str, purpose: str, extra: str = "evaluate") -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         name = package.split(".")[0]
-        wanted = name if name == "pyarrow" else f"'bitvit[{extra}]'"
+        wanted = "'bitvit[parquet]'" if name == "pyarrow" else f"'bitvit[{extra}]'"
         python = shlex.quote(sys.executable or "python")  # a bare pip may be another environment's
         raise BitvitError(f"{purpose} needs {name}, which is not installed: {python} -m pip install {wanted}") from None
 

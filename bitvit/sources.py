@@ -25,7 +25,20 @@ from bitvit.errors import ImageError
 from bitvit.messages import plural, shown
 from bitvit.nopaths import path_text
 
-__all__ = ["ImageSource", "Plain", "collected", "is_file", "is_one_image", "name_of", "plain"]
+__all__ = ["ImageSource", "NamedBytes", "Plain", "collected", "is_file", "is_one_image", "name_of", "plain"]
+
+
+class NamedBytes(bytes):
+    """The bytes of a file, and what messages call it; or, in place of an image that is not there, why."""
+
+    name: str
+    problem: str
+    """Empty if there is an image."""
+
+    def __new__(cls, data: bytes, name: str, problem: str = "") -> "NamedBytes":
+        made = super().__new__(cls, data)
+        made.name, made.problem = name, problem
+        return made
 
 
 class Readable(Protocol):
@@ -83,6 +96,8 @@ def plain(source: object) -> tuple[Plain, str]:
         return source, "PIL image"
     if isinstance(source, str | os.PathLike):
         return source, path_text(source)
+    if isinstance(source, NamedBytes) and source.problem:
+        raise ImageError(source.problem)
     if isinstance(source, bytes):
         return source, _amount(source)
     if _is_array(source):
@@ -108,7 +123,9 @@ def _amount(data: bytes) -> str:
 
 
 def name_of(source: object, number: int) -> str:
-    """What a message calls an image: its path, or its number."""
+    """What a message calls an image: its path, its name, or its number."""
+    if isinstance(source, NamedBytes):
+        return source.name
     return path_text(source) if isinstance(source, str | os.PathLike) else f"image {number}"
 
 

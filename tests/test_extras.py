@@ -13,7 +13,7 @@ from bitvit.extras import require
     ("package", "remedy"),
     [
         ("matplotlib.figure", "needs matplotlib, which is not installed: PYTHON -m pip install 'bitvit[evaluate]'"),
-        ("pyarrow.parquet", "needs pyarrow, which is not installed: PYTHON -m pip install pyarrow"),
+        ("pyarrow.parquet", "needs pyarrow, which is not installed: PYTHON -m pip install 'bitvit[parquet]'"),
     ],
 )
 def test_a_missing_package(package: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from bitvit.cli.console import (
     stderr_console,
 )
 from bitvit.cli.declare import Argument, Option
-from bitvit.errors import ImageError
+from bitvit.errors import BitvitError, ImageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,11 +47,25 @@ def classify(
     model: Annotated[
         Path, Argument(metavar="MODEL", help="Packed model, written by bitvit convert, or a bundle's folder.")
     ],
-    paths: Annotated[list[str], Argument(metavar="PATH", help="Images and folders of images; - is an image on stdin.")],
+    paths: Annotated[
+        list[str],
+        Argument(
+            metavar="PATH",
+            help="Images and folders of images; - is an image on stdin. Or Parquet files, folders of them, patterns or "
+            "addresses such as s3://bucket/images.",
+        ),
+    ],
     top_k: Annotated[int, Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
     form: Annotated[Format, Option("--format", "-f", help="How to write the predictions.")] = Format.table,
     out: Annotated[
-        Path | None, Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.")
+        str | None,
+        Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to a file instead of stdout. For Parquet: a folder, or the address of one, which gets a file "
+            "of predictions for each file of images.",
+        ),
     ] = None,
     recursive: Annotated[bool, Option("--recursive", "-r", help="Search folders within folders too.")] = False,
     batch_size: Annotated[
@@ -72,6 +86,18 @@ def classify(
             help="Draw over each image where the network looked; PNG files in this folder.",
         ),
     ] = None,
+    path_column: Annotated[
+        str | None, Option("--path-column", metavar="NAME", help="Parquet's column with the images.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        Option(
+            "--keep", metavar="NAME", help="Keep this column of Parquet; NAME=NEW renames it. Give it again for more."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on where the same command on Parquet files was stopped.")
+    ] = False,
 ) -> None:
     """Classify images.
 
@@ -84,7 +110,25 @@ def classify(
     jsonl: the same records, one a line; in both a failure is {"path", "error"}
 
     csv: columns path,rank,label,index,score; failures are left out
+
+    Parquet: columns file,row,label,index,score,error, the middle ones lists unless --top-k is 1; kept ones come first
     """
+    from bitvit.parquet import is_parquet  # imports nothing of pyarrow's
+
+    if any(map(is_parquet, paths)):
+        from bitvit.cli.parquet import classify_parquet
+
+        if form is not Format.table or explain is not None or recursive:
+            raise BitvitError(
+                "Parquet files of images give Parquet files; leave out --format, --explain and --recursive"
+            )
+        classify_parquet(
+            model, paths, out, top_k=top_k, column=path_column, keep=keep or [], resume=resume,
+            options={"threads": threads, "batch_size": batch_size, "exif": exif},
+        )  # fmt: skip
+        return
+    if path_column is not None or keep or resume:
+        raise BitvitError("--path-column, --keep and --resume are for Parquet files of images, and these are none")
     images = _find(paths, recursive)  # before the model is loaded, so that a mistyped name is told at once
     from bitvit.classify import Classifier
 
@@ -96,7 +140,7 @@ def classify(
         outcomes = _explained(classifier, images, top_k, explain)
     records = (_record(path, outcome) for path, outcome in zip(images, outcomes, strict=True))
     report = _Report()
-    with output(out) as stream, _progress(report, len(images), stream) as advance:
+    with output(None if out is None else Path(out)) as stream, _progress(report, len(images), stream) as advance:
         _WRITERS[form](stream, report.watch(records, advance))
     print_turned(classifier.turned, len(images))
     if report.failed:

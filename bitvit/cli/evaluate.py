@@ -52,7 +52,12 @@ def evaluate(
         Argument(metavar="MODEL", help="Packed model; several make one table with mean and spread."),
     ],
     data: Annotated[
-        Path, Argument(metavar="DATA", help="Folder with a folder for each class, or CSV with path and label.")
+        str,
+        Argument(
+            metavar="DATA",
+            help="Folder with a folder for each class, CSV with path and label, or Parquet: a file, a folder of them, "
+            "a pattern or an address such as s3://bucket/images.",
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -89,13 +94,14 @@ def evaluate(
         bool, Option("--folds", help="DATA has a fold for each MODEL: its folders, or the CSV's column fold.")
     ] = False,
     path_column: Annotated[
-        str | None, Option("--path-column", metavar="NAME", help="The CSV's column with the images.")
+        str | None, Option("--path-column", metavar="NAME", help="The table's column with the images.")
     ] = None,
     label_column: Annotated[
-        str | None, Option("--label-column", metavar="NAME", help="The CSV's column with the classes.")
+        str | None, Option("--label-column", metavar="NAME", help="The table's column with the classes.")
     ] = None,
     root: Annotated[
-        Path | None, Option("--root", metavar="FOLDER", help="Where the CSV's paths start; default: the CSV's folder.")
+        Path | None,
+        Option("--root", metavar="FOLDER", help="Where the table's paths start; default: the table's folder."),
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Go on where the same command was stopped.")] = False,
     state: Annotated[
@@ -131,7 +137,7 @@ def evaluate(
     if output is None and predictions is None:
         require_stdout()
     if root is not None and not root.is_dir():
-        raise BitvitError(f"{root}: --root: no such folder; name the one where the paths of the CSV file start")
+        raise BitvitError(f"{root}: --root: no such folder; name the one where the paths of the table start")
     place = state or output or (Path() if os.access(".", os.W_OK) else None)
     if place is None and resume:
         raise BitvitError("--resume: you may not write to this folder, so nothing is kept here; name a --state")

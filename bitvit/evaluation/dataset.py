@@ -1,4 +1,4 @@
-"""Labelled images to evaluate on: a folder for each class, a CSV table, or arrays."""
+"""Labelled images to evaluate on: a folder for each class, a CSV table, Parquet files, or arrays."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,31 +11,33 @@ from numpy.typing import NDArray
 
 from bitvit.errors import ImageError
 from bitvit.evaluation.classes import Label
+from bitvit.evaluation.columns import LABEL_COLUMNS, PATH_COLUMNS, column_of
 from bitvit.files import read_csv
 from bitvit.folders import Found, find_images
 from bitvit.images import EXTENSIONS, ImageSource
 from bitvit.messages import listing, plural, shown
+from bitvit.nopaths import path_text
+from bitvit.parquet import is_parquet
 from bitvit.sources import collected, is_one_image
 
 __all__ = ["DataSource", "Dataset", "Layout", "read_data", "read_folds"]
 
 DataSource: TypeAlias = str | os.PathLike[str] | tuple[Sequence[ImageSource] | NDArray[np.uint8], Iterable[Any]]
-"""A folder with a folder for each class, a CSV file, or a pair: images, and the class name or number of each."""
+"""A folder with a folder for each class, a CSV file, Parquet files (bitvit.parquet has where those may be), or a pair:
+images, and the class name or number of each."""
 
-PATH_COLUMNS = ("path", "image", "file", "filename", "filepath", "file_name", "image_path")
-LABEL_COLUMNS = ("label", "class", "target", "class_name", "label_name", "y")
 FOLD_COLUMN = "fold"
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a CSV file calls its columns, and where its images are."""
+    """What a CSV or Parquet file calls its columns, and where its images are."""
 
     path_column: str | None = None
-    """None: one of PATH_COLUMNS."""
+    """None: one of PATH_COLUMNS; in Parquet the one whose type is that of images."""
     label_column: str | None = None
-    """None: one of LABEL_COLUMNS."""
+    """None: one of LABEL_COLUMNS; in Parquet, before those, one of Hugging Face's type ClassLabel."""
     root: str | os.PathLike[str] | None = None
     """The folder that paths start from; None: the file's own."""
 
@@ -51,6 +53,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()  # classes that have a folder but no image
     folders: bool = False  # whether the classes are named by folders
+    in_order: bool = False  # whether images are to be taken as they stand: any other order is slow
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,6 +63,8 @@ def read_data(data: DataSource, layout: Layout | None = None) -> Dataset:
     """The data set that `data` names. Raises ImageError for what cannot be read, or has no labelled image."""
     if isinstance(data, tuple):
         return _from_arrays(data)
+    if is_parquet(place := path_text(data)):
+        return _from_parquet(place, layout or Layout())
     path = _existing(data)
     return _from_folder(path) if path.is_dir() else _from_table(path, layout or Layout())[0]
 
@@ -68,6 +73,8 @@ def read_folds(data: DataSource, layout: Layout | None = None) -> list[Dataset]:
     """The folds of a data set: the folders in a folder, or the values of a CSV file's column `fold`; sorted."""
     if isinstance(data, tuple):
         raise ImageError("folds: a pair of arrays has no folds; give a list with such a pair for each model")
+    if is_parquet(place := path_text(data)):
+        raise ImageError(f"{place}: folds of Parquet files are not told apart; evaluate each model on its own files")
     path = _existing(data)
     if not path.is_dir():
         return _from_table(path, layout or Layout(), folds=True)
@@ -173,16 +180,25 @@ def _from_folder(path: Path) -> Dataset:
     return Dataset(str(path), images, list(map(str, images)), labels, tuple(notes), tuple(empty), folders=True)
 
 
+# ------------------------------------------------------------------------------------------------------------ Parquet
+def _from_parquet(place: str, layout: Layout) -> Dataset:
+    from bitvit.evaluation.rows import read_rows
+
+    root = None if layout.root is None else path_text(layout.root)
+    images, labels = read_rows(place, layout.path_column, layout.label_column, root)
+    return Dataset(place, images, images.names, labels, in_order=True)
+
+
 # --------------------------------------------------------------------------------------------------------- CSV tables
 def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset]:
     """The data set in a CSV file, or one for each of its folds."""
     header, rows = _rows(path)
     columns = [
-        _column(path, header, layout.path_column, PATH_COLUMNS, "--path-column (Layout(path_column=))"),
-        _column(path, header, layout.label_column, LABEL_COLUMNS, "--label-column (Layout(label_column=))"),
+        column_of(path, header, layout.path_column, PATH_COLUMNS, "--path-column (Layout(path_column=))"),
+        column_of(path, header, layout.label_column, LABEL_COLUMNS, "--label-column (Layout(label_column=))"),
     ]
     if folds:
-        columns.append(_column(path, header, FOLD_COLUMN, (), f"a column named {FOLD_COLUMN}"))
+        columns.append(column_of(path, header, FOLD_COLUMN, (), f"a column named {FOLD_COLUMN}"))
     root = Path(layout.root) if layout.root is not None else path.parent
     seen: dict[str, tuple[str, ...]] = {}
     for line, row in rows:
@@ -226,13 +242,3 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if len(header) == 2 and header[0].lower().endswith(EXTENSIONS):  # an image, so the file has no header
         return ["path", "label"], rows
     return header, rows[1:]
-
-
-def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...], option: str) -> int:
-    names = [wanted] if wanted is not None else [name for name in header if name.lower() in usual]
-    if len(names) == 1 and header.count(names[0]) == 1:
-        return header.index(names[0])
-    problem = f"no column {wanted!r}" if wanted is not None else f"no column {' or '.join(usual[:3])}"
-    if len(names) > 1 or (names and names[0] in header):
-        problem = f"{' and '.join(map(repr, names))} might be meant" if len(names) > 1 else f"{names[0]!r} twice"
-    raise ImageError(f"{path}: columns {listing(header)}: {problem}; say which with {option}")

@@ -86,7 +86,8 @@ def evaluate(model: ModelSource, data: DataSource, **options: "Unpack[Options]")
 
     model: path of a packed model, or a loaded one.
     data: a folder with a folder for each class; a CSV file with the columns path and label, in which paths start from
-        the file's own folder; or a pair of images (a list, or uint8 [B, H, W] or [B, H, W, 3]) and labels.
+        the file's own folder; a Parquet file, a folder of them or the address of one; or a pair of images (a list, or
+        uint8 [B, H, W] or [B, H, W, 3]) and labels.
     options: classes, subset, on_error, layout, batch_size, threads, exif, decoders, outputs; see Options.
 
     Raises BitvitError for what the user can mend; ValueError and TypeError for impossible arguments.

@@ -68,7 +68,7 @@ class Part:
     """A model, the images it is to classify, and what has been computed so far.
 
     Images are taken in a random order, the same every time: class by class, the accuracy so far would say little about
-    the whole.
+    the whole. Those of files that are read from front to back are taken as they stand.
     """
 
     classifier: Classifier
@@ -210,7 +210,8 @@ def plan(
             f"{name}: {plural(len(chosen), 'class', 'classes')} to choose from, expected at least two; check --subset "
             "(subset=)"
         )
-    order = np.random.default_rng(0).permutation(len(taking))
+    count = len(taking)
+    order = np.arange(count) if dataset.in_order else np.random.default_rng(0).permutation(count)
     return Part(
         classifier=classifier,
         model=name,

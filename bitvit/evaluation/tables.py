@@ -2,11 +2,12 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from bitvit.files import write_file
 from bitvit.predictions import softmax
 
 __all__ = ["Answer", "answers", "check_answers", "write_answers", "write_csv", "write_json"]
+
+GROUP_ROWS = 16384  # of a Parquet file
 
 
 def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -126,9 +129,15 @@ def _answers_to_jsonl(file: BinaryIO, rows: Iterable[Answer]) -> None:
 
 
 def _answers_to_parquet(file: BinaryIO, rows: Iterable[Answer]) -> None:
+    """Some rows at a time: as Python's objects, all would take more memory than their logits."""
     arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
-    columns = [[_utf8(cell) for cell in column] for column in zip(*rows, strict=True)]
-    parquet.write_table(arrow.table(dict(zip(Answer._fields, columns, strict=True))), file)
+    types = {str: arrow.string(), int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_()}
+    schema = arrow.schema([(name, types[kind]) for name, kind in get_type_hints(Answer).items()])
+    remaining = iter(rows)
+    with parquet.ParquetWriter(file, schema) as writer:
+        while group := list(itertools.islice(remaining, GROUP_ROWS)):
+            columns = [[_utf8(cell) for cell in column] for column in zip(*group, strict=True)]
+            writer.write_table(arrow.table(columns, schema=schema))
 
 
 def _utf8(cell: Any) -> Any:
