@@ -1,19 +1,40 @@
 """Fixtures: golden cases converted once a session."""
 
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
 
 import bitvit
+from bitvit.jit import cache
+from bitvit.kernels.catalog import Function
+from bitvit.model import functions_of
 from tests.support.golden_data import load_case
+from tests.support.paths import TESTS
 from tests.support.runtime import compile_quietly, forget_functions
 from tools.fuzz.seeds import CONFIGS, write_packed
 
 # A shell's background job ignores Ctrl-C, and its children would too; a handler of one's own is not passed on to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LONGEST = (
+    *("kernels/test_targets.py", "docs/test_guide.py", "tools/test_train.py", "kernels/test_neon.py"),
+    *("tools/test_fuzz.py", "tools/test_stress.py", "test_attacks.py"),
+)
+"""Files that take longest, below tests/."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # of pytest-xdist, which else begins with the files of the most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: behind all others, one of xdist's processes would work on while another has ended."""
+    order = {TESTS / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,3 +74,23 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     """cold(): from now on this is a process that has loaded no functions; returns its cache, empty the first time."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     return forget_functions(monkeypatch)
+
+
+@pytest.fixture
+def nearly_warm(cold: Callable[[], Path]) -> Callable[[Path, Sequence[Function]], Path]:
+    """nearly_warm(model, lacking): as cold(), but the cache has the functions of a packed model, except some.
+
+    Compiling all of them takes half a minute, once a session and not once a test.
+    """
+
+    def fill(model: Path, lacking: Sequence[Function]) -> Path:
+        bitvit.load(model)
+        filled = cache.folder()
+        assert filled is not None
+        folder = cold()
+        for function in functions_of(model):
+            if function not in lacking:
+                shutil.copy(filled / f"{function.name}.o", folder)
+        return folder
+
+    return fill

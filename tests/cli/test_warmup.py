@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,16 +30,21 @@ def test_all_kernels_are_found(packed: Callable[[str], Path]) -> None:
 
 
 def test_warmup_compiles_what_a_model_needs_once(
-    cold: Callable[[], Path], packed: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+    cold: Callable[[], Path],
+    nearly_warm: Callable[[Path, Sequence[catalog.Function]], Path],
+    packed: Callable[[str], Path],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path = str(packed("micro96_pth"))
-    folder = cold()
-    first = CliRunner().invoke(app, ["warmup", path])
-    assert first.exit_code == 0
-    assert str(folder) in first.stdout
+    path, lacking = packed("micro96_pth"), [catalog.pool, catalog.classify, catalog.run_steps]
+    names = {f"{function.name}.o" for function in functions_of(path)}
+    folder = nearly_warm(path, lacking)
+    assert {file.name for file in folder.iterdir()} == names - {"pool.o", "classify.o", "run_steps.o"}
+    first, _ = run("warmup", path)
+    assert first == f"3 functions compiled, {len(names) - 3} were ready\ncache: {folder}\n"
+    assert {file.name for file in folder.iterdir()} == names
     cold()
-    again = CliRunner().invoke(app, ["warmup", path])
-    assert again.stdout.startswith("0 functions compiled")
+    again, _ = run("warmup", path)
+    assert again.startswith(f"0 functions compiled, {len(names)} were ready\n")
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="bitvit"):
         bitvit.load(path)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -25,6 +25,8 @@ from bitvit.kernels.inline import inline
 from tests.support.interrupts import interrupted_at
 from tests.support.paths import ROOT
 from tests.support.patience import patience
+
+NearlyWarm = Callable[[Path, Sequence[catalog.Function]], Path]
 
 
 def run_classify(address: int) -> None:
@@ -204,7 +206,9 @@ def test_python_cannot_call_a_helper_function() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- new processes
-LOAD = "from bitvit.jit import loader; from bitvit.kernels.catalog import *; loader.addresses([pool, classify])"
+LOAD = (
+    "from bitvit.jit import loader; from bitvit.kernels.catalog import *; loaded = loader.addresses([pool, classify])"
+)
 
 
 def start(script: str, place: Path, *arguments: str, path: Path = ROOT, cwd: Path = ROOT) -> "subprocess.Popen[str]":
@@ -301,23 +305,50 @@ print(model(np.full((1, 3, 96, 96), 0.25, np.float32)).tobytes().hex(), "numba" 
 """
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_a_new_process_uses_the_cache_or_does_without(
-    broken: bool, tmp_path: Path, packed: Callable[[str], Path]
+def predict(path: Path) -> str:
+    """As PREDICT prints it."""
+    return bitvit.load(path, threads=1)(np.full((1, 3, 96, 96), 0.25, np.float32)).tobytes().hex()
+
+
+def times_in(folder: Path) -> dict[str, int]:
+    """When each file of a cache was written."""
+    return {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+def test_a_new_process_compiles_what_the_cache_lacks(
+    tmp_path: Path, packed: Callable[[str], Path], nearly_warm: NearlyWarm
 ) -> None:
-    """With a cache the second process needs no Numba; with no place for one the answer is the same."""
-    place, path = tmp_path / "cache", str(packed("micro96_pth"))
-    if broken:
-        place.write_text("in the way")
-    expected = bitvit.load(path, threads=1)(np.full((1, 3, 96, 96), 0.25, np.float32)).tobytes().hex()
-    first = output(start(PREDICT, place, path)).split()
-    assert first[0] == expected
-    if broken:
-        return
-    files = {f: f.stat().st_mtime_ns for f in place.rglob("*.o")}
-    assert files
-    assert output(start(PREDICT, place, path)).split() == [expected, "False"]
-    assert files == {f: f.stat().st_mtime_ns for f in place.rglob("*.o")}
+    """And no more; the second needs no Numba."""
+    place, path = tmp_path / "cache", packed("micro96_pth")
+    expected = predict(path)
+    folder = nearly_warm(path, [pool, classify])
+    before = times_in(folder)
+    assert output(start(PREDICT, place, str(path))).split()[0] == expected
+    after = times_in(folder)
+    assert after.keys() - before.keys() == {"pool.o", "classify.o"}
+    assert {name: after[name] for name in before} == before
+    assert output(start(PREDICT, place, str(path))).split() == [expected, "False"]
+    assert times_in(folder) == after
+
+
+def test_a_new_process_that_can_keep_nothing(
+    tmp_path: Path, packed: Callable[[str], Path], nearly_warm: NearlyWarm
+) -> None:
+    """It compiles by itself what it lacks, and answers the same."""
+    place, path = tmp_path / "cache", packed("micro96_pth")
+    expected = predict(path)
+    folder = nearly_warm(path, [pool, classify])
+    before = times_in(folder)
+    keeps_nothing = f"from bitvit.jit import cache; cache.folder = lambda: None\n{PREDICT}"
+    assert output(start(keeps_nothing, place, str(path))).split() == [expected, "True"]
+    assert times_in(folder) == before
+
+
+def test_a_new_process_with_no_place_for_a_cache(tmp_path: Path) -> None:
+    place = tmp_path / "cache"
+    place.write_text("in the way")
+    output(start(f"from tests.jit.test_loader import run_classify; {LOAD}; run_classify(loaded[1])", place))
+    assert place.read_text() == "in the way"
 
 
 def test_the_command_line_needs_no_numba_once_it_is_warm(packed: Callable[[str], Path], tmp_path: Path) -> None:

@@ -3,56 +3,42 @@
 What they compute is compared on ARM itself, or by emulation, with tools/arm.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bitvit.kernels.target import ELSEWHERE
-from tests.support.paths import ROOT
+from bitvit.kernels.catalog import FUNCTIONS
+from tests.support.crosscompiled import ARM_MACHINE, Compiled, compiled_for_arm
 
-# Prints the assembly of some functions for BITVIT_TARGET, as JSON.
-ASSEMBLE = """
-import json, sys
-from bitvit.jit import compiler
-from bitvit.kernels import catalog, target
-machine, assembly = compiler.machine(library=True), {"dot products": str(target.DOT_PRODUCTS)}
-for name in sys.argv[1:]:
-    module = compiler.llvm_code(getattr(catalog, name))
-    compiler.optimize(module, machine)
-    assembly[name] = machine.emit_assembly(module)
-print(json.dumps(assembly))
-"""
+NAMES = [function.name for function in FUNCTIONS]
+KERNELS = ("mlp", "mixer", "project", "attend_levels", "float_down")
+TILE = "binary_down_ln"
 PROCESSORS = {"cortex-a76": True, "cortex-a72": False}  # and whether they have dot products
 
 Loop = list[str]  # instructions, without operands where they do not matter
 
 
-def assemble(cpu: str, *functions: str) -> dict[str, str]:
-    """Assembly of functions of the catalog for an ARM processor, by name; and whether it has dot products."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ASSEMBLE, *functions],
-        env={**os.environ, "PYTHONPATH": str(ROOT), ELSEWHERE: f"aarch64-unknown-linux-gnu {cpu} "},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, str] = json.loads(done.stdout)
-    return answer
-
-
 @pytest.fixture(scope="module")
-def assembly() -> Iterator[dict[str, dict[str, str]]]:
+def arm() -> Iterator[Mapping[str, Compiled]]:
+    """By processor: all functions for the newer, one kernel for the older."""
     with ThreadPoolExecutor(2) as pool:
-        newer = pool.submit(assemble, "cortex-a76", "binary_down_ln", "float_down")
-        older = pool.submit(assemble, "cortex-a72", "binary_down_ln")
+        newer = pool.submit(compiled_for_arm, "cortex-a76", NAMES, (*KERNELS, TILE))
+        older = pool.submit(compiled_for_arm, "cortex-a72", (), (TILE,))
         yield {"cortex-a76": newer.result(), "cortex-a72": older.result()}
+
+
+def test_every_function_compiles(arm: Mapping[str, Compiled]) -> None:
+    """To machine code, which LLVM may refuse where it writes assembly."""
+    assert arm["cortex-a76"].machines == dict.fromkeys(NAMES, ARM_MACHINE)
+
+
+def test_kernels_use_vectors(arm: Mapping[str, Compiled]) -> None:
+    """With vector popcounts (cnt on bytes) in every binary kernel, and vector multiply-adds."""
+    assembly = arm["cortex-a76"].assembly
+    for name in KERNELS:  # two registers a row of the tile
+        assert len(re.findall(r"\tfml[as]\tv" if name == "float_down" else r"\tcnt\tv", assembly[name])) >= 14, name
 
 
 def innermost_loops(text: str) -> list[Loop]:
@@ -73,9 +59,9 @@ def counted(loop: Loop, operation: str) -> int:
 
 
 @pytest.mark.parametrize("cpu", PROCESSORS)
-def test_a_binary_tile_stays_in_registers(cpu: str, assembly: dict[str, dict[str, str]]) -> None:
+def test_a_binary_tile_stays_in_registers(cpu: str, arm: Mapping[str, Compiled]) -> None:
     """Four rows by two panels: 16 vectors are xored, counted and added, 8 loaded, and nothing is broadcast."""
-    loops = [loop for loop in innermost_loops(assembly[cpu]["binary_down_ln"]) if counted(loop, "cnt") == 16]
+    loops = [loop for loop in innermost_loops(arm[cpu].assembly[TILE]) if counted(loop, "cnt") == 16]
     assert len(loops) == 1
     for loop in loops:
         assert len(loop) <= 61, loop
@@ -83,12 +69,12 @@ def test_a_binary_tile_stays_in_registers(cpu: str, assembly: dict[str, dict[str
         assert counted(loop, "udot") == (16 if PROCESSORS[cpu] else 0)
         assert not counted(loop, "ld1r") + counted(loop, "dup")
         assert not any("[sp" in line for line in loop)
-    assert assembly[cpu]["dot products"] == str(PROCESSORS[cpu])
+    assert arm[cpu].dot_products == PROCESSORS[cpu]
 
 
-def test_a_float_tile_multiplies_by_element(assembly: dict[str, dict[str, str]]) -> None:
+def test_a_float_tile_multiplies_by_element(arm: Mapping[str, Compiled]) -> None:
     """Four rows by two panels by four values: 64 products by element, 4 registers of rows, 16 of weights."""
-    loops = [loop for loop in innermost_loops(assembly["cortex-a76"]["float_down"]) if counted(loop, "fmla") == 64]
+    loops = [loop for loop in innermost_loops(arm["cortex-a76"].assembly["float_down"]) if counted(loop, "fmla") == 64]
     assert len(loops) == 1
     (loop,) = loops
     assert all(re.search(r"\.s\[\d\]$", line) for line in loop if line.startswith("fmla"))
