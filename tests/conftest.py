@@ -72,8 +72,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     """cold(): from now on this is a process that has loaded no functions; returns its cache, empty the first time."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    return forget_functions(monkeypatch)
+    forget = forget_functions(monkeypatch)
+
+    def begin() -> Path:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+        return forget()
+
+    return begin
 
 
 @pytest.fixture
