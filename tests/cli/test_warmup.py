@@ -35,7 +35,8 @@ def test_warmup_compiles_what_a_model_needs_once(
     packed: Callable[[str], Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path, lacking = packed("micro96_pth"), [catalog.pool, catalog.classify, catalog.run_steps]
+    path = packed("micro96_pth")
+    lacking: list[catalog.Function] = [catalog.pool, catalog.classify, catalog.run_steps]
     names = {f"{function.name}.o" for function in functions_of(path)}
     folder = nearly_warm(path, lacking)
     assert {file.name for file in folder.iterdir()} == names - {"pool.o", "classify.o", "run_steps.o"}

@@ -17,7 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kernels.test_neon import assemble, counted, innermost_loops
+from tests.kernels.test_neon import counted, innermost_loops
+from tests.support.crosscompiled import compiled_for_arm
 
 __all__ = ["Loop", "cycles", "larq", "ours"]
 
@@ -37,7 +38,8 @@ class Loop:
 
 def ours(cpu: str) -> list[Loop]:
     """The hidden layer's loop and the output layer's."""
-    loops = [loop for loop in innermost_loops(assemble(cpu, "mlp")["mlp"]) if counted(loop, "cnt") == 16]
+    code = compiled_for_arm(cpu, (), ["mlp"]).assembly["mlp"]
+    loops = [loop for loop in innermost_loops(code) if counted(loop, "cnt") == 16]
     return [Loop(name, loop, TILE_MACS) for name, loop in zip(("hidden layer", "output layer"), loops, strict=True)]
 
 
