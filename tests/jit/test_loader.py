@@ -311,8 +311,8 @@ def predict(path: Path) -> str:
 
 
 def times_in(folder: Path) -> dict[str, int]:
-    """When each file of a cache was written."""
-    return {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    """When each function's file in a cache was written."""
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.o")}
 
 
 def test_a_new_process_compiles_what_the_cache_lacks(
