@@ -247,9 +247,10 @@ def array_of_arrow_lists(values: Any) -> Any:
 def array_of_lists(lists: Any) -> Any:
     """Lists of lists of numbers as the array that they stand for; as they are if there is none."""
     try:
-        return as_uint8(np.array(lists))
+        array = np.array(lists)
     except ValueError:  # lists of different lengths
         return lists
+    return as_uint8(array) if array.dtype.kind in "biuf" else lists
 
 
 def as_uint8(array: NDArray[Any]) -> NDArray[Any]:
