@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
+
 from bitvit.errors import ImageError
 from bitvit.extras import require
 from bitvit.messages import shown
 from bitvit.modelsource import ModelSource
 from bitvit.nopaths import path_text
-from bitvit.tables import FIELDS, Results, Table, arrow_fields, as_table, cells_of, struct_array
+from bitvit.tables import FIELDS, Results, Table, array_of_lists, arrow_fields, as_table, cells_of, struct_array
 
 if TYPE_CHECKING:
     from bitvit.classify import Classifier
@@ -41,10 +43,10 @@ class BatchClassifier:
     iterator of answers, as Spark's mapInArrow and mapInPandas want it; `structs` takes a single column, as Daft does.
 
     A cell holds the bytes of an image file, a path, {"bytes": ..., "path": ...} as Hugging Face's data sets have it, a
-    uint8 array [H, W, 3] or [H, W], a PIL image, or nothing. Other columns are kept. New ones are `label` (text),
-    `index` (64-bit integer), `score` (64-bit float) and `error` (text). Their types never depend on what a batch holds.
-    With top_k > 1 the first three hold lists. A dict of NumPy arrays has no nulls: there an absent text is "", an index
-    -1, a score NaN.
+    uint8 array [H, W, 3] or [H, W], lists of lists of its numbers, a PIL image, or nothing. Other columns are kept. New
+    ones are `label` (text), `index` (64-bit integer), `score` (64-bit float) and `error` (text). Their types never
+    depend on what a batch holds. With top_k > 1 the first three hold lists. A dict of NumPy arrays has no nulls: there
+    an absent text is "", an index -1, a score NaN.
 
     model: the path of a packed model, or of a bundle's folder. It is read and checked here, and loaded where images
         come in: once in each process, however often this is unpickled there.
@@ -79,9 +81,11 @@ class BatchClassifier:
         batch_size: int = 8,
         exif: bool = False,
     ) -> None:
-        for argument, value in (("top_k", top_k), ("threads", threads), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        numbers = {"top_k": top_k, "threads": threads, "batch_size": batch_size}
+        for argument, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{argument} is {value!r}, expected a whole number of at least 1")
+        top_k, threads, batch_size = map(int, numbers.values())
         if on_error not in ("record", "raise"):
             raise ValueError(f"on_error is {on_error!r}, expected 'record' or 'raise'")
         self.source = ModelSource.read(model, by_path=by_path)
@@ -225,6 +229,8 @@ def image_of(cell: Any) -> tuple[Any, Any]:
         cell = path if data is None else data
     elif isinstance(cell, str | os.PathLike):
         path = cell
+    elif isinstance(cell, list) or (isinstance(cell, np.ndarray) and cell.dtype == object):
+        cell = array_of_lists(cell.tolist() if isinstance(cell, np.ndarray) else cell)
     return (None if _is_nothing(cell) else cell), path
 
 

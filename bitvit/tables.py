@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bitvit.extras import require
 from bitvit.predictions import Prediction
 
-__all__ = ["FIELDS", "Results", "Table", "arrow_fields", "as_table", "cells_of", "struct_array"]
+__all__ = ["FIELDS", "Results", "Table", "array_of_lists", "arrow_fields", "as_table", "cells_of", "struct_array"]
 
 FIELDS = ("label", "index", "score", "error")
 ROWS_AT_ONCE = 64  # of an Arrow column, that Python holds as objects
@@ -220,9 +220,43 @@ def arrow_cells(column: Any) -> Iterator[Any]:
             yield from chunk.to_numpy_ndarray()
         elif hasattr(chunk.type, "storage_type"):  # another package's tensors
             yield from chunk.to_numpy(zero_copy_only=False)
+        elif _is_list(chunk.type):
+            yield from (array_of_arrow_lists(cell.values) if cell.is_valid else None for cell in chunk)
         else:
             for begin in range(0, len(chunk), ROWS_AT_ONCE):
                 yield from chunk.slice(begin, ROWS_AT_ONCE).to_pylist()
+
+
+def _is_list(kind: Any) -> bool:
+    types = importlib.import_module("pyarrow.types")
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def array_of_arrow_lists(values: Any) -> Any:
+    """A pyarrow array, maybe of lists of lists, as the NumPy array that they stand for; lists if it is ragged."""
+    shape, inner = [len(values)], values
+    while _is_list(inner.type):
+        lengths = require("pyarrow.compute", "images in lists").list_value_length(inner).unique().to_pylist()
+        if len(lengths) != 1 or lengths[0] is None:
+            return values.to_pylist()
+        shape.append(lengths[0])
+        inner = inner.flatten()
+    return as_uint8(inner.to_numpy(zero_copy_only=False).reshape(shape))
+
+
+def array_of_lists(lists: Any) -> Any:
+    """Lists of lists of numbers as the array that they stand for; as they are if there is none."""
+    try:
+        array = np.array(lists)
+    except ValueError:  # lists of different lengths
+        return lists
+    return as_uint8(array) if array.dtype.kind in "biuf" else lists
+
+
+def as_uint8(array: NDArray[Any]) -> NDArray[Any]:
+    """Integers that all fit, of whatever type: lists have none. Other arrays as they are."""
+    fits = array.ndim > 1 and array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255
+    return array.astype(np.uint8, copy=False) if fits else array
 
 
 def arrow_fields(top_k: int | None) -> list[tuple[str, Any]]:

@@ -52,15 +52,20 @@ def best(tiny: Path) -> Callable[[Any], dict[str, Any]]:
 GOOD = {
     "bytes": DATA, "bytearray": bytearray(DATA), "memoryview": memoryview(DATA), "array": BLUE, "grey": BLUE[:, :, 0],
     "PIL": Image.fromarray(BLUE), "struct": {"bytes": DATA, "path": None}, "named": {"bytes": DATA, "path": "b.png"},
+    "lists": BLUE.tolist(), "lists of arrays": [list(row) for row in BLUE],
 }  # fmt: skip
 BAD = {
     "none": None, "nan": float("nan"), "empty": b"", "text": b"no image", "cut": DATA[:40], "number": 7,
     "no file": "nowhere.png", "neither": {"bytes": None, "path": None}, "floats": BLUE.astype(float), "dict": {"a": 1},
+    "list of bytes": list(DATA), "ragged": [[1, 2], [3]], "too large": [[256, 0]], "no list": [],
 }  # fmt: skip
 CELLS = GOOD | BAD
 
 
 def plain(cell: Any) -> Any:
+    """As Classifier takes it."""
+    if isinstance(cell, list):
+        return np.array(cell, np.uint8)
     return cell["bytes"] if isinstance(cell, dict) else cell
 
 
@@ -109,6 +114,8 @@ def test_what_is_told_of_bad_cells(classify: BatchClassifier, tmp_path: Path) ->
     assert told["no file"] == "nowhere.png: no such file; check the path"
     assert told["number"].startswith("image: is of type int, expected a path")
     assert told["dict"].startswith("image: is of type dict, expected a path")
+    assert told["ragged"].startswith("image: is of type list, expected a path")
+    assert told["too large"].startswith("image: array int64 (1, 2), expected uint8 with values 0 to 255")
     assert found["label"] == found["index"] == found["score"] == [None] * len(BAD)
     path = tmp_path / "b.png"
     path.write_bytes(DATA)
@@ -194,6 +201,24 @@ def test_tensors_of_arrow(classify: BatchClassifier, best: Callable[[Any], dict[
     assert found.to_pylist() == [best(BLUE), best(patch(255, 0, 0))]
 
 
+def test_lists_of_arrow(classify: BatchClassifier, best: Callable[[Any], dict[str, Any]]) -> None:
+    """What becomes of an image where an engine knows no tensors. Of any type of integers, and of lists."""
+    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    red = patch(255, 0, 0)
+    grey = BLUE[:, :, 0].tolist()
+    fixed = arrow.list_(arrow.list_(arrow.list_(arrow.uint8(), 3)))
+    for kind in (None, fixed, arrow.large_list(arrow.list_(arrow.list_(arrow.int32())))):
+        cells = arrow.array([red.tolist(), None, BLUE.tolist()], kind)
+        found = classify(arrow.table({"image": cells})).to_pylist()
+        assert [found[0], found[2]] == [best(red), best(BLUE)]
+        assert found[1]["error"] == "no image: the cell is empty"
+    found = classify(arrow.table({"image": [grey, [[1, 2], [3]], [], [[256]], [None]]})).to_pylist()
+    assert found[0] == best(BLUE[:, :, 0])
+    assert [row["error"].partition(",")[0] for row in found[1:]] == [
+        "image: is of type list", "image: array float64 (0", "image: array int64 (1", "image: is of type list",
+    ]  # fmt: skip
+
+
 def test_arrow_keeps_what_is_said_of_a_table(classify: BatchClassifier) -> None:
     """Such as which of its columns is the index of a DataFrame."""
     arrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
@@ -267,6 +292,14 @@ def test_it_may_travel(tiny: Path, classify: BatchClassifier) -> None:
     assert copy.deepcopy(classify)(batch) == classify(batch)
     assert len(pickle.dumps(BatchClassifier(tiny, by_path=True))) < 2000
     assert repr(classify) == f"<bitvit.BatchClassifier {str(tiny)!r}, column 'image', top 1>"
+
+
+def test_numbers_of_numpy(tiny: Path) -> None:
+    """Such as a configuration read with pandas has."""
+    one, two = np.int64(1), np.int32(2)
+    classify = BatchClassifier(tiny, top_k=two, threads=one, batch_size=two)
+    assert [type(value) for value in (classify.top_k, classify.threads, classify.batch_size)] == [int] * 3
+    assert classify({"image": [DATA]}) == BatchClassifier(tiny, top_k=2)({"image": [DATA]})
 
 
 def test_what_dask_takes_it_for(tiny: Path, classify: BatchClassifier) -> None:

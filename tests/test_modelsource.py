@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from bitvit.errors import ConfigError, ModelFileError
 from bitvit.modelsource import KEPT, ModelSource
-from tools.fuzz.seeds import CONFIGS, write_packed
+from tools.fuzz.seeds import CONFIGS, config, write_packed
 
 
 def test_one_model_in_a_process_by_content_and_threads(tiny: Path, tmp_path: Path) -> None:
@@ -26,6 +28,21 @@ def test_one_model_in_a_process_by_content_and_threads(tiny: Path, tmp_path: Pat
     pixels = np.zeros((1, 3, model.config.image_size, model.config.image_size), np.float32)
     assert source.model(1) is model
     assert source.model(1)(pixels).shape == (1, model.config.num_classes)
+
+
+def test_threads_that_ask_at_once_get_one_model(tmp_path: Path) -> None:
+    """As Daft's do, whose runner has a thread for each core."""
+    place = tmp_path / "model.safetensors"
+    write_packed(place, config(num_classes=7))  # which no other test has loaded
+    source = ModelSource.read(place, by_path=False)
+    at_once = threading.Barrier(4)
+
+    def loaded(_: int) -> object:
+        at_once.wait(60)
+        return source.model(1)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({id(model) for model in pool.map(loaded, range(4))}) == 1
 
 
 def test_no_more_models_are_kept_than_are_said_to_be(tiny: Path) -> None:

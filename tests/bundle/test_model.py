@@ -77,6 +77,28 @@ def test_load_and_classifier_take_the_folder(bundle: Path, tiny: Path, images: "
         assert classify(photos) == bitvit.Classifier(tiny, threads=threads)(photos)
 
 
+def test_batch_classifier_takes_the_folder(bundle: Path, tiny: Path, images: "NDArray[np.uint8]") -> None:
+    """Which stays where it is: what travels is its path, and what its bundle.json must be."""
+    batch = {"image": [*images, None], "path": [f"{k}.png" for k in range(len(images) + 1)]}
+    classify = bitvit.BatchClassifier(bundle, top_k=2)
+    travelled = pickle.dumps(classify)
+    assert len(travelled) < 1000
+    assert pickle.loads(travelled)(batch) == bitvit.BatchClassifier(tiny, top_k=2)(batch)
+    assert isinstance(classify.source.model(1), BundledModel)
+
+
+def test_batch_classifier_wants_the_same_bundle(copied: Path) -> None:
+    classify = bitvit.BatchClassifier(copied, threads=3)
+    manifest = json.loads((copied / MANIFEST).read_text(encoding="utf-8"))
+    del manifest["checksum"]
+    (copied / MANIFEST).write_text(as_text({**manifest, "version": "0"}), encoding="utf-8")
+    with pytest.raises(ModelFileError, match="is not the model that was asked for: its sha256 is"):
+        classify({"image": [np.zeros((8, 8, 3), np.uint8)]})
+    shutil.rmtree(copied)
+    with pytest.raises(ModelFileError, match="copied: does not exist"):
+        classify({"image": [np.zeros((8, 8, 3), np.uint8)]})
+
+
 def test_the_command_line_takes_the_folder(
     bundle: Path, tiny: Path, tmp_path: Path, images: "NDArray[np.uint8]"
 ) -> None:

@@ -25,11 +25,12 @@ TESTS = ("tests/engines", "tests/test_batches.py", "tests/test_modelsource.py")
 def environment(name: str, folder: Path) -> Path:
     """The Python of an environment with an engine and with what bitvit needs."""
     place = folder / name
-    python = place / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    python, complete = place / "bin" / "python", place / "complete"
+    if not complete.exists():  # or an installation was cut short
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
         wanted = (*PACKAGES[name], "pytest", "hypothesis", "--editable", str(ROOT))
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
+        complete.touch()
     return python
 
 
