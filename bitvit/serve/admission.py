@@ -6,15 +6,20 @@ would never see those that wait.
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from bitvit.serve.messages import HTTPError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-__all__ = ["Admission", "StoppedError"]
+from bitvit.serve.messages import RETRY
+
+__all__ = ["Admission", "GoOn", "StoppedError"]
 
 Result = TypeVar("Result")
+GoOn: TypeAlias = Callable[[], None]
+"""Called by a job now and then. Raises if its answer is wanted no more."""
 
 
 class StoppedError(Exception):
@@ -36,31 +41,44 @@ class Admission:
         return self.admitted >= self.workers + self.queue
 
     def check(self) -> None:
-        """Raises HTTPError 503 if one more job would have to wait for a place in the queue."""
+        """Raises HTTPException 503 if one more job would have to wait for a place in the queue."""
         if self.is_full:
-            text = f"{self.admitted} requests are waiting or computed; try again"
-            raise HTTPError(503, text, ((b"retry-after", b"1"),))
+            raise HTTPException(503, f"{self.admitted} requests are waiting or computed; try again", RETRY)
 
-    async def run(self, job: Callable[[], Result]) -> Result:
+    async def run(self, job: Callable[[GoOn], Result], left: Callable[[], Awaitable[None]]) -> Result:
         """What a job returns, run by a worker when its turn comes.
 
-        Raises HTTPError 503 if the queue is full, StoppedError if the server ends before its turn comes.
+        left: returns once the client has gone away; a job that waits is then dropped, one that runs ends soon. Raises
+        HTTPException 503 if the queue is full, ClientDisconnect, StoppedError if the server ends before its turn comes.
         """
         self.check()
-        self.go_on()
+        has_left = threading.Event()
+
+        def go_on() -> None:
+            if self._stopped.is_set():
+                raise StoppedError
+            if has_left.is_set():
+                raise ClientDisconnect
+
+        go_on()
         self.admitted += 1
+        job_done = self._pool.submit(job, go_on)
+        leaving = asyncio.ensure_future(left())
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, job)
+            done = asyncio.wrap_future(job_done)
+            await asyncio.wait((done, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                has_left.set()
+                if job_done.cancel():
+                    raise ClientDisconnect
+            return await done
         except asyncio.CancelledError:
-            self.go_on()
+            job_done.cancel()
+            go_on()
             raise
         finally:
+            leaving.cancel()
             self.admitted -= 1
-
-    def go_on(self) -> None:
-        """Called by long jobs, now and then. Raises StoppedError."""
-        if self._stopped.is_set():
-            raise StoppedError
 
     def stop(self) -> None:
         """Begin no further job; those that run end soon."""

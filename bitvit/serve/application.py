@@ -1,37 +1,35 @@
 """The ASGI application: each request read, admitted, answered, counted and logged."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from http import HTTPStatus
 
 import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from bitvit.errors import BitvitError
-from bitvit.serve.admission import Admission, StoppedError
+from bitvit.messages import shown
+from bitvit.serve.admission import Admission, GoOn, StoppedError
 from bitvit.serve.classification import ClassifyJob, whole_number
 from bitvit.serve.explaining import ExplainJob
 from bitvit.serve.infer import InferJob
 from bitvit.serve.limits import Limits
-from bitvit.serve.messages import (
-    Body,
-    DisconnectedError,
-    HTTPError,
-    Receive,
-    Request,
-    Response,
-    Scope,
-    Send,
-    json_response,
-)
+from bitvit.serve.messages import CLOSE, GONE, JSON, RETRY, Bodies, Exchange, query_of, read_body
 from bitvit.serve.metadata import model_metadata, models_metadata, server_metadata
 from bitvit.serve.metrics import Metrics
 from bitvit.serve.openapi import document
 from bitvit.serve.page import page
 from bitvit.serve.registry import Registry, Served
-from bitvit.serve.routes import Handler, Route, Routes
 from bitvit.serve.tensors import HEADER_LENGTH
 from bitvit.system import available_threads
 
@@ -40,12 +38,12 @@ __all__ = ["ACCESS", "Application", "timestamp"]
 log = logging.getLogger("bitvit.serve")
 ACCESS = logging.getLogger("bitvit.serve.access")
 LONGEST_PATH = 200  # of a path in the log
-GONE = 499  # in log and metrics: the client went away before it was answered
+EXCHANGE = "bitvit.exchange"  # of a request, in its scope
 
-Job = Callable[[], tuple[Response, int]]
+Job = Callable[[GoOn], tuple[Response, int]]
 
 
-class Application:
+class Application(Starlette):
     """What bitvit.serve.app gives. registry: the models; the other arguments as there."""
 
     def __init__(self, registry: Registry, *, workers: int | None, limits: Limits, allow_load: bool) -> None:
@@ -57,54 +55,43 @@ class Application:
         """Whether the server is about to end, so that no new requests are to be sent to it."""
         self.admission = Admission(workers, limits.queue)
         self.metrics = Metrics(self.admission)
-        self._bodies = Body()
+        self._bodies = Bodies()
         self._loading = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, "bitvit-serve-load")
-        self.routes = Routes(self._routes())
+        errors = (HTTPException, ClientDisconnect, StoppedError, BitvitError, Exception)
+        super().__init__(
+            routes=self._routes(), exception_handlers=dict.fromkeys(errors, self._error), lifespan=self._life
+        )
+        self.router.redirect_slashes = False
+        self._paths = {route.endpoint: route.path for route in reversed(self.routes)}
 
     def _routes(self) -> list[Route]:
-        get: dict[str, Handler] = {
-            "/": self._page,
-            "/models": self._models,
-            "/metrics": self._metrics,
-            "/openapi.json": self._openapi,
-            "/v2": self._server,
+        """The most frequent first, in which order they are compared."""
+        post = {"/classify": self._classify, "/v2/models/{name}/infer": self._infer}
+        post |= {"/v2/models/{name}/versions/{version}/infer": self._infer, "/explain": self._explain}
+        if self.allow_load:
+            post |= {"/v2/repository/index": self._index, "/v2/repository/models/{name}/load": self._load}
+        get = {
             "/v2/health/live": self._live,
             "/v2/health/ready": self._ready,
+            "/v2/models/{name}/ready": self._model_ready,
+            "/v2/models/{name}/versions/{version}/ready": self._model_ready,
+            "/v2/models/{name}": self._model,
+            "/v2/models/{name}/versions/{version}": self._model,
+            "/metrics": self._metrics,
+            "/": self._page,
+            "/models": self._models,
+            "/openapi.json": self._openapi,
+            "/v2": self._server,
         }
-        model = "/v2/models/{name}"
-        for place in (model, f"{model}/versions/{{version}}"):
-            get |= {place: self._model, f"{place}/ready": self._model_ready}
-        post: dict[str, Handler] = {"/classify": self._classify, "/explain": self._explain}
-        post |= {f"{model}/infer": self._infer, f"{model}/versions/{{version}}/infer": self._infer}
-        if self.allow_load:
-            post |= {
-                "/v2/repository/index": self._index,
-                "/v2/repository/models/{name}/load": self._load,
-            }
-        return [Route(path, {"GET": handler}) for path, handler in get.items()] + [
-            Route(path, {"POST": handler}) for path, handler in post.items()
+        return [Route(path, handler, methods=["POST"]) for path, handler in post.items()] + [
+            Route(path, handler, methods=["GET"]) for path, handler in get.items()
         ]
 
-    # ------------------------------------------------------------------------------------------------------ ASGI
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._answer(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._live_on(receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
-
-    async def _live_on(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                self.close()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+    @contextlib.asynccontextmanager
+    async def _life(self, _app: Starlette) -> AsyncIterator[None]:
+        yield
+        self.close()
 
     def close(self) -> None:
         """Begin no further job. The application cannot be used again."""
@@ -112,171 +99,190 @@ class Application:
         self.admission.stop()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # ------------------------------------------------------------------------------------------------------ ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
         begin = time.perf_counter()
-        request = Request(scope, receive, self.limits, self._bodies, _path_below(scope))
-        route, response = "none", None
-        try:
+        exchange = Exchange()
+        root, path = scope.get("root_path", "").rstrip("/"), scope["path"].rstrip("/")
+        if path == root or path.endswith("\n"):  # before which Starlette's patterns may end: /v2 would be at /v2%0A
+            path += "/"
+        scope = {**scope, "path": path, "root_path": root, EXCHANGE: exchange}
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                if self.ending:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            else:
+                exchange.sent += len(message["body"])
+                if scope["method"] == "HEAD":
+                    message = {**message, "body": b""}
             try:
-                self._check_headers(scope)
-                found, name = self.routes.find(request.path)
-                route = found.path
-                response = await self.routes.handler(found, request.method)(request, name)
-            except HTTPError as error:
-                response = error.response()
-            except DisconnectedError:
-                return
-            except (StoppedError, asyncio.CancelledError) as problem:
-                if isinstance(problem, asyncio.CancelledError) and not self.ending:
-                    raise
-                response = HTTPError(503, "the server ends; ask another", ((b"retry-after", b"1"),)).response()
-            except BitvitError as error:  # the machine's fault, such as too little memory: not the request's
-                log.error("%s %s: %s", request.method, route, error)
-                response = HTTPError(503, str(error), ((b"retry-after", b"1"),)).response()
-            except Exception:
-                log.exception("%s %s failed", request.method, route)
-                response = HTTPError(500, "an error inside the server, which its log describes").response()
-            finally:
-                request.release()
-            try:
-                await self._send(response, request.method, send)
+                await send(message)
             except OSError:  # as some servers say that the client went away
-                response = None
+                exchange.status = GONE
+
+        try:
+            if (size := _size_of_head(scope)) > self.limits.headers:
+                text = f"the headers have {size} bytes, expected at most {self.limits.headers}"
+                await JSON({"error": text}, 431, CLOSE)(scope, receive, observed)
+            else:
+                await super().__call__(scope, receive, observed)
+        except asyncio.CancelledError:
+            if not self.ending:
+                raise
+            await _ending()(scope, receive, observed)
+        except Exception:  # has been answered and logged; Starlette raises it again for a server that logs it
+            pass
         finally:
-            self._note(request, route, response, time.perf_counter() - begin)
+            self._bodies.held -= exchange.received
+            self._note(scope, exchange, time.perf_counter() - begin)
 
-    def _check_headers(self, scope: Scope) -> None:
-        size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
-        size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-        if size > self.limits.headers:
-            text = f"the headers have {size} bytes, expected at most {self.limits.headers}"
-            raise HTTPError(431, text, ((b"connection", b"close"),))
+    async def _error(self, request: Request, error: Exception) -> Response | None:
+        """What is answered when a handler raises, or there is none."""
+        if isinstance(error, ClientDisconnect):
+            return None
+        if isinstance(error, StoppedError):
+            return _ending()
+        if isinstance(error, HTTPException):
+            return _refusal(error, request)
+        name = f"{request.method} {self._route(request.scope)}"
+        if isinstance(error, BitvitError):  # the machine's fault, such as too little memory: not the request's
+            log.error("%s: %s", name, error)
+            return JSON({"error": str(error)}, 503, RETRY)
+        log.error("%s failed", name, exc_info=error)
+        return JSON({"error": "an error inside the server, which its log describes"}, 500)
 
-    async def _send(self, response: Response, method: str, send: Send) -> None:
-        headers = [
-            (b"content-type", response.media_type),
-            (b"content-length", str(len(response.body)).encode()),
-            *response.headers,
-        ]
-        if self.ending and not any(name == b"connection" for name, _ in response.headers):
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
+    def _route(self, scope: Scope) -> str:
+        """The path that a request's handler has, which no client can choose."""
+        return self._paths.get(scope.get("endpoint"), "none")
 
-    def _note(self, request: Request, route: str, response: Response | None, seconds: float) -> None:
+    def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
         """For metrics and the access log."""
-        status = GONE if response is None else response.status
-        self.metrics.answered(route, status, seconds)
+        self.metrics.answered(self._route(scope), exchange.status, seconds)
         if ACCESS.isEnabledFor(logging.INFO):
-            client = request.scope.get("client")
+            client = scope.get("client")
             line: dict[str, object] = {
                 "time": timestamp(),
                 "client": client[0] if client else None,
-                "method": request.method,
-                "path": request.path[:LONGEST_PATH].encode("utf-8", "replace").decode(),
-                "status": status,
-                "received": request.size,
-                "sent": 0 if response is None else len(response.body),
+                "method": scope["method"],
+                "path": scope["path"][:LONGEST_PATH].encode("utf-8", "replace").decode(),
+                "status": exchange.status,
+                "received": exchange.received,
+                "sent": exchange.sent,
                 "milliseconds": round(1000 * seconds, 3),
             }
-            ACCESS.info(orjson.dumps({**line, **request.noted}).decode())
+            ACCESS.info(orjson.dumps({**line, **exchange.noted}).decode())
 
     # ----------------------------------------------------------------------------------------------- about the server
-    async def _page(self, _request: Request, _name: str) -> Response:
+    async def _page(self, _request: Request) -> Response:
         return page()
 
-    async def _models(self, _request: Request, _name: str) -> Response:
-        return json_response(models_metadata(self.registry))
+    async def _models(self, _request: Request) -> Response:
+        return JSON(models_metadata(self.registry))
 
-    async def _metrics(self, request: Request, _name: str) -> Response:
-        return self.metrics.response(request.header(b"accept"))
+    async def _metrics(self, request: Request) -> Response:
+        return self.metrics.response(request.headers.get("accept", ""))
 
-    async def _openapi(self, request: Request, _name: str) -> Response:
-        return json_response(document(self.registry, self.limits, request.scope.get("root_path", ""), self.allow_load))
+    async def _openapi(self, request: Request) -> Response:
+        return JSON(document(self.registry, self.limits, request.scope["root_path"], self.allow_load))
 
-    async def _server(self, _request: Request, _name: str) -> Response:
-        return json_response(server_metadata())
+    async def _server(self, _request: Request) -> Response:
+        return JSON(server_metadata())
 
-    async def _live(self, _request: Request, _name: str) -> Response:
-        return json_response({"live": True})
+    async def _live(self, _request: Request) -> Response:
+        return JSON({"live": True})
 
-    async def _ready(self, _request: Request, _name: str) -> Response:
+    async def _ready(self, _request: Request) -> Response:
+        return self._readiness({})
+
+    async def _model(self, request: Request) -> Response:
+        return JSON(model_metadata(self._served(request)))
+
+    async def _model_ready(self, request: Request) -> Response:
+        return self._readiness({"name": self._served(request).name})
+
+    def _readiness(self, content: dict[str, str]) -> Response:
         if self.ending:
-            return json_response({"ready": False, "error": "the server ends"}, 503)
-        return json_response({"ready": True})
+            return JSON({**content, "ready": False, "error": "the server ends"}, 503)
+        return JSON({**content, "ready": True})
 
-    async def _model(self, _request: Request, name: str) -> Response:
-        return json_response(model_metadata(self.registry.named(name)))
-
-    async def _model_ready(self, _request: Request, name: str) -> Response:
-        self.registry.named(name)
-        if self.ending:
-            return json_response({"name": name, "ready": False, "error": "the server ends"}, 503)
-        return json_response({"name": name, "ready": True})
+    def _served(self, request: Request) -> Served:
+        """The model that a path names. Raises HTTPException 404."""
+        version = request.path_params.get("version", "1")
+        if version != "1":
+            raise HTTPException(404, f"version {shown(version)}, expected '1': each model has one version")
+        return self.registry.named(request.path_params["name"])
 
     # ------------------------------------------------------------------------------------------------------- the work
-    async def _infer(self, request: Request, name: str) -> Response:
-        served = self.registry.named(name)
+    async def _infer(self, request: Request) -> Response:
+        served, headers = self._served(request), request.headers
         body = await self._body(request)
-        coding, length = request.header(b"content-encoding"), request.header(HEADER_LENGTH)
-        job = InferJob(served, body, coding, length, self.limits.body, self.admission.go_on)
-        return await self._run(request, served, job)
+        coding, length = headers.get("content-encoding", ""), headers.get(HEADER_LENGTH, "")
+        return await self._run(request, served, InferJob(served, body, coding, length, self.limits.body))
 
-    async def _classify(self, request: Request, _name: str) -> Response:
-        asked = _checked(request, ("model", "top_k", "function_to_apply"))
-        served = self._asked_for(asked)
+    async def _classify(self, request: Request) -> Response:
+        asked, served = self._asked(request, ("model", "top_k", "function_to_apply"))
+        headers = request.headers
         body = await self._body(request)
-        coding, kind = request.header(b"content-encoding"), request.header(b"content-type")
-        parameters = {name: value for name, value in asked.items() if name != "model"}
-        job = ClassifyJob(served, body, coding, kind, parameters, self.limits.body, self.admission.go_on)
-        return await self._run(request, served, job)
+        coding, kind = headers.get("content-encoding", ""), headers.get("content-type", "")
+        return await self._run(request, served, ClassifyJob(served, body, coding, kind, asked, self.limits.body))
 
-    async def _explain(self, request: Request, _name: str) -> Response:
-        asked = _checked(request, ("model", "top_k", "heat"))
-        served = self._asked_for(asked)
+    async def _explain(self, request: Request) -> Response:
+        asked, served = self._asked(request, ("model", "top_k", "heat"))
         top_k, heat = whole_number("top_k", asked.get("top_k"), 5), asked.get("heat", "0")
         if heat not in ("0", "1"):
-            raise HTTPError(400, f"heat: is {heat[:20]!r}, expected 0 or 1")
+            raise HTTPException(400, f"heat: is {heat[:20]!r}, expected 0 or 1")
         body = await self._body(request)
-        coding = request.header(b"content-encoding")
-        job = ExplainJob(served, body, coding, top_k, heat == "1", self.limits.body, self.admission.go_on)
-        return await self._run(request, served, job)
+        coding = request.headers.get("content-encoding", "")
+        return await self._run(request, served, ExplainJob(served, body, coding, top_k, heat == "1", self.limits.body))
 
-    def _asked_for(self, asked: dict[str, str]) -> Served:
-        return self.registry.named(asked["model"]) if "model" in asked else self.registry.default
+    def _asked(self, request: Request, known: tuple[str, ...]) -> tuple[Mapping[str, str], Served]:
+        """The query without its model, and the model. Raises HTTPException 400, also for a name that is not known."""
+        asked = query_of(request)
+        if unknown := asked.keys() - set(known):
+            raise HTTPException(400, f"query: {sorted(unknown)[0][:40]!r}, expected {', '.join(known)}")
+        name = asked.pop("model", None)
+        return asked, self.registry.default if name is None else self.registry.named(name)
 
     async def _body(self, request: Request) -> bytes:
         """A request's body, unless there is no place for it."""
         self.admission.check()
-        return await request.read()
+        return await self._read(request)
+
+    async def _read(self, request: Request) -> bytes:
+        return await read_body(request, self.limits, self._bodies, request.scope[EXCHANGE])
 
     async def _run(self, request: Request, served: Served, job: Job) -> Response:
-        response, images = await self.admission.run(job)
+        response, images = await self.admission.run(job, lambda: _client_left(request.receive))
         self.metrics.images.labels(served.name).inc(images)
-        request.noted |= {"model": served.name, "images": images}
+        request.scope[EXCHANGE].noted |= {"model": served.name, "images": images}
         return response
 
     # ------------------------------------------------------------------------------------------------- loading again
-    async def _index(self, request: Request, _name: str) -> Response:
-        await request.read()
-        return json_response([{"name": served.name, "version": "1", "state": "READY"} for served in self.registry])
+    async def _index(self, request: Request) -> Response:
+        await self._read(request)
+        return JSON([{"name": served.name, "version": "1", "state": "READY"} for served in self.registry])
 
-    async def _load(self, request: Request, name: str) -> Response:
-        self.registry.named(name)
-        if request.header(b"origin"):  # whoever looks at a web page is not who runs the server
-            raise HTTPError(403, "a web page may not ask for this")
-        body = await request.read()
+    async def _load(self, request: Request) -> Response:
+        served = self._served(request)
+        if "origin" in request.headers:  # whoever looks at a web page is not who runs the server
+            raise HTTPException(403, "a web page may not ask for this")
+        body = await self._read(request)
         try:
             asked = orjson.loads(body) if body else {}
         except orjson.JSONDecodeError:
             asked = None
         if not isinstance(asked, dict) or asked.get("parameters"):
-            raise HTTPError(
+            raise HTTPException(
                 400, "the body is neither empty nor an object without parameters; a model is read from its own file"
             )
-        if problem := await self.reload(name):
-            raise HTTPError(409, problem)
-        return json_response({})
+        if problem := await self.reload(served.name):
+            raise HTTPException(409, problem)
+        return JSON({})
 
     async def reload(self, name: str) -> str:
         """Read a model's file again while requests go on; returns what was wrong, in which case the old model stays."""
@@ -303,16 +309,27 @@ def timestamp() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def _path_below(scope: Scope) -> str:
-    """The path below the place where the application is mounted, without a slash at its end."""
-    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
-        path = path[len(root) :]
-    return path.rstrip("/") or "/"
+def _size_of_head(scope: Scope) -> int:
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+    return size + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
-def _checked(request: Request, known: tuple[str, ...]) -> dict[str, str]:
-    """The query. Raises HTTPError 400 for a name that is not known."""
-    if unknown := request.query.keys() - set(known):
-        raise HTTPError(400, f"query: {sorted(unknown)[0][:40]!r}, expected {', '.join(known)}")
-    return request.query
+def _refusal(error: HTTPException, request: Request) -> Response:
+    """The answer to an error of a handler, or of Starlette's routing, which knows no more than its status."""
+    text, headers = error.detail, error.headers
+    if error.status_code == 405:
+        allowed = ", ".join(sorted(error.headers["Allow"].split(", ")))
+        text, headers = f"method {shown(request.method)}, expected {allowed}", {"allow": allowed}
+    elif text == HTTPStatus.NOT_FOUND.phrase:
+        text = f"nothing is at {shown(request.scope['path'])}; /openapi.json lists what there is"
+    return JSON({"error": text}, error.status_code, headers)
+
+
+def _ending() -> Response:
+    return JSON({"error": "the server ends; ask another"}, 503, RETRY)
+
+
+async def _client_left(receive: Receive) -> None:
+    """Returns when the client has gone away; its request has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -17,11 +17,13 @@ import python_multipart
 from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from bitvit.errors import ImageError
 from bitvit.messages import shown
 from bitvit.predictions import Prediction, predictions
-from bitvit.serve.messages import HTTPError, Response, json_response, unpacked
+from bitvit.serve.messages import JSON, unpacked
 from bitvit.serve.registry import Served
 from bitvit.serve.tensors import decode_image_text
 
@@ -41,7 +43,7 @@ class Query:
 
     @classmethod
     def of_body(cls, body: bytes, content_type: str, asked: Mapping[str, str]) -> "Query":
-        """asked: of the URL. Raises HTTPError 400."""
+        """asked: of the URL. Raises HTTPException 400."""
         parameters: Mapping[str, Any] = asked
         if content_type[:19].lower() == "multipart/form-data":
             image, fields = _of_form(body, content_type)
@@ -52,7 +54,9 @@ class Query:
         else:
             image = body
         if not image:
-            raise HTTPError(400, "the body has no image; send a file as it is, a form with a file, or base64 in JSON")
+            raise HTTPException(
+                400, "the body has no image; send a file as it is, a form with a file, or base64 in JSON"
+            )
         return cls(image, parameters)
 
     def top_k(self) -> int:
@@ -63,18 +67,18 @@ class Query:
         if name is None:
             return "softmax"
         if name not in FUNCTIONS:
-            raise HTTPError(400, f"function_to_apply: is {shown(name)}, expected one of {', '.join(FUNCTIONS)}")
+            raise HTTPException(400, f"function_to_apply: is {shown(name)}, expected one of {', '.join(FUNCTIONS)}")
         return str(name)
 
 
 def whole_number(name: str, value: object, default: int) -> int:
-    """A parameter, out of JSON or a URL. Raises HTTPError 400."""
+    """A parameter, out of JSON or a URL. Raises HTTPException 400."""
     if value is None:
         return default
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 8:
         value = int(value)
     if type(value) is not int or not 1 <= value <= MOST_CLASSES:
-        raise HTTPError(400, f"{name}: is {shown(value)}, expected a whole number from 1 to {MOST_CLASSES}")
+        raise HTTPException(400, f"{name}: is {shown(value)}, expected a whole number from 1 to {MOST_CLASSES}")
     return value
 
 
@@ -82,14 +86,14 @@ def _of_json(body: bytes) -> tuple[bytes, Mapping[str, Any]]:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as problem:
-        raise HTTPError(400, f"the body begins as JSON but is not ({problem})") from None
+        raise HTTPException(400, f"the body begins as JSON but is not ({problem})") from None
     if unknown := content.keys() - {"inputs", "parameters"}:
-        raise HTTPError(400, f"the body has {shown(sorted(unknown))}, expected inputs and parameters")
+        raise HTTPException(400, f"the body has {shown(sorted(unknown))}, expected inputs and parameters")
     parameters = content.get("parameters")
     if not isinstance(parameters, dict | None):
-        raise HTTPError(400, f"parameters: is {shown(parameters)}, expected an object")
+        raise HTTPException(400, f"parameters: is {shown(parameters)}, expected an object")
     if unknown := (parameters or {}).keys() - set(PARAMETERS):
-        raise HTTPError(400, f"parameters: has {shown(sorted(unknown))}, expected {' and '.join(PARAMETERS)}")
+        raise HTTPException(400, f"parameters: has {shown(sorted(unknown))}, expected {' and '.join(PARAMETERS)}")
     return decode_image_text(content.get("inputs"), "inputs"), parameters or {}
 
 
@@ -100,7 +104,7 @@ def _of_form(body: bytes, content_type: str) -> tuple[bytes, Mapping[str, str]]:
 
     def on_file(file: File) -> None:
         if files:
-            raise HTTPError(400, "the form has several files, expected one: the image")
+            raise HTTPException(400, "the form has several files, expected one: the image")
         file.file_object.seek(0)
         files.append(file.file_object.read())
         file.close()
@@ -108,9 +112,11 @@ def _of_form(body: bytes, content_type: str) -> tuple[bytes, Mapping[str, str]]:
     def on_field(item: Field) -> None:
         name, value = ((part or b"").decode("utf-8", "replace") for part in (item.field_name, item.value))
         if name not in PARAMETERS:
-            raise HTTPError(400, f"the form has a field {shown(name)}, expected a file, and {' and '.join(PARAMETERS)}")
+            raise HTTPException(
+                400, f"the form has a field {shown(name)}, expected a file, and {' and '.join(PARAMETERS)}"
+            )
         if name in fields:
-            raise HTTPError(400, f"the form has {name} twice, expected it once")
+            raise HTTPException(400, f"the form has {name} twice, expected it once")
         fields[name] = value
 
     _, options = parse_options_header(content_type)
@@ -122,15 +128,15 @@ def _of_form(body: bytes, content_type: str) -> tuple[bytes, Mapping[str, str]]:
         parser.write(body)
         parser.finalize()
     except FormParserError as problem:
-        raise HTTPError(400, f"the form cannot be read: {problem}") from None
+        raise HTTPException(400, f"the form cannot be read: {problem}") from None
     if not files:
-        raise HTTPError(400, "the form has no file, expected one: the image")
+        raise HTTPException(400, "the form has no file, expected one: the image")
     return files[0], fields
 
 
 @dataclass(frozen=True)
 class ClassifyJob:
-    """All the work of a request, which one worker thread does. Raises HTTPError when called."""
+    """All the work of a request, which one worker thread does. Raises HTTPException when called."""
 
     served: Served
     body: bytes
@@ -138,20 +144,19 @@ class ClassifyJob:
     content_type: str
     asked: Mapping[str, str]
     most: int
-    go_on: Callable[[], None]
 
-    def __call__(self) -> tuple[Response, int]:
-        """The answer, and how many images it is about."""
+    def __call__(self, go_on: Callable[[], None]) -> tuple[Response, int]:
+        """The answer, and how many images it is about. go_on: raises if the answer is wanted no more."""
         query = Query.of_body(unpacked(self.body, self.coding, self.most), self.content_type, self.asked)
         top_k, function = query.top_k(), query.function()
-        self.go_on()
+        go_on()
         try:
             crop = self.served.crop(query.image)
         except ImageError as error:
-            raise HTTPError(400, str(error)) from None
+            raise HTTPException(400, str(error)) from None
         logits = self.served.of_crops([crop])
         found = predictions(logits, self.served.labels, top_k)[0]
-        return json_response(_rescored(found, logits[0], function)), 1
+        return JSON(_rescored(found, logits[0], function)), 1
 
 
 def _rescored(found: list[Prediction], logits: NDArray[np.float32], function: str) -> list[Prediction]:

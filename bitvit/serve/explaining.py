@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from bitvit.errors import ImageError
 from bitvit.images import open_image
 from bitvit.predictions import predictions
-from bitvit.serve.messages import HTTPError, Response, json_response, unpacked
+from bitvit.serve.messages import JSON, unpacked
 from bitvit.serve.registry import Served
 
 __all__ = ["ExplainJob"]
@@ -21,7 +23,7 @@ CELL = 16  # pixels of the network's input that a cell of the grid stands for, e
 
 @dataclass(frozen=True)
 class ExplainJob:
-    """All the work of a request, which one worker thread does. Raises HTTPError when called."""
+    """All the work of a request, which one worker thread does. Raises HTTPException when called."""
 
     served: Served
     body: bytes
@@ -29,20 +31,19 @@ class ExplainJob:
     top_k: int
     heat: bool
     most: int
-    go_on: Callable[[], None]
 
-    def __call__(self) -> tuple[Response, int]:
-        """The answer, and how many images it is about."""
+    def __call__(self, go_on: Callable[[], None]) -> tuple[Response, int]:
+        """The answer, and how many images it is about. go_on: raises if the answer is wanted no more."""
         served, preprocessing = self.served, self.served.preprocessing
         data = unpacked(self.body, self.coding, self.most)
-        self.go_on()
+        go_on()
         marks = [time.perf_counter()]
         try:
             image = open_image(data, exif=served.classifier.exif)
             marks.append(time.perf_counter())
             crop = preprocessing.cropped(image)
         except ImageError as error:
-            raise HTTPError(400, str(error)) from None
+            raise HTTPException(400, str(error)) from None
         marks.append(time.perf_counter())
         logits = served.of_crops([crop])
         marks.append(time.perf_counter())
@@ -63,7 +64,7 @@ class ExplainJob:
                 "grid": grid.tolist(),
                 "box": [*box, (left + side) / resized.width, (top + side) / resized.height],
             }
-        return json_response(answer), 1
+        return JSON(answer), 1
 
 
 def heat_grid(served: Served, pixels: NDArray[np.float32]) -> NDArray[np.float32] | None:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from bitvit.errors import ImageError
 from bitvit.pipeline import Logits
 from bitvit.predictions import softmax
-from bitvit.serve.messages import HTTPError, Response, unpacked
+from bitvit.serve.messages import unpacked
 from bitvit.serve.registry import Served
 from bitvit.serve.tensors import Tensor, Wanted, classification, decode_request, encode_response
 
@@ -22,7 +24,7 @@ TOGETHER = 8  # images that are decoded and computed between two looks at whethe
 
 @dataclass(frozen=True)
 class InferJob:
-    """What is needed of a request to answer it. Raises HTTPError when called."""
+    """What is needed of a request to answer it. Raises HTTPException when called."""
 
     served: Served
     body: bytes
@@ -32,38 +34,36 @@ class InferJob:
     """The header Inference-Header-Content-Length."""
     most: int
     """Bytes of the body, unpacked."""
-    go_on: Callable[[], None]
-    """Raises if the answer is wanted no more."""
 
-    def __call__(self) -> tuple[Response, int]:
-        """The answer, and how many images it is about."""
+    def __call__(self, go_on: Callable[[], None]) -> tuple[Response, int]:
+        """The answer, and how many images it is about. go_on: raises if the answer is wanted no more."""
         body = unpacked(self.body, self.coding, self.most)
         request = decode_request(body, self.header_length, self.served.size, OUTPUTS)
         if request.images is not None:
-            logits = logits_of_images(self.served, request.images, self.go_on)
+            logits = logits_of_images(self.served, request.images, go_on)
         else:
             assert request.pixels is not None
-            logits = self._of_pixels(request.pixels)
+            logits = self._of_pixels(request.pixels, go_on)
         head = {"model_name": self.served.name, "model_version": "1", **({"id": request.id} if request.id else {})}
         tensors = [(tensor_of(logits, wanted, self.served.labels), wanted.binary) for wanted in request.outputs]
         body, media_type, headers = encode_response(head, tensors)
-        return Response(body, media_type, headers=headers), len(logits)
+        return Response(body, media_type=media_type, headers=headers), len(logits)
 
-    def _of_pixels(self, pixels: NDArray[np.float32]) -> Logits:
-        logits = _joined(self.served, [self._some(pixels[i : i + TOGETHER]) for i in range(0, len(pixels), TOGETHER)])
+    def _of_pixels(self, pixels: NDArray[np.float32], go_on: Callable[[], None]) -> Logits:
+        found = []
+        for start in range(0, len(pixels), TOGETHER):
+            go_on()
+            found.append(self.served.of_pixels(pixels[start : start + TOGETHER]))
+        logits = _joined(self.served, found)
         if not np.isfinite(logits).all():
-            raise HTTPError(
+            raise HTTPException(
                 400, "inputs[0] (pixels): values so large that the logits overflow; expected normalised ones"
             )
         return logits
 
-    def _some(self, pixels: NDArray[np.float32]) -> Logits:
-        self.go_on()
-        return self.served.of_pixels(pixels)
-
 
 def logits_of_images(served: Served, images: Sequence[bytes], go_on: Callable[[], None]) -> Logits:
-    """float32 [n, classes] of encoded images. Raises HTTPError 400, which names the image that cannot be read."""
+    """float32 [n, classes] of encoded images. Raises HTTPException 400, which names the image that cannot be read."""
     found = []
     for start in range(0, len(images), TOGETHER):
         crops = []
@@ -72,7 +72,7 @@ def logits_of_images(served: Served, images: Sequence[bytes], go_on: Callable[[]
             try:
                 crops.append(served.crop(image))
             except ImageError as error:
-                raise HTTPError(400, f"image {place} of {len(images)}: {error}") from None
+                raise HTTPException(400, f"image {place} of {len(images)}: {error}") from None
         found.append(served.of_crops(crops))
     return _joined(served, found)
 

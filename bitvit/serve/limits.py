@@ -20,7 +20,7 @@ class Limits:
     headers: int = 32 << 10
     """Bytes of a request's first line and headers. 431."""
     seconds: float = 20.0
-    """In which a request must have been received. 408."""
+    """In which a request must have been received, 408, and its answer read."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

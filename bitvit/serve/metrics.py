@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from starlette.responses import Response
 
 from bitvit.serve.admission import Admission
-from bitvit.serve.messages import Response
 
 __all__ = ["Metrics"]
 
@@ -57,4 +57,4 @@ class Metrics:
     def response(self, accept: str) -> Response:
         """All of it, in OpenMetrics where the client asks for it."""
         encode, media_type = choose_encoder(accept)
-        return Response(encode(self.registry), media_type.encode())
+        return Response(encode(self.registry), media_type=media_type)

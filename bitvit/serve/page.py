@@ -6,7 +6,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from bitvit.serve.messages import Response
+from starlette.responses import Response
 
 __all__ = ["page"]
 
@@ -29,15 +29,15 @@ def page() -> Response:
         ]
     )
     return Response(
-        text.encode(),
-        b"text/html; charset=utf-8",
-        headers=(
-            (b"content-security-policy", policy.encode()),
-            (b"cache-control", b"no-cache"),
-            (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
-            (b"referrer-policy", b"no-referrer"),
-            (b"x-content-type-options", b"nosniff"),
-        ),
+        text,
+        media_type="text/html",
+        headers={
+            "content-security-policy": policy,
+            "cache-control": "no-cache",
+            "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+            "referrer-policy": "no-referrer",
+            "x-content-type-options": "nosniff",
+        },
     )
 
 

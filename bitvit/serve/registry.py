@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
 
 from bitvit.classify import Classifier
 from bitvit.errors import BitvitError
 from bitvit.images import open_image
 from bitvit.pipeline import Logits, computing, is_parallel
-from bitvit.serve.messages import HTTPError
 
 __all__ = ["Registry", "Served", "Source", "check_name"]
 
@@ -81,10 +81,12 @@ class Registry:
         return iter(self._served.values())
 
     def named(self, name: str) -> Served:
-        """Raises HTTPError 404."""
+        """Raises HTTPException 404."""
         found = self._served.get(name)
         if found is None:
-            raise HTTPError(404, f"no model is called {name[:LONGEST_NAME]!r}; there are: {', '.join(self._served)}")
+            raise HTTPException(
+                404, f"no model is called {name[:LONGEST_NAME]!r}; there are: {', '.join(self._served)}"
+            )
         return found
 
     def reload(self, name: str) -> None:

@@ -4,7 +4,7 @@ from bitvit.extras import require
 
 __all__ = ["require_packages"]
 
-PACKAGES = ("orjson", "prometheus_client", "python_multipart")
+PACKAGES = ("starlette", "orjson", "prometheus_client", "python_multipart")
 SERVER = ("uvicorn", "httptools")
 
 

@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
 
 from bitvit.messages import listing, shown
-from bitvit.serve.messages import HTTPError
 
 __all__ = [
     "HEADER_LENGTH",
@@ -37,8 +37,8 @@ __all__ = [
     "unpack_bytes",
 ]
 
-HEADER_LENGTH = b"inference-header-content-length"
-OCTETS = b"application/octet-stream"
+HEADER_LENGTH = "Inference-Header-Content-Length"
+OCTETS = "application/octet-stream"
 MOST_IMAGES = 4096  # of a request: an empty one takes four bytes of a body, and far more than that here
 
 Json: TypeAlias = dict[str, Any]
@@ -77,7 +77,7 @@ class InferRequest:
 
 # ---------------------------------------------------------------------------------------------------------- requests
 def decode_request(body: bytes, header_length: str, size: int, classifying: Mapping[str, bool]) -> InferRequest:
-    """A request's body, unpacked. Raises HTTPError 400.
+    """A request's body, unpacked. Raises HTTPException 400.
 
     header_length: the value of Inference-Header-Content-Length, or empty: the body is JSON alone. size: side S of the
     network's input. classifying: the outputs' names, and which of them can be asked for by classification.
@@ -87,25 +87,27 @@ def decode_request(body: bytes, header_length: str, size: int, classifying: Mapp
     rest = memoryview(body)[end:]
     request_id = content.get("id")
     if not isinstance(request_id, str | None):
-        raise HTTPError(400, f"id: is {shown(request_id)}, expected text")
+        raise HTTPException(400, f"id: is {shown(request_id)}, expected text")
     inputs = _objects(content.get("inputs"), "inputs")
     pixels: NDArray[np.float32] | None = None
     images: list[bytes] | None = None
     for place, item in enumerate(inputs):
         where, name = f"inputs[{place}]", item.get("name")
         if name not in ("pixels", "images"):
-            raise HTTPError(400, f"{where}: name is {shown(name)}, expected 'pixels' or 'images'")
+            raise HTTPException(400, f"{where}: name is {shown(name)}, expected 'pixels' or 'images'")
         if pixels is not None or images is not None:
-            raise HTTPError(400, f"{where}: a second input, expected one: either 'pixels' or 'images'")
+            raise HTTPException(400, f"{where}: a second input, expected one: either 'pixels' or 'images'")
         data, rest = _binary(item, f"{where} ({name})", rest)
         if name == "pixels":
             pixels = _pixels(item, data, f"{where} (pixels)", size)
         else:
             images = _images(item, data, f"{where} (images)")
     if len(rest):
-        raise HTTPError(400, f"{len(rest)} bytes are left behind the inputs; expected as many as binary_data_size says")
+        raise HTTPException(
+            400, f"{len(rest)} bytes are left behind the inputs; expected as many as binary_data_size says"
+        )
     if pixels is None and images is None:
-        raise HTTPError(400, "inputs: is empty, expected one of 'pixels' and 'images'")
+        raise HTTPException(400, "inputs: is empty, expected one of 'pixels' and 'images'")
     return InferRequest(request_id or "", pixels, images, _outputs(content, classifying))
 
 
@@ -114,7 +116,7 @@ def _header_end(text: str, length: int) -> int:
     if not text:
         return length
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= length):
-        raise HTTPError(
+        raise HTTPException(
             400,
             f"Inference-Header-Content-Length: {shown(text)}, expected the JSON's bytes, 1 to {length}, the body's "
             "(unpacked)",
@@ -126,22 +128,22 @@ def _json(text: bytes) -> Json:
     try:
         content = orjson.loads(text)
     except orjson.JSONDecodeError as problem:
-        raise HTTPError(400, f"the body is not JSON ({problem}); NaN and Infinity are none either") from None
+        raise HTTPException(400, f"the body is not JSON ({problem}); NaN and Infinity are none either") from None
     if not isinstance(content, dict):
-        raise HTTPError(400, f"the body is a JSON {type(content).__name__}, expected an object")
+        raise HTTPException(400, f"the body is a JSON {type(content).__name__}, expected an object")
     return content
 
 
 def _objects(value: object, where: str) -> list[Json]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise HTTPError(400, f"{where}: is {shown(value)}, expected a list of objects")
+        raise HTTPException(400, f"{where}: is {shown(value)}, expected a list of objects")
     return value
 
 
 def _parameters(item: Json, where: str) -> Json:
     found = item.get("parameters")
     if not isinstance(found, dict | None):
-        raise HTTPError(400, f"{where}: parameters is {shown(found)}, expected an object")
+        raise HTTPException(400, f"{where}: parameters is {shown(found)}, expected an object")
     return found or {}
 
 
@@ -151,22 +153,22 @@ def _binary(item: Json, where: str, rest: memoryview) -> tuple[memoryview | None
     if size is None:
         return None, rest
     if type(size) is not int or not 0 <= size <= len(rest):
-        raise HTTPError(400, f"{where}: binary_data_size is {shown(size)}, but {len(rest)} bytes are left")
+        raise HTTPException(400, f"{where}: binary_data_size is {shown(size)}, but {len(rest)} bytes are left")
     if "data" in item:
-        raise HTTPError(400, f"{where}: has data and binary_data_size, expected one of them")
+        raise HTTPException(400, f"{where}: has data and binary_data_size, expected one of them")
     return rest[:size], rest[size:]
 
 
 def _shape(item: Json, where: str) -> tuple[int, ...]:
     shape = item.get("shape")
     if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
-        raise HTTPError(400, f"{where}: shape is {shown(shape)}, expected a list of whole numbers, none negative")
+        raise HTTPException(400, f"{where}: shape is {shown(shape)}, expected a list of whole numbers, none negative")
     return tuple(shape)
 
 
 def _check_datatype(item: Json, where: str, expected: str) -> None:
     if item.get("datatype") != expected:
-        raise HTTPError(400, f"{where}: datatype is {shown(item.get('datatype'))}, expected {expected!r}")
+        raise HTTPException(400, f"{where}: datatype is {shown(item.get('datatype'))}, expected {expected!r}")
 
 
 def _pixels(item: Json, data: memoryview | None, where: str, size: int) -> NDArray[np.float32]:
@@ -174,35 +176,37 @@ def _pixels(item: Json, data: memoryview | None, where: str, size: int) -> NDArr
     _check_datatype(item, where, "FP32")
     shape = _shape(item, where)
     if len(shape) != 4 or shape[1:] != (3, size, size):
-        raise HTTPError(400, f"{where}: shape is {shown(list(shape))}, expected [n, 3, {size}, {size}]: planes R, G, B")
+        raise HTTPException(
+            400, f"{where}: shape is {shown(list(shape))}, expected [n, 3, {size}, {size}]: planes R, G, B"
+        )
     count = math.prod(shape)
     if data is not None:
         if len(data) != 4 * count:
-            raise HTTPError(400, f"{where}: {len(data)} bytes for shape {list(shape)}, expected {4 * count}")
+            raise HTTPException(400, f"{where}: {len(data)} bytes for shape {list(shape)}, expected {4 * count}")
         flat = np.require(np.frombuffer(data, "<f4"), np.float32, ["C", "A"])
     else:
         flat = _numbers(item.get("data"), where)
         if flat.size != count:
-            raise HTTPError(400, f"{where}: {flat.size} numbers for shape {list(shape)}, expected {count}")
+            raise HTTPException(400, f"{where}: {flat.size} numbers for shape {list(shape)}, expected {count}")
     pixels = flat.reshape(shape)
     if not np.isfinite(pixels).all():
         first = int(np.isfinite(pixels.reshape(shape[0], -1)).all(axis=1).argmin())
-        raise HTTPError(400, f"{where}: image {first} has NaN or infinite values, expected finite ones")
+        raise HTTPException(400, f"{where}: image {first} has NaN or infinite values, expected finite ones")
     return pixels
 
 
 def _numbers(data: object, where: str) -> NDArray[np.float32]:
     """What JSON has, a list or nested lists."""
     if not isinstance(data, list):
-        raise HTTPError(400, f"{where}: data is {shown(data)}, expected a list of numbers")
+        raise HTTPException(400, f"{where}: data is {shown(data)}, expected a list of numbers")
     try:
         found = np.array(data) if data else np.empty(0)
     except (ValueError, OverflowError):
-        raise HTTPError(
+        raise HTTPException(
             400, f"{where}: data is nested unevenly, expected a list of numbers, flat or by shape"
         ) from None
     if found.dtype.kind not in "iuf":
-        raise HTTPError(400, f"{where}: data holds more than numbers, expected numbers alone")
+        raise HTTPException(400, f"{where}: data holds more than numbers, expected numbers alone")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
         return found.astype(np.float32)
 
@@ -211,27 +215,27 @@ def _images(item: Json, data: memoryview | None, where: str) -> list[bytes]:
     _check_datatype(item, where, "BYTES")
     shape = _shape(item, where)
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
-        raise HTTPError(400, f"{where}: shape is {shown(list(shape))}, expected [n] or [n, 1]")
+        raise HTTPException(400, f"{where}: shape is {shown(list(shape))}, expected [n] or [n, 1]")
     if shape[0] > MOST_IMAGES:
-        raise HTTPError(400, f"{where}: shape is {list(shape)}, expected at most {MOST_IMAGES} images in a request")
+        raise HTTPException(400, f"{where}: shape is {list(shape)}, expected at most {MOST_IMAGES} images in a request")
     if data is not None:
         found = unpack_bytes(data, where)
     else:
         texts = item.get("data")
         if not isinstance(texts, list):
-            raise HTTPError(400, f"{where}: data is {shown(texts)}, expected a list of base64 texts")
+            raise HTTPException(400, f"{where}: data is {shown(texts)}, expected a list of base64 texts")
         if len(shape) == 2 and all(isinstance(text, list) and len(text) == 1 for text in texts):
             texts = [text[0] for text in texts]
         found = [decode_image_text(text, f"{where}: data[{place}]") for place, text in enumerate(texts)]
     if len(found) != shape[0]:
-        raise HTTPError(400, f"{where}: {len(found)} elements for shape {list(shape)}, expected {shape[0]}")
+        raise HTTPException(400, f"{where}: {len(found)} elements for shape {list(shape)}, expected {shape[0]}")
     return found
 
 
 def decode_image_text(text: object, where: str) -> bytes:
-    """The bytes of base64, which may be a data: URL and may hold spaces. Raises HTTPError 400."""
+    """The bytes of base64, which may be a data: URL and may hold spaces. Raises HTTPException 400."""
     if not isinstance(text, str):
-        raise HTTPError(400, f"{where}: is {shown(text)}, expected an image file in base64")
+        raise HTTPException(400, f"{where}: is {shown(text)}, expected an image file in base64")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
@@ -241,7 +245,7 @@ def decode_image_text(text: object, where: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise HTTPError(
+        raise HTTPException(
             400, f"{where}: is {shown(text)}, which is not base64; expected an image file in base64"
         ) from None
 
@@ -256,15 +260,17 @@ def _outputs(content: Json, classifying: Mapping[str, bool]) -> tuple[Wanted, ..
     for place, item in enumerate(_objects(asked, "outputs")):
         where, name = f"outputs[{place}]", item.get("name")
         if not isinstance(name, str) or name not in classifying:
-            raise HTTPError(400, f"{where}: name is {shown(name)}, expected one of {listing(list(classifying))}")
+            raise HTTPException(400, f"{where}: name is {shown(name)}, expected one of {listing(list(classifying))}")
         if name in found:
-            raise HTTPError(400, f"{where}: {name} is asked for twice, expected once")
+            raise HTTPException(400, f"{where}: {name} is asked for twice, expected once")
         parameters = _parameters(item, where)
         count = parameters.get("classification")
         if count is not None and (type(count) is not int or count < 1):
-            raise HTTPError(400, f"{where}: classification is {shown(count)}, expected a whole number of at least 1")
+            raise HTTPException(
+                400, f"{where}: classification is {shown(count)}, expected a whole number of at least 1"
+            )
         if count is not None and not classifying[name]:
-            raise HTTPError(400, f"{where}: classification of {name}, expected of an output with a value a class")
+            raise HTTPException(400, f"{where}: classification of {name}, expected of an output with a value a class")
         found[name] = Wanted(name, _flag(parameters, "binary_data", where, binary), count or 0)
     return tuple(found.values())
 
@@ -272,24 +278,24 @@ def _outputs(content: Json, classifying: Mapping[str, bool]) -> tuple[Wanted, ..
 def _flag(parameters: Json, name: str, where: str, default: bool = False) -> bool:
     value = parameters.get(name)
     if not isinstance(value, bool | None):
-        raise HTTPError(400, f"{where}: {name} is {shown(value)}, expected true or false")
+        raise HTTPException(400, f"{where}: {name} is {shown(value)}, expected true or false")
     return default if value is None else value
 
 
 # ------------------------------------------------------------------------------------------------------------- BYTES
 def unpack_bytes(data: memoryview, where: str) -> list[bytes]:
-    """The elements of a BYTES tensor. Raises HTTPError 400 where a length leads beyond the end, or for too many."""
+    """The elements of a BYTES tensor. Raises HTTPException 400 where a length leads beyond the end, or for too many."""
     found: list[bytes] = []
     place = 0
     while place < len(data):
         if len(found) == MOST_IMAGES:
-            raise HTTPError(400, f"{where}: more than {MOST_IMAGES} elements; send fewer images at once")
+            raise HTTPException(400, f"{where}: more than {MOST_IMAGES} elements; send fewer images at once")
         if place + 4 > len(data):
-            raise HTTPError(400, f"{where}: element {len(found)}: ends within its length, expected 4 bytes")
+            raise HTTPException(400, f"{where}: element {len(found)}: ends within its length, expected 4 bytes")
         (length,) = struct.unpack_from("<I", data, place)
         place += 4
         if length > len(data) - place:
-            raise HTTPError(
+            raise HTTPException(
                 400, f"{where}: element {len(found)}: is to have {length} bytes, but {len(data) - place} are left"
             )
         found.append(bytes(data[place : place + length]))
@@ -314,9 +320,7 @@ def classification(values: NDArray[np.float32], labels: Sequence[str], count: in
     return Tensor(name, (len(values), count), texts)
 
 
-def encode_response(
-    head: Json, tensors: Sequence[tuple[Tensor, bool]]
-) -> tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]:
+def encode_response(head: Json, tensors: Sequence[tuple[Tensor, bool]]) -> tuple[bytes, str, dict[str, str]]:
     """Body, media type and further headers of an answer.
 
     head: what stands before the outputs. tensors: each with whether it is sent as bytes.
@@ -339,8 +343,8 @@ def encode_response(
         outputs.append(described)
     text = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not any(binary for _, binary in tensors):
-        return text, b"application/json", ()
-    return b"".join([text, *parts]), OCTETS, ((HEADER_LENGTH, str(len(text)).encode()),)
+        return text, "application/json", {}
+    return b"".join([text, *parts]), OCTETS, {HEADER_LENGTH: str(len(text))}
 
 
 def _little_endian(data: Any) -> bytes:

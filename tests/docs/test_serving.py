@@ -21,7 +21,7 @@ from tests.support.serving import running
 
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 EXAMPLES = ROOT / "docs" / "examples"
-NEEDED = ("orjson", "prometheus_client", "python_multipart", "uvicorn", "httptools")
+NEEDED = ("starlette", "orjson", "prometheus_client", "python_multipart", "uvicorn", "httptools")
 needs_server = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in NEEDED),
     reason="needs the packages of the server: pip install 'bitvit[serve]'",

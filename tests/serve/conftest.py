@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from bitvit.serve.application import Application
 
 CIFAR = WEIGHTS / "bhvit-cifar10.safetensors"
-NEEDED = ("orjson", "prometheus_client", "python_multipart", "uvicorn", "httptools")  # pip install 'bitvit[dev]'
+NEEDED = (
+    "starlette",
+    "orjson",
+    "prometheus_client",
+    "python_multipart",
+    "uvicorn",
+    "httptools",
+)  # pip install 'bitvit[dev]'
 collect_ignore_glob = ["test_*.py"] if any(importlib.util.find_spec(name) is None for name in NEEDED) else []
 
 

@@ -4,21 +4,27 @@ import asyncio
 import threading
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from bitvit.serve.admission import Admission, StoppedError
-from bitvit.serve.messages import HTTPError
+from bitvit.serve.admission import Admission, GoOn, StoppedError
 from tests.support.patience import patience
+
+
+async def staying() -> None:
+    """Of a client that waits for its answer."""
+    await asyncio.Event().wait()
 
 
 def test_what_exceeds_workers_and_queue_is_refused_at_once() -> None:
     """A hundred at a time: 2 are computed, 3 wait, 95 are refused before the first has ended."""
     admission, release = Admission(2, 3), threading.Event()
-    refused: list[HTTPError] = []
+    refused: list[HTTPException] = []
 
     async def one() -> str:
         try:
-            return await admission.run(lambda: str(release.wait(patience(30))))
-        except HTTPError as error:
+            return await admission.run(lambda _: str(release.wait(patience(30))), staying)
+        except HTTPException as error:
             refused.append(error)
             if len(refused) == 95:
                 assert admission.admitted == 5
@@ -29,7 +35,7 @@ def test_what_exceeds_workers_and_queue_is_refused_at_once() -> None:
         return await asyncio.gather(*(one() for _ in range(100)))
 
     assert sorted(asyncio.run(all_of_them())) == ["True"] * 5 + ["refused"] * 95
-    assert {(error.status, dict(error.headers)[b"retry-after"]) for error in refused} == {(503, b"1")}
+    assert {(error.status_code, error.headers["retry-after"]) for error in refused} == {(503, "1")}
     assert (admission.admitted, admission.is_full) == (0, False)
     admission.stop()
 
@@ -38,23 +44,50 @@ def test_a_place_is_free_again_after_an_error() -> None:
     admission = Admission(1, 0)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            asyncio.run(admission.run(lambda: 1 // 0))
+            asyncio.run(admission.run(lambda _: 1 // 0, staying))
     admission.stop()
 
 
 def test_stopping_ends_what_waits_and_tells_long_jobs() -> None:
     admission, begun = Admission(1, 1), threading.Event()
 
-    def long() -> None:
+    def long(go_on: GoOn) -> None:
         begun.set()
         while True:
-            admission.go_on()
+            go_on()
 
     async def both() -> list[object]:
-        jobs = [asyncio.ensure_future(admission.run(job)) for job in (long, lambda: None)]
+        jobs = [asyncio.ensure_future(admission.run(job, staying)) for job in (long, lambda _: None)]
         await asyncio.to_thread(begun.wait, patience(30))
         admission.stop()
         return list(await asyncio.gather(*jobs, return_exceptions=True))
 
     found = asyncio.run(both())
     assert [type(item) for item in found] == [StoppedError, StoppedError]
+
+
+def test_what_a_client_that_left_asked_for_is_dropped() -> None:
+    """At once while it waits; one that is computed ends when it looks, and holds its place until then."""
+    admission, begun, leave = Admission(1, 1), threading.Event(), asyncio.Event()
+    done: list[str] = []
+
+    def long(go_on: GoOn) -> None:
+        begun.set()
+        while True:
+            go_on()
+
+    async def all_of_it() -> list[object]:
+        first = asyncio.ensure_future(admission.run(long, leave.wait))
+        await asyncio.to_thread(begun.wait, patience(30))
+        gone = asyncio.ensure_future(admission.run(lambda _: done.append("waiting"), lambda: asyncio.sleep(0)))
+        found = list(await asyncio.gather(gone, return_exceptions=True))
+        assert (admission.admitted, first.done()) == (1, False)
+        leave.set()
+        found += await asyncio.gather(first, return_exceptions=True)
+        assert admission.admitted == 0
+        await admission.run(lambda _: done.append("next"), staying)
+        return found
+
+    assert [type(item) for item in asyncio.run(all_of_it())] == [ClientDisconnect] * 2
+    assert done == ["next"]
+    admission.stop()

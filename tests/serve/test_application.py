@@ -313,7 +313,7 @@ def test_lifespan_and_websockets(tiny: Path) -> None:
         async def send(message: Any) -> None:
             sent.append(message["type"])
 
-        await app({"type": kind}, receive, send)
+        await app({"type": kind, "path": "/"}, receive, send)
         return sent
 
     assert asyncio.run(talk("websocket", "websocket.connect")) == ["websocket.close"]

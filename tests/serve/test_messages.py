@@ -6,9 +6,11 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 
 from bitvit.serve.limits import Limits
-from bitvit.serve.messages import Body, DisconnectedError, HTTPError, Request, unpacked
+from bitvit.serve.messages import Bodies, Exchange, read_body, unpacked
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZip", "deflate", "identity", ""])
@@ -35,15 +37,15 @@ def test_a_body_is_unpacked(coding: str) -> None:
     ],
 )
 def test_what_cannot_be_unpacked_is_refused(body: bytes, coding: str, status: int) -> None:
-    with pytest.raises(HTTPError) as error:
+    with pytest.raises(HTTPException) as error:
         unpacked(body, coding, 1000)
-    assert error.value.status == status
-    assert (status == 415) == (dict(error.value.headers).get(b"accept-encoding") == b"gzip, deflate")
+    assert error.value.status_code == status
+    assert (status == 415) == (error.value.headers == {"accept-encoding": "gzip, deflate"})
 
 
-def read(parts: list[bytes | None], length: str = "", held: int = 0, wait: float = 0) -> tuple[bytes, Body]:
+def read(parts: list[bytes | None], length: str = "", held: int = 0, wait: float = 0) -> tuple[bytes, Bodies]:
     """What is read of a body; None: the client goes away."""
-    bodies = Body(held)
+    bodies = Bodies(held)
 
     async def receive() -> dict[str, object]:
         await asyncio.sleep(wait)
@@ -54,17 +56,16 @@ def read(parts: list[bytes | None], length: str = "", held: int = 0, wait: float
 
     headers = [(b"content-length", length.encode())] if length else []
     limits = Limits(body=10, bodies=100, seconds=1)
-    request = Request({"headers": headers}, receive, limits, bodies, "/")
+    request, exchange = Request({"type": "http", "headers": headers}, receive), Exchange()
     try:
-        return asyncio.run(request.read()), Body(bodies.held)
+        return asyncio.run(read_body(request, limits, bodies, exchange)), Bodies(bodies.held)
     finally:
-        request.release()
-        assert bodies.held == held
+        assert bodies.held == held + exchange.received
 
 
 def test_a_body_is_read_whole_and_counted_while_it_is_held() -> None:
-    assert read([b"01234", b"", b"56789"]) == (b"0123456789", Body(10))
-    assert read([b""], held=100) == (b"", Body(100))
+    assert read([b"01234", b"", b"56789"]) == (b"0123456789", Bodies(10))
+    assert read([b""], held=100) == (b"", Bodies(100))
 
 
 @pytest.mark.parametrize(
@@ -78,19 +79,19 @@ def test_a_body_is_read_whole_and_counted_while_it_is_held() -> None:
     ],
 )
 def test_a_body_beyond_the_limits_is_refused(parts: list[bytes | None], length: str, held: int, status: int) -> None:
-    with pytest.raises(HTTPError) as error:
+    with pytest.raises(HTTPException) as error:
         read(parts, length, held)
-    assert error.value.status == status
+    assert error.value.status_code == status
 
 
 def test_a_body_that_does_not_end_is_refused() -> None:
-    with pytest.raises(HTTPError, match="not complete within 1 seconds: 0 bytes came") as error:
+    with pytest.raises(HTTPException, match="not complete within 1 seconds: 0 bytes came") as error:
         read([b""], wait=60)
-    assert error.value.status == 408
+    assert error.value.status_code == 408
 
 
 def test_a_client_that_goes_away_is_not_answered() -> None:
-    with pytest.raises(DisconnectedError):
+    with pytest.raises(ClientDisconnect):
         read([b"0", None])
 
 

@@ -16,7 +16,7 @@ def test_it_has_every_route_and_no_other(tiny: Path, allow_load: bool) -> None:
     app = serve.app(tiny, allow_load=allow_load)
     document = ask(app, "GET", "/openapi.json").json()
     found = {(path, method) for path, item in document["paths"].items() for method in item if method != "parameters"}
-    assert found == {(route.path, method.lower()) for route in app.routes.all for method in route.handlers}
+    assert found == {(route.path, method.lower()) for route in app.routes for method in route.methods - {"HEAD"}}
     for path, item in document["paths"].items():
         named = {parameter["name"] for parameter in item.get("parameters", [])}
         assert named == set(re.findall(r"\{(\w+)\}", path))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.exceptions import HTTPException
 
 import bitvit
 from bitvit.errors import BitvitError, ModelFileError
-from bitvit.serve.messages import HTTPError
 from bitvit.serve.registry import Registry
 
 
@@ -32,9 +32,9 @@ def test_a_name_must_do_in_paths_and_logs(name: str, tiny: Path) -> None:
 
 
 def test_a_name_that_is_not_there(tiny: Path) -> None:
-    with pytest.raises(HTTPError, match="no model is called 'x'; there are: tiny") as error:
+    with pytest.raises(HTTPException, match="no model is called 'x'; there are: tiny") as error:
         Registry.of(tiny).named("x")
-    assert error.value.status == 404
+    assert error.value.status_code == 404
 
 
 def test_a_file_is_read_again_and_the_old_model_goes(

@@ -107,6 +107,18 @@ def test_requests_that_do_not_end_are_refused(server: RunningServer, encoded: En
         assert silent.recv(1) == b""
 
 
+def test_an_answer_that_is_not_read_ends_the_connection(server: RunningServer) -> None:
+    """A client that asks for more than a connection holds, and reads nothing."""
+    with server.raw() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        assert server.logged("error", "the answer was not read within 1 seconds")["status"] == 499
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(1 << 20):
+                received += len(part)
+    assert received < 1000 * len(server.ask("GET", "/").body)
+
+
 def test_a_large_body_is_refused_while_it_is_sent(server: RunningServer) -> None:
     with server.raw() as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n" + bytes(100_000))

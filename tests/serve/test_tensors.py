@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
 
-from bitvit.serve.messages import HTTPError
 from bitvit.serve.tensors import (
     InferRequest,
     Tensor,
@@ -48,8 +48,8 @@ def attempt(work: Callable[[], Result]) -> tuple[Result | None, int]:
     """What it gives and 200, or the status of its error."""
     try:
         return work(), 200
-    except HTTPError as error:
-        return None, error.status
+    except HTTPException as error:
+        return None, error.status_code
 
 
 # ------------------------------------------------------------------------------------------------------ round trips
@@ -103,8 +103,8 @@ def test_an_answer_holds_each_tensor_as_it_was_asked_for(
 ) -> None:
     tensors = [Tensor("logits", logits.shape, logits), Tensor("label", (len(labels),), labels)]
     body, media_type, headers = encode_response({"model_name": "m"}, list(zip(tensors, binary, strict=True)))
-    assert (media_type == b"application/octet-stream") == any(binary) == bool(headers)
-    end = int(dict(headers).get(b"inference-header-content-length", len(body)))
+    assert (media_type == "application/octet-stream") == any(binary) == bool(headers)
+    end = int(dict(headers).get("Inference-Header-Content-Length", len(body)))
     content, rest = json.loads(body[:end]), body[end:]
     assert content["model_name"] == "m"
     first, second = content["outputs"]
@@ -245,9 +245,9 @@ def test_classification_is_tritons() -> None:
     ],
 )
 def test_what_is_wrong_is_said(content: object, said: str) -> None:
-    with pytest.raises(HTTPError) as error:
+    with pytest.raises(HTTPException) as error:
         decoded(content)
-    assert error.value.status == 400
+    assert error.value.status_code == 400
     assert said in str(error.value)
     assert len(str(error.value)) < 300
 
@@ -266,7 +266,7 @@ def test_what_is_wrong_is_said(content: object, said: str) -> None:
 )
 def test_lengths_of_binary_data_must_agree(size: object, shape: object, tail: int, said: str) -> None:
     item = {"name": "pixels", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": size}}
-    with pytest.raises(HTTPError) as error:
+    with pytest.raises(HTTPException) as error:
         decoded({"inputs": [item]}, bytes(tail))
     assert said in str(error.value)
 
@@ -276,13 +276,13 @@ def test_pixels_must_be_finite(value: float) -> None:
     array = np.zeros((3, 3, 2, 2), np.float32)
     array[1, 2, 0, 1] = value
     item = {"name": "pixels", "datatype": "FP32", "shape": array.shape, "parameters": {"binary_data_size": 144}}
-    with pytest.raises(HTTPError, match="image 1 has NaN or infinite values"):
+    with pytest.raises(HTTPException, match="image 1 has NaN or infinite values"):
         decoded({"inputs": [item]}, array.tobytes())
 
 
 @pytest.mark.parametrize("length", ["0", "-1", "1.0", "x", "1000", "9" * 30, "١"])
 def test_the_length_of_the_json_must_be_one(length: str) -> None:
-    with pytest.raises(HTTPError, match="Inference-Header-Content-Length"):
+    with pytest.raises(HTTPException, match="Inference-Header-Content-Length"):
         decode_request(b"{}", length, SIZE, OUTPUTS)
 
 
@@ -296,5 +296,5 @@ def test_the_length_of_the_json_must_be_one(length: str) -> None:
     ],
 )
 def test_lengths_of_elements_must_agree(data: bytes, said: str) -> None:
-    with pytest.raises(HTTPError, match=said):
+    with pytest.raises(HTTPException, match=said):
         unpack_bytes(memoryview(data), "x")

@@ -64,14 +64,17 @@ def scope_of(method: str, target: str, headers: Mapping[str, str] | None = None,
 async def exchange(app: Any, scope: dict[str, Any], parts: Sequence[bytes | float | None]) -> Answer:
     """The answer to a request whose body comes in parts; its status is 0 if there is none.
 
-    A number among the parts is a wait of so many seconds, None the client's end.
+    A number among the parts is a wait of so many seconds, None the client's end; without it the client stays.
     """
     left = list(parts)
     sent: list[dict[str, Any]] = []
+    answered = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         while left and isinstance(left[0], float):
             await asyncio.sleep(float(left.pop(0)))  # type: ignore[arg-type]
+        if not left:
+            await answered.wait()
         part = left.pop(0) if left else None
         if part is None:
             return {"type": "http.disconnect"}
@@ -79,6 +82,8 @@ async def exchange(app: Any, scope: dict[str, Any], parts: Sequence[bytes | floa
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body":
+            answered.set()
 
     await app(scope, receive, send)
     if not sent:
