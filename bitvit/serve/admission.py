@@ -17,6 +17,8 @@ from bitvit.serve.messages import RETRY
 
 __all__ = ["Admission", "GoOn", "StoppedError"]
 
+WATCHED = 0.05  # seconds after which a job's client is watched: a task for each would cost as much as routing does
+
 Result = TypeVar("Result")
 GoOn: TypeAlias = Callable[[], None]
 """Called by a job now and then. Raises if its answer is wanted no more."""
@@ -62,22 +64,26 @@ class Admission:
 
         go_on()
         self.admitted += 1
-        job_done = self._pool.submit(job, go_on)
-        leaving = asyncio.ensure_future(left())
+        future = self._pool.submit(job, go_on)
+        watching: list[asyncio.Task[None]] = []
+
+        async def drop_when_left() -> None:
+            await left()
+            has_left.set()
+            future.cancel()
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(WATCHED, lambda: watching.append(loop.create_task(drop_when_left())))
         try:
-            done = asyncio.wrap_future(job_done)
-            await asyncio.wait((done, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not done.done():
-                has_left.set()
-                if job_done.cancel():
-                    raise ClientDisconnect
-            return await done
+            return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            job_done.cancel()
+            future.cancel()
             go_on()
             raise
         finally:
-            leaving.cancel()
+            timer.cancel()
+            for task in watching:
+                task.cancel()
             self.admitted -= 1
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from tests.support.command import run
 from tests.support.paths import ROOT, WEIGHTS
-from tests.support.serving import running
+from tests.support.serving import RunningServer, running
 
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 EXAMPLES = ROOT / "docs" / "examples"
@@ -75,21 +76,31 @@ def test_the_page_is_linked() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- examples
-@needs_server
-def test_the_units_command_is_one(tmp_path: Path) -> None:
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment]
-    unit.read(EXAMPLES / "bitvit.service")
-    service = unit["Service"]
-    program, verb, *arguments = shlex.split(service["ExecStart"])
-    assert (Path(program).name, verb, service["ExecReload"]) == ("bitvit", "serve", "/bin/kill -HUP $MAINPID")
-    place = arguments.index("/srv/model.safetensors")
-    arguments[place] = str(WEIGHTS / "bhvit-cifar10.safetensors")
+@pytest.fixture(scope="module")
+def unit() -> configparser.SectionProxy:
+    """The service's part of the unit."""
+    found = configparser.ConfigParser(strict=False, interpolation=None)
+    found.optionxform = str  # type: ignore[assignment]
+    found.read(EXAMPLES / "bitvit.service")
+    return found["Service"]
+
+
+@pytest.fixture(scope="module")
+def as_a_service(unit: configparser.SectionProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The unit's own command, with another model and port."""
+    _, _, *arguments = shlex.split(unit["ExecStart"])
+    arguments[arguments.index("/srv/model.safetensors")] = str(WEIGHTS / "bhvit-cifar10.safetensors")
     del arguments[arguments.index("--port") : arguments.index("--port") + 2]
-    with running(tmp_path, *arguments) as server:
-        assert server.ask("GET", "/v2/models/bhvit-cifar10/ready").status == 200
-        assert server.stop() == 0
-    assert int(arguments[arguments.index("--grace") + 1]) < int(service["TimeoutStopSec"])
+    with running(tmp_path_factory.mktemp("service"), *arguments) as server:
+        yield server
+
+
+@needs_server
+def test_the_units_command_is_one(unit: configparser.SectionProxy, as_a_service: RunningServer) -> None:
+    program, verb, *arguments = shlex.split(unit["ExecStart"])
+    assert (Path(program).name, verb, unit["ExecReload"]) == ("bitvit", "serve", "/bin/kill -HUP $MAINPID")
+    assert as_a_service.ask("GET", "/v2/models/bhvit-cifar10/ready").status == 200
+    assert int(arguments[arguments.index("--grace") + 1]) < int(unit["TimeoutStopSec"])
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze")
@@ -103,7 +114,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 
 @needs_server
-def test_the_dockerfile_warms_up_as_root_and_serves_as_another(tmp_path: Path) -> None:
+def test_the_dockerfile_warms_up_as_root_and_serves_as_another(as_a_service: RunningServer) -> None:
     text = (EXAMPLES / "Dockerfile").read_text(encoding="utf-8")
     words = [
         "pip install",
@@ -120,7 +131,7 @@ def test_the_dockerfile_warms_up_as_root_and_serves_as_another(tmp_path: Path) -
     assert command[:4] == ["bitvit", "serve", "--host", "0.0.0.0"]
     assert command[-1] in text.split("COPY model.safetensors ")[1].splitlines()[0]
     (check,) = re.findall(r"^HEALTHCHECK CMD (\[.*\])$", text, re.MULTILINE)
-    with running(tmp_path, WEIGHTS / "bhvit-cifar10.safetensors") as server:
-        probe = json.loads(check)[2].replace("http://127.0.0.1:8000", server.url)
-        assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+    probe = json.loads(check)[2].replace("http://127.0.0.1:8000", as_a_service.url)
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+    assert as_a_service.stop() == 0
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode != 0

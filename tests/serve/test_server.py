@@ -178,18 +178,27 @@ def test_sigterm_answers_what_is_open_and_leaves_nothing(
         assert server.process.wait(patience(30)) == 0
 
 
-def test_a_unix_socket(cifar_file: Path, tmp_path: Path, classifier: object) -> None:
-    """One that a server left behind is replaced; the server takes its own away."""
+def test_a_unix_socket_and_sigterm_that_does_not_wait_for_ever(
+    cifar_file: Path, tmp_path: Path, classifier: object
+) -> None:
+    """A socket that a server left behind is replaced; the server takes its own away."""
     assert classifier
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
-    with running(tmp_path, cifar_file, "--uds", path, where=f" at unix:{path}") as server:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(path))
-            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert answers_of(connection, 1) == [(200, b'{"ready":true}')]
+    options = ("--grace", 1, "--timeout", 600)
+    with (
+        running(tmp_path, cifar_file, "--uds", path, *options, where=f" at unix:{path}") as server,
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
+        connection.connect(str(path))
+        connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answers_of(connection, 1) == [(200, b'{"ready":true}')]
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # so the request is under way
         assert server.stop() == 0
+        ((status, body),) = answers_of(connection, 1)
+        assert (status, json.loads(body)) == (503, {"error": "the server ends; ask another"})
     assert not path.exists()
 
 
@@ -199,16 +208,6 @@ def _refused(port: int) -> bool:
     except OSError:
         return True
     return False
-
-
-def test_sigterm_does_not_wait_for_ever(cifar_file: Path, tmp_path: Path, classifier: object) -> None:
-    assert classifier
-    with running(tmp_path, cifar_file, "--grace", 1, "--timeout", 600) as server, server.raw() as connection:
-        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-        assert server.ask("GET", "/v2/health/live").status == 200
-        assert server.stop() == 0
-        ((status, body),) = answers_of(connection, 1)
-        assert (status, json.loads(body)) == (503, {"error": "the server ends; ask another"})
 
 
 def test_sighup_loads_models_again_while_requests_go_on(

@@ -9,6 +9,7 @@ import asyncio
 import collections
 import contextlib
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -196,6 +197,7 @@ def main(
     only: Annotated[int | None, typer.Option(help="the number of one request, which is shown")] = None,
 ) -> None:
     """Send mutated requests; exit code 1 if one of them is a failure."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # as `bitvit serve` does
     with model() as path:
         app = serve.app({"tiny": path}, workers=1, limits=serve.Limits(body=4 << 20, seconds=5), allow_load=True)
         seeds = valid_requests("tiny", app.registry.default.size)
