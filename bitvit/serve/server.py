@@ -78,6 +78,10 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         self._started()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.sleep(0.01)  # a request may have arrived but not been read: uvicorn closes such connections
+        await super().shutdown(sockets)
+
     def _reload(self) -> None:
         task = asyncio.get_running_loop().create_task(self._application.reload_all())
         self._reloading.add(task)

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import bitvit
 from bitvit import serve
 from bitvit.serve.application import Application
 from bitvit.serve.tensors import pack_bytes
+from tests.support.patience import patience
 from tests.support.serving import Answer, ask, exchange, scope_of
 
 GETS = ["/", "/models", "/metrics", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"]
@@ -253,6 +255,38 @@ def test_limits(tiny: Path) -> None:
 def test_a_client_that_goes_away_gets_no_answer(app: Application) -> None:
     assert asyncio.run(exchange(app, scope_of("POST", "/classify"), [b"x", None])).status == 0
     assert 'bitvit_requests_total{route="/classify",status="499"}' in ask(app, "GET", "/metrics").body.decode()
+
+
+def test_what_a_client_that_goes_away_asked_for_is_not_computed(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, encoded: Encoded
+) -> None:
+    """Behind a request that takes long; the next is answered as ever."""
+    app, release, computed = serve.app(tiny, workers=1), threading.Event(), []
+    model, first = app.registry.default, threading.Event()
+    crop = model.crop
+
+    def held(image: bytes) -> object:
+        computed.append(image)
+        first.set()
+        assert release.wait(patience(30))
+        return crop(image)
+
+    monkeypatch.setattr(model, "crop", held)
+
+    async def everything() -> list[Answer]:
+        def post(*parts: bytes | None) -> "asyncio.Task[Answer]":
+            return asyncio.create_task(exchange(app, scope_of("POST", "/classify"), parts))
+
+        staying = post(encoded(0))
+        await asyncio.to_thread(first.wait, patience(30))
+        gone = await post(encoded(2), None)
+        assert app.admission.admitted == 1
+        release.set()
+        return [gone, await staying, await post(encoded(4))]
+
+    assert [answer.status for answer in asyncio.run(everything())] == [0, 200, 200]
+    assert computed == [encoded(0), encoded(4)]
+    assert 'status="499"' in ask(app, "GET", "/metrics").body.decode()
 
 
 def test_a_fault_of_the_server_is_500_and_logged(
