@@ -35,7 +35,7 @@ def serve(
         int, Option("--max-body", min=1, metavar="MIB", help="Largest body of a request, unpacked.")
     ] = 64,
     timeout: Annotated[
-        float, Option("--timeout", min=1, metavar="SECONDS", help="In which a request must be sent, and its answer read.")
+        float, Option("--timeout", min=1, metavar="SECONDS", help="For sending a request, and for reading its answer.")
     ] = 20,
     grace: Annotated[
         int, Option("--grace", min=1, metavar="SECONDS", help="For answers to open requests when it is told to end.")

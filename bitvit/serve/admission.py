@@ -47,7 +47,7 @@ class Admission:
         if self.is_full:
             raise HTTPException(503, f"{self.admitted} requests are waiting or computed; try again", RETRY)
 
-    async def run(self, job: Callable[[GoOn], Result], left: Callable[[], Awaitable[None]]) -> Result:
+    async def run(self, job: Callable[[GoOn], Result], left: Callable[[], Awaitable[object]]) -> Result:
         """What a job returns, run by a worker when its turn comes.
 
         left: returns once the client has gone away; a job that waits is then dropped, one that runs ends soon. Raises

@@ -80,7 +80,7 @@ def test_what_a_client_that_left_asked_for_is_dropped() -> None:
         first = asyncio.ensure_future(admission.run(long, leave.wait))
         await asyncio.to_thread(begun.wait, patience(30))
         gone = asyncio.ensure_future(admission.run(lambda _: done.append("waiting"), lambda: asyncio.sleep(0)))
-        found = list(await asyncio.gather(gone, return_exceptions=True))
+        found: list[object] = [*await asyncio.gather(gone, return_exceptions=True)]
         assert (admission.admitted, first.done()) == (1, False)
         leave.set()
         found += await asyncio.gather(first, return_exceptions=True)

@@ -68,8 +68,9 @@ def main(
         )
         served = running(Path(folder), model, "--workers", 1, "--no-access-log")
         with alone, served as server, contextlib.closing(server.connect()) as connection:
-            assert alone.stdin is not None
-            assert alone.stdout is not None
+            asks, says = alone.stdin, alone.stdout
+            assert asks is not None
+            assert says is not None
 
             def over_http(count: int) -> float:
                 begin = seconds_of(server.process.pid)
@@ -82,12 +83,12 @@ def main(
                 return seconds_of(server.process.pid) - begin
 
             def by_classifier(count: int) -> float:
-                print(count, file=alone.stdin, flush=True)
-                return float(alone.stdout.readline())
+                print(count, file=asks, flush=True)
+                return float(says.readline())
 
             over_http(len(images))
             pairs = [(over_http(chunk), by_classifier(chunk)) for _ in range(rounds)]
-            alone.stdin.close()
+            asks.close()
     ratio = statistics.median(http / plain for http, plain in pairs)
     for name, seconds in zip(("over HTTP", "Classifier"), zip(*pairs, strict=True), strict=True):
         print(f"{name:10} {1000 * statistics.median(seconds) / chunk:7.3f} ms, least {1000 * min(seconds) / chunk:.3f}")
