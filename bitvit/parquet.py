@@ -69,6 +69,8 @@ class TableFile:
 
 def is_parquet(place: str) -> bool:
     """Whether a command's argument stands for Parquet files: by its name, or because such lie in the folder itself."""
+    if place[:8].lower().startswith(("http://", "https://")):  # which pyarrow does not read
+        return False
     if "://" in place or place.lower().endswith(ENDING):
         return True
     with contextlib.suppress(OSError, ValueError):

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 from bitvit.cli.console import (
     SOME_FAILED,
@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 
     from bitvit.classify import Classifier
     from bitvit.predictions import Prediction
+    from bitvit.sources import ImageSource
 
-STDIN = "-"
+    Outcome: TypeAlias = list[Prediction] | ImageError
+    Sources: TypeAlias = Callable[[Iterable[str]], Iterator[ImageSource]]
+
+__all__ = ["QUICKLY_DONE", "Format", "Record", "classify", "progress_bar"]
+
+STDIN, LIST = "-", "@"
 QUICKLY_DONE = 8  # images, for which a progress bar would only flicker
 
 
@@ -51,8 +57,9 @@ def classify(
         list[str],
         Argument(
             metavar="PATH",
-            help="Images and folders of images; - is an image on stdin. Or Parquet files, folders of them, patterns or "
-            "addresses such as s3://bucket/images.",
+            help="Images, folders of images and patterns such as 'photos/**/*.jpg'; - is an image on stdin, @FILE a "
+            "list of names, one a line, and @- one on stdin. Or Parquet files, folders of them, patterns or addresses "
+            "such as s3://bucket/images.",
         ),
     ],
     top_k: Annotated[int, Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
@@ -98,6 +105,21 @@ def classify(
     resume: Annotated[
         bool, Option("--resume", help="Go on where the same command on Parquet files was stopped.")
     ] = False,
+    null: Annotated[
+        bool, Option("--null", "-0", help="Names in lists end with NUL, not with the line, as find -print0 has them.")
+    ] = False,
+    watch: Annotated[
+        bool,
+        Option(
+            "--watch",
+            help="Classify each new image in the folders, until Ctrl-C or SIGTERM; with --output going on where it was "
+            "stopped. For --format jsonl and csv.",
+        ),
+    ] = False,
+    urls: Annotated[bool, Option("--urls", help="Download images at addresses, http:// and https://.")] = False,
+    max_download: Annotated[
+        int, Option("--max-download", min=1, metavar="MB", help="Size of a downloaded image, at most.")
+    ] = 64,
 ) -> None:
     """Classify images.
 
@@ -111,11 +133,13 @@ def classify(
 
     csv: columns path,rank,label,index,score; failures are left out
 
+    With --watch both have the file's size and mtime_ns too.
+
     Parquet: columns file,row,label,index,score,error, the middle ones lists unless --top-k is 1; kept ones come first
     """
     from bitvit.parquet import is_parquet  # imports nothing of pyarrow's
 
-    if any(map(is_parquet, paths)):
+    if not watch and any(map(is_parquet, paths)):
         from bitvit.cli.parquet import classify_parquet
 
         if form is not Format.table or explain is not None or recursive:
@@ -129,41 +153,136 @@ def classify(
         return
     if path_column is not None or keep or resume:
         raise BitvitError("--path-column, --keep and --resume are for Parquet files of images, and these are none")
-    images = _find(paths, recursive)  # before the model is loaded, so that a mistyped name is told at once
+    if null and not any(path.startswith(LIST) for path in paths):
+        raise BitvitError("--null is for lists of names: @FILE, or @- for one on stdin")
+    options: dict[str, Any] = {"threads": threads, "batch_size": batch_size, "exif": exif}
+    if watch:
+        from bitvit.cli.watch import classify_new
+
+        if explain is not None:
+            raise BitvitError("--watch draws no heat maps; leave out --explain")
+        classify_new(model, paths, form.value, out, top_k=top_k, recursive=recursive, options=options)
+        return
+    # Before the model is loaded, so that a mistyped name is told at once.
+    portions, count = _find(paths, recursive, null=null, urls=urls)
     from bitvit.classify import Classifier
 
     with compiling_status():
-        classifier = Classifier(model, threads=threads, batch_size=batch_size, exif=exif)
-    if explain is None:
-        outcomes = classifier.attempt(map(_source, images), top_k)
-    else:
-        outcomes = _explained(classifier, images, top_k, explain)
-    records = (_record(path, outcome) for path, outcome in zip(images, outcomes, strict=True))
+        classifier = Classifier(model, **options)
+    sources = _sources
+    if urls:
+        sources, portions = functools.partial(_downloaded, most=max_download), _small(portions)
     report = _Report()
-    with output(None if out is None else Path(out)) as stream, _progress(report, len(images), stream) as advance:
+    with output(None if out is None else Path(out)) as stream, _progress(report, count or 0, stream) as advance:
+        if explain is None:
+            records = _records(portions, lambda names: classifier.attempt(sources(names), top_k))
+        else:  # with all names known, so that no heat map takes the name of an image to come
+            names = list(itertools.chain.from_iterable(portions))
+            records = _records([names], lambda names: _explained(classifier, names, sources, top_k, explain))
         _WRITERS[form](stream, report.watch(records, advance))
-    print_turned(classifier.turned, len(images))
+    print_turned(classifier.turned, report.count)
     if report.failed:
-        print_error(f"{report.failed} of {len(images)} images could not be read", report.console)
+        print_error(f"{report.failed} of {report.count} images could not be read", report.console)
         raise SystemExit(SOME_FAILED)
 
 
-def _find(paths: Iterable[str], recursive: bool) -> list[str]:
-    """The images that the arguments name, folders replaced by what is in them."""
-    images: list[str] = []
-    for path in paths:
-        if not Path(path).is_dir():
-            images.append(path)
-            continue
-        from bitvit.folders import find_images
+# ---------------------------------------------------------------------------------------------------------- inputs
+def _find(
+    paths: Iterable[str], recursive: bool, *, null: bool, urls: bool
+) -> tuple[Iterable[Sequence[str]], int | None]:
+    """The images that the arguments name, in portions, folders replaced by what is in them; and how many.
 
-        found = find_images(path, recursive=recursive)
-        images += map(str, found.images)
-        if left_out := found.left_out():
-            print_note(f"{path}: left out: {left_out}")
-    if images.count(STDIN) > 1:
+    A list of names is a portion for each part of it that is there; nobody knows how many it has: None.
+    """
+    found: list[Iterable[Sequence[str]]] = []
+    together: list[str] | None = None  # the names since the last list
+    for path in paths:
+        if path.startswith(LIST):
+            from bitvit.cli.inputs import NameList
+
+            found.append(NameList(path.removeprefix(LIST), null=null))
+            together = None
+        else:
+            if together is None:
+                together = []
+                found.append([together])
+            together += _named(path, recursive, urls)
+    if sum(path in (STDIN, LIST + STDIN) for path in paths) > 1:
         raise ImageError("-: named twice, but stdin can be read only once")
-    return images
+    if together is not None and len(found) == 1:
+        return found[0], len(together)
+    return _some(itertools.chain.from_iterable(found), paths), None
+
+
+def _named(path: str, recursive: bool, urls: bool) -> Iterable[str]:
+    """The images that an argument which is no list names."""
+    if _is_address(path):
+        if not urls:
+            raise ImageError(_UNASKED.format(path))
+        return [path]
+    if any(letter in path for letter in "*?["):
+        from bitvit.cli.inputs import is_pattern, matches
+
+        if is_pattern(path):
+            return [name for match in matches(path) for name in _in_folder(match, recursive)]
+    return _in_folder(path, recursive)
+
+
+def _in_folder(path: str, recursive: bool) -> Iterable[str]:
+    """The images in a folder; a path that is none stands for itself."""
+    if not Path(path).is_dir():
+        return [path]
+    from bitvit.folders import find_images
+
+    found = find_images(path, recursive=recursive)
+    if left_out := found.left_out():
+        print_note(f"{path}: left out: {left_out}")
+    return map(str, found.images)
+
+
+def _some(portions: Iterable[Sequence[str]], paths: Iterable[str]) -> Iterator[Sequence[str]]:
+    """The portions. Raises ImageError at their end if there was none."""
+    portion = None
+    for portion in portions:
+        yield portion
+    if portion is None:
+        raise ImageError(f"{' '.join(path for path in paths if path.startswith(LIST))}: names no images")
+
+
+def _small(portions: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """Portions of as many images as are downloaded together."""
+    from bitvit.cli.urls import AT_ONCE
+
+    return (names[k : k + AT_ONCE] for names in portions for k in range(0, len(names), AT_ONCE))
+
+
+def _is_address(name: str) -> bool:
+    return name[:8].lower().startswith(("http://", "https://"))
+
+
+_UNASKED = "{}: is a URL; --urls lets bitvit download images, or download it first"
+
+
+def _sources(names: "Iterable[str]") -> "Iterator[ImageSource]":
+    """The images of names, read when their turn comes."""
+    return map(_source, names)
+
+
+def _source(name: str) -> "ImageSource":
+    if _is_address(name):  # out of a list
+        from bitvit.sources import NamedBytes
+
+        return NamedBytes(b"", name, _UNASKED.format(name))
+    return _Stdin() if name == STDIN else name
+
+
+def _downloaded(names: "Iterable[str]", most: int) -> "Iterator[ImageSource]":
+    """What _sources gives, with what is at addresses. most: MB of one."""
+    from bitvit.cli.urls import download
+
+    wanted = list(names)
+    found = iter(download([name for name in wanted if _is_address(name)], most))
+    return (next(found) if _is_address(name) else _source(name) for name in wanted)
 
 
 class _Stdin:
@@ -180,12 +299,8 @@ class _Stdin:
             raise ImageError(f"stdin cannot be read: {problem.strerror}; redirect an image to it") from None
 
 
-def _source(path: str) -> str | _Stdin:
-    return _Stdin() if path == STDIN else path
-
-
 def _explained(
-    classifier: "Classifier", images: Sequence[str], top_k: int, folder: Path
+    classifier: "Classifier", images: Sequence[str], sources: "Sources", top_k: int, folder: Path
 ) -> "Iterator[list[Prediction] | ImageError]":
     """What Classifier.attempt gives; each image's heat map is saved under its name, numbered if that is taken.
 
@@ -200,7 +315,7 @@ def _explained(
         wanted = "stdin" if image == STDIN else Path(image).stem
         name = _free(wanted, place, taken)
         try:
-            explanation = classifier.explain(_source(image), top_k)
+            explanation = classifier.explain(next(sources([image])), top_k)
         except ImageError as error:
             yield error
             continue
@@ -239,14 +354,22 @@ class Record:
         return {"path": self.path, "predictions": self.predictions}
 
 
-def _record(path: str, outcome: "list[Prediction] | ImageError") -> Record:
+def _records(
+    portions: Iterable[Sequence[str]], attempt: "Callable[[Sequence[str]], Iterator[Outcome]]"
+) -> Iterator[Record]:
+    """A portion is answered before the next one is asked for, which may be long in coming."""
+    for names in portions:
+        yield from (_record(name, outcome) for name, outcome in zip(names, attempt(names), strict=True))
+
+
+def _record(path: str, outcome: "Outcome") -> Record:
     return Record(path, [], str(outcome)) if isinstance(outcome, ImageError) else Record(path, outcome)
 
 
 class _Report:
     """Reports the images that failed, and counts them."""
 
-    failed = 0
+    count, failed = 0, 0
 
     @functools.cached_property
     def console(self) -> "Console":
@@ -254,6 +377,7 @@ class _Report:
 
     def watch(self, records: Iterable[Record], advance: Callable[[], None]) -> Iterator[Record]:
         for record in records:
+            self.count += 1
             if record.error is not None:
                 self.failed += 1
                 print_error(record.error, self.console)
@@ -316,6 +440,7 @@ def _write_csv(stream: TextIO, records: Iterable[Record]) -> None:
             (record.path, rank, best["label"], best["index"], best["score"])
             for rank, best in enumerate(record.predictions, 1)
         )
+        stream.flush()  # names may come slowly
 
 
 _WRITERS: dict[Format, Callable[[TextIO, Iterable[Record]], None]] = {

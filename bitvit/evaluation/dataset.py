@@ -16,7 +16,7 @@ from bitvit.files import read_csv
 from bitvit.folders import Found, find_images
 from bitvit.images import EXTENSIONS, ImageSource
 from bitvit.messages import listing, plural, shown
-from bitvit.nopaths import path_text
+from bitvit.nopaths import no_path, path_text
 from bitvit.parquet import is_parquet
 from bitvit.sources import collected, is_one_image
 
@@ -92,7 +92,8 @@ def _existing(data: str | os.PathLike[str]) -> Path:
     if path.suffix.lower() in EXTENSIONS and path.is_file():
         raise ImageError(f"{path}: is an image, which has no label; expected a folder with a folder for each class")
     if not exists:
-        raise ImageError(f"{path}: no such folder or file; expected a folder with a folder for each class, or a CSV")
+        expected = "no such folder or file; expected a folder with a folder for each class, or a CSV"
+        raise ImageError(f"{path_text(data)}: {no_path(os.fspath(data)) or expected}")
     return path
 
 
