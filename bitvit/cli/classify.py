@@ -118,7 +118,7 @@ def classify(
     ] = False,
     urls: Annotated[bool, Option("--urls", help="Download images at addresses, http:// and https://.")] = False,
     max_download: Annotated[
-        int, Option("--max-download", min=1, metavar="MB", help="Size of a downloaded image, at most.")
+        int, Option("--max-download", min=1, metavar="MB", help="Largest image that --urls downloads.")
     ] = 64,
 ) -> None:
     """Classify images.
@@ -133,7 +133,7 @@ def classify(
 
     csv: columns path,rank,label,index,score; failures are left out
 
-    With --watch both have the file's size and mtime_ns too.
+    With --watch, jsonl and csv have the file's size and mtime_ns too.
 
     Parquet: columns file,row,label,index,score,error, the middle ones lists unless --top-k is 1; kept ones come first
     """

@@ -28,6 +28,7 @@ PLAIN = [
     ("m.safetensors", "a.png", "b.png", "-"),
     ("a.png", "-k", "3", "b.png", "--format", "csv"),
     ("m", "--top-k=3", "--exif", "-r", "-o", "out.csv", "x"),
+    ("m", "-0", "@-", "--watch", "x", "--urls", "--max-download=8"),
     ("m", "x", "-f", "json", "-b", "1", "-t", "2", "--explain", "heat", "-k", "1", "-k", "2"),
 ]
 OTHER = [
