@@ -76,13 +76,14 @@ def serve(
 
 def _named(models: list[str]) -> dict[str, str]:
     """name -> path. Raises BitvitError for a name that will not do, or is there twice."""
+    from bitvit.hub import model_name
     from bitvit.serve.registry import check_name
 
     found: dict[str, str] = {}
     for argument in models:
         name, equals, path = argument.partition("=")
         if not equals or Path(argument).exists():
-            name, path = Path(argument).stem, argument
+            name, path = model_name(argument), argument
         try:
             check_name(name)
         except ValueError as problem:
