@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bitvit.errors import HubError
-from bitvit.extras import require
-from bitvit.hub.faults import is_unreachable, told_plainly
+from bitvit.hub.library import is_unreachable, library, told_plainly
 from bitvit.hub.names import HubName
 from bitvit.messages import listing
 from bitvit.modelfile import METADATA_KEY
@@ -53,7 +52,7 @@ def fetch(path: str | os.PathLike[str], *, packed: bool = True) -> Fetched:
     Raises HubError.
     """
     name = HubName.parse(path)
-    hub = require("huggingface_hub", f"{name}: the Hugging Face Hub", "hub")
+    hub = library(name)
     if name.is_pinned and (cached := _cached(hub, name, packed)):
         return _told(cached)
     api = hub.HfApi(library_name="bitvit")

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitvit.errors import HubError
-from bitvit.extras import require
 from bitvit.files import read_text
 from bitvit.hub.card import PUBLISHED, check_license, model_card
-from bitvit.hub.faults import told_plainly
+from bitvit.hub.library import library, told_plainly
 from bitvit.hub.names import check_branch, check_repository
 from bitvit.modelfile import read_file, read_model
 from bitvit.summary import summarize
@@ -55,7 +54,7 @@ class Publication:
         Raises HubError, also where --private is asked for and the repository is public; nothing is uploaded then.
         """
         where = f"hf://{self.repository}"
-        hub = require("huggingface_hub", f"{where}: the Hugging Face Hub", "hub")
+        hub = library(where)
         api = hub.HfApi(library_name="bitvit")
         with told_plainly(hub, where):
             api.create_repo(self.repository, private=self.private or None, exist_ok=True)

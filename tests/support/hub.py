@@ -53,9 +53,9 @@ class Hub:
         self.broken = False
         """Whether every answer is 500."""
 
-    def add(self, name: str, files: dict[str, bytes], **settings: bool) -> str:
+    def add(self, name: str, files: dict[str, bytes], *, private: bool = False, gated: bool = False) -> str:
         """A repository with one commit, which is returned."""
-        self.repositories[name] = Repository(**settings)
+        self.repositories[name] = Repository(private, gated)
         return self.repositories[name].commit(files)
 
 
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def hub(self) -> Hub:
-        return self.server.hub  # type: ignore[attr-defined,no-any-return]
+        return self.server.hub  # type: ignore[attr-defined]
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -1,14 +1,27 @@
-"""What huggingface_hub raises, said in one line each."""
+"""huggingface_hub: imported when it is needed, and what it raises said in one line each."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
 from bitvit.errors import BitvitError, HubError
+from bitvit.extras import require
 
-__all__ = ["is_unreachable", "told_plainly"]
+__all__ = ["is_unreachable", "library", "told_plainly"]
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+def library(name: object) -> Any:
+    """The package huggingface_hub, with the modules of it that are used here. name: what it is needed for.
+
+    Raises BitvitError if it is not installed.
+    """
+    hub = require("huggingface_hub", f"{name}: the Hugging Face Hub", "hub")
+    for module in ("constants", "errors", "utils"):  # the package itself imports nothing
+        importlib.import_module(f"huggingface_hub.{module}")
+    return hub
 
 
 def is_unreachable(hub: Any, problem: Exception) -> bool:
