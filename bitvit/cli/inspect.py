@@ -27,7 +27,10 @@ _TOTALS = ("binary_weights", "float_parameters", "binary_macs", "computed_binary
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="MODEL|CHECKPOINT", help="Packed model or training checkpoint.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL|CHECKPOINT", help="Packed model or training checkpoint, or hf://owner/name."),
+    ],
     config: Annotated[
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
     ] = None,

@@ -15,7 +15,10 @@ LOOPBACK = ("127.", "localhost", "::1")
 def serve(
     models: Annotated[
         list[str],
-        Argument(metavar="MODEL...", help="Packed models, or NAME=PATH; a name is the file's, without its ending."),
+        Argument(
+            metavar="MODEL...",
+            help="Packed models, also hf://owner/name, or NAME=PATH; a name is the file's, without its ending.",
+        ),
     ],
     host: Annotated[
         str, Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0: everywhere.")

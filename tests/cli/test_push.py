@@ -10,8 +10,6 @@ from bitvit.cli.push import push
 from tests.support.command import Terminal, run
 from tests.support.hub import TOKEN, Hub
 
-pytest_plugins = ("tests.hub.conftest",)
-
 
 def test_dry_run_prints_plan_and_card(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not installed

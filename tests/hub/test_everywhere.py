@@ -100,7 +100,7 @@ def test_a_command_obeys_the_environment(published: Hub, image: Path, tmp_path: 
         return subprocess.run(arguments, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
 
     found = run(NAME)
-    assert (found.returncode, found.stderr, found.stdout.count("%")) == (0, "", 5)
+    assert (found.returncode, found.stderr, found.stdout.count("%")) == (0, "", 3)
     assert list((tmp_path / "home").rglob("model.safetensors"))
     missing = run("hf://me/never", HF_HUB_OFFLINE="1")
     assert (missing.returncode, missing.stdout, missing.stderr.count("\n")) == (1, "", 1)
