@@ -79,13 +79,13 @@ def serve(
 
 def _named(models: list[str]) -> dict[str, str]:
     """name -> path. Raises BitvitError for a name that will not do, or is there twice."""
-    from bitvit.hub import model_name
+    from bitvit.hub import is_hub_name, model_name
     from bitvit.serve.registry import check_name
 
     found: dict[str, str] = {}
     for argument in models:
         name, equals, path = argument.partition("=")
-        if not equals or Path(argument).exists():
+        if not equals or is_hub_name(argument) or Path(argument).exists():
             name, path = model_name(argument), argument
         try:
             check_name(name)
