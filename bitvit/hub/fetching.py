@@ -62,9 +62,9 @@ def fetch(path: str | os.PathLike[str], *, packed: bool = True) -> Fetched:
         if is_unreachable(hub, problem) and (cached := _cached(hub, name, packed)):
             _log.info("%s: the Hub cannot be reached; taken from the cache", name)
             return _told(cached)
-        with told_plainly(hub, name, cached=True):
+        with told_plainly(hub, name, reading=True):
             raise
-    with told_plainly(hub, name, cached=True), _bars_on_terminals_only(hub):
+    with told_plainly(hub, name, reading=True), _bars_on_terminals_only(hub):
         files = sorted(sibling.rfilename for sibling in info.siblings or ())
         file = _chosen(api, name, files, packed, info.sha)
         place = Path(api.hf_hub_download(name.repository, file, revision=name.revision, etag_timeout=SECONDS))

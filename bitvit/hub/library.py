@@ -31,11 +31,11 @@ def is_unreachable(hub: Any, problem: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def told_plainly(hub: Any, name: object, *, cached: bool = False) -> Iterator[None]:
+def told_plainly(hub: Any, name: object, *, reading: bool = False) -> Iterator[None]:
     """Raise a HubError in place of whatever is raised inside, which must be calls of huggingface_hub alone.
 
-    name: of what was asked for. cached: the cache would have done as well, and does not have it. Their exceptions stem
-    from OSError, from those of an HTTP client that depends on the version, and from ValueError; so none is let through.
+    name: of what was asked for. reading: a file of the cache would have done, and there is none. Their exceptions stem from
+    OSError, from those of an HTTP client that depends on the version, and from ValueError; so none is let through.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def told_plainly(hub: Any, name: object, *, cached: bool = False) -> Iterator[No
     except Exception as problem:
         if isinstance(problem, RuntimeError) and isinstance(problem.__cause__, Exception):
             problem = problem.__cause__  # it says no more than which file was being uploaded
-        raise HubError(f"{name}: {_said(hub, problem, cached)}") from None
+        raise HubError(f"{name}: {_said(hub, problem, reading)}") from None
 
 
 def _status(problem: Exception) -> int:
@@ -52,7 +52,7 @@ def _status(problem: Exception) -> int:
     return int(getattr(getattr(problem, "response", None), "status_code", 0))
 
 
-def _said(hub: Any, problem: Exception, cached: bool) -> str:
+def _said(hub: Any, problem: Exception, reading: bool) -> str:
     errors, endpoint, status = hub.errors, hub.constants.ENDPOINT, _status(problem)
     if isinstance(problem, errors.GatedRepoError):
         return f"its owners let only those in whom they know; ask them on its page at {endpoint}, then {LOG_IN}"
@@ -63,12 +63,14 @@ def _said(hub: Any, problem: Exception, cached: bool) -> str:
     if isinstance(problem, errors.RepositoryNotFoundError) or status in (401, 404):
         if "Invalid credentials" in str(problem):
             return f"{endpoint} refuses the token; {LOG_IN}"
+        if not reading and status == 401:
+            return f"{endpoint} lets nobody write without a token; {LOG_IN}"
         return f"no such repository at {endpoint}, or it is private; check the name, or {LOG_IN}"
     if status == 403:
         return f"{endpoint} forbids it to this token ({_line(problem)}); take one with the right to it: {LOG_IN}"
     if status:
         return f"{endpoint} answers {status} ({_line(problem)}); try again later, or see what its page says"
-    missing = f", and it is not in the cache {hub.constants.HF_HUB_CACHE}" if cached else ""
+    missing = f", and it is not in the cache {hub.constants.HF_HUB_CACHE}" if reading else ""
     if isinstance(problem, errors.OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set{missing}; unset it for once"
     if isinstance(problem, ValueError):

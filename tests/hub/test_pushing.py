@@ -70,5 +70,8 @@ def test_what_is_refused_uploads_nothing(logged_in: Hub, tiny: Path, monkeypatch
     monkeypatch.setenv("HF_TOKEN", "hf_old")
     with pytest.raises(HubError, match=r"hf://me/open: .*log in with `hf auth login`, or set HF_TOKEN"):
         dataclasses.replace(publication, private=False).push()
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match=r"hf://me/new: http://\S+ lets nobody write without a token; log in with"):
+        dataclasses.replace(publication, repository="me/new").push()
     assert list(logged_in.repositories["me/open"].commits) == [before]
     assert logged_in.large == {}
