@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def _is_packed(api: Any, name: HubName, file: str, commit: str) -> bool:
 
     try:
         return METADATA_KEY in api.parse_safetensors_file_metadata(name.repository, file, revision=commit).metadata
-    except SafetensorsParsingError:
+    except (SafetensorsParsingError, struct.error):  # the latter: huggingface_hub 1.0, of a file without 8 bytes
         return False
 
 

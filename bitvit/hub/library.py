@@ -34,8 +34,8 @@ def is_unreachable(hub: Any, problem: Exception) -> bool:
 def told_plainly(hub: Any, name: object, *, reading: bool = False) -> Iterator[None]:
     """Raise a HubError in place of whatever is raised inside, which must be calls of huggingface_hub alone.
 
-    name: of what was asked for. reading: a file of the cache would have done, and there is none. Their exceptions stem from
-    OSError, from those of an HTTP client that depends on the version, and from ValueError; so none is let through.
+    name: of what was asked for. reading: a file of the cache would have done, and there is none. Their exceptions
+    stem from OSError, ValueError and those of an HTTP client that depends on the version; so none is let through.
     """
     try:
         yield
