@@ -45,7 +45,7 @@ def inspect(
     MACs are those of one image. Convolutions, linear layers and the two products of attention count, element-wise
     operations do not. OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.
 
-    MODEL may be of the Hugging Face Hub: hf://owner/name[@revision][/file]. Then commit and sha256 are shown too.
+    MODEL may be of the Hugging Face Hub, such as hf://owner/name. Then commit and sha256 are shown too.
 
     A packed model whose bytes do not match its checksum is refused. --check also fails for a model without a checksum,
     such as those of bitvit's first releases; then stdout says nothing, and the exit code is 1.
