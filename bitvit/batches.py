@@ -48,8 +48,8 @@ class BatchClassifier:
     depend on what a batch holds. With top_k > 1 the first three hold lists. A dict of NumPy arrays has no nulls: there
     an absent text is "", an index -1, a score NaN.
 
-    model: the path of a packed model, or of a bundle's folder. It is read and checked here, and loaded where images
-        come in: once in each process, however often this is unpickled there.
+    model: the path of a packed model or of a bundle's folder, or hf://owner/name. It is read and checked here,
+        and loaded where images come in: once in each process, however often this is unpickled there.
     image: the column of images. name: the column that names a row in error messages; default: `path`, if there is one.
     top_k: how many classes, the most probable first.
     threads: how many a call may use. Engines run as many calls at once as there are CPUs, hence 1.

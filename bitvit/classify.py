@@ -38,7 +38,7 @@ class Classifier:
     An image is a path, the bytes of a file, an open file or upload, a PIL image, or a uint8 array [H, W, 3] (R, G, B)
     or [H, W] (grey); bitvit.sources has all kinds.
 
-    model: path of a packed model, or a model that is loaded already.
+    model: path of a packed model, hf://owner/name[@revision][/file], or a model that is loaded already.
     threads: how many threads a model given by path may use; default: as many as the process has CPUs. Of several images
         each thread decodes and computes some of its own; one image, or fewer than threads, they compute together.
     batch_size: how many images a thread decodes and runs through the network together, at most. Up to twice as many for

@@ -17,6 +17,7 @@ from bitvit.checkpoint.training import class_names, normalization, placeholders,
 from bitvit.checkpoint.transform import not_followed
 from bitvit.config import Config
 from bitvit.errors import CheckpointError, ConfigError, located
+from bitvit.hub import local_path
 from bitvit.modelfile import save_model_file
 from bitvit.pack import pack
 from bitvit.preprocess import Preprocessing, Triple
@@ -81,7 +82,7 @@ def convert(
     for name, place in (("checkpoint", checkpoint), ("out", out)):
         if not os.fspath(place):  # which Path would take for the working folder
             raise CheckpointError(f"{name}: the path is empty; name a file")
-    source, target = Path(checkpoint), Path(out)
+    source, target = Path(local_path(checkpoint, packed=False)), Path(out)
     _check_target(target, parts_of(source).files)
     fields = read_config(config)
     network = read_network(source, config=fields, ema=ema, ignore=ignore)

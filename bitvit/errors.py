@@ -5,7 +5,8 @@
     ├── ConfigError       a network shape that BHViT does not allow, or two sources that disagree
     ├── ModelFileError    a packed model file is damaged, foreign or of another version
     ├── ImageError        an image cannot be decoded or does not fit the model
-    └── BenchError        a benchmark cannot be run as asked for, or its report cannot be read
+    ├── BenchError        a benchmark cannot be run as asked for, or its report cannot be read
+    └── HubError          a model cannot be had from the Hugging Face Hub, or not be published there
 
 Every message says where, what was found, what was expected and what to do.
 """
@@ -13,7 +14,16 @@ Every message says where, what was found, what was expected and what to do.
 import contextlib
 from collections.abc import Iterator
 
-__all__ = ["BenchError", "BitvitError", "CheckpointError", "ConfigError", "ImageError", "ModelFileError", "located"]
+__all__ = [
+    "BenchError",
+    "BitvitError",
+    "CheckpointError",
+    "ConfigError",
+    "HubError",
+    "ImageError",
+    "ModelFileError",
+    "located",
+]
 
 
 class BitvitError(Exception):
@@ -38,6 +48,10 @@ class ImageError(BitvitError):
 
 class BenchError(BitvitError):
     """A benchmark cannot be run as asked for, or a report of one cannot be read."""
+
+
+class HubError(BitvitError):
+    """A model cannot be had from the Hugging Face Hub, or cannot be published there."""
 
 
 @contextlib.contextmanager

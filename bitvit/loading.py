@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from bitvit.hub import local_path
+
 if TYPE_CHECKING:
     from bitvit.model import BHViT
 
@@ -11,15 +13,17 @@ __all__ = ["load"]
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> "BHViT":
-    """Load a packed model file, or the folder of a bundle.
+    """Load a packed model file, the folder of a bundle, or a packed model of the Hugging Face Hub.
 
     The kernels of a file are compiled the first time on a machine, then taken from the cache. A bundle
     (docs/bundle.md) brings its kernels along; what it gives is a bitvit.bundle.model.BundledModel, which can do what a
     BHViT does but for explaining, tracing and profiling.
 
-    threads: at most this many for one call; default all cores the process may use. Raises ModelFileError; ValueError
-    for an impossible number of threads.
+    path: also hf://owner/name[@revision][/file], which huggingface_hub downloads into its cache (extra `hub`).
+    threads: at most this many for one call; default all cores the process may use. Raises ModelFileError; HubError
+    for a name of the Hub; ValueError for an impossible number of threads.
     """
+    path = local_path(path)
     if os.fspath(path) and Path(path).is_dir():
         from bitvit.bundle.model import load_bundle
 

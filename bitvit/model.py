@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bitvit import schema
 from bitvit.config import Config, Place
 from bitvit.errors import ModelFileError
+from bitvit.hub import local_path
 from bitvit.kernels.catalog import Function
 from bitvit.layers.attention import Attention
 from bitvit.layers.downsample import BinaryDownsample, FloatDownsample
@@ -214,5 +215,5 @@ def _unpickled(kind: type[BHViT], data: bytes, path: str, threads: int | None) -
 
 def functions_of(path: str | os.PathLike[str]) -> list[Function]:
     """What running a packed model needs of the catalog. Raises ModelFileError."""
-    file = load_model_file(path)
+    file = load_model_file(local_path(path))
     return Network.read(file.config, file.tensors).program().functions

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitvit.errors import ConfigError, ModelFileError
+from bitvit.hub import local_path
 from bitvit.modelfile import digest, read_file, read_model
 from bitvit.pipeline import Model
 
@@ -39,7 +40,7 @@ class ModelSource:
             )
         if not os.fspath(path):  # which Path would take for the working folder
             raise ModelFileError("the model's path is empty; expected that of a packed model written by bitvit convert")
-        place = Path(path).absolute()
+        place = Path(local_path(path)).absolute()
         data = None
         if place.is_dir():
             from bitvit.bundle.manifest import read_manifest

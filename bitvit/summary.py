@@ -26,6 +26,7 @@ from bitvit.checkpoint import read_network
 from bitvit.checkpoint.shapes import is_optional
 from bitvit.config import Config, Place, PlaceKind
 from bitvit.errors import ConfigError
+from bitvit.hub import local_path
 from bitvit.modelfile import METADATA_KEY, load_model_file
 from bitvit.preprocess import Preprocessing
 from bitvit.tensorfile import FormatError, read_header
@@ -109,7 +110,7 @@ def summarize(
     ignore: fields of it and options of the training that are not known but change nothing.
     Raises ModelFileError, CheckpointError or ConfigError.
     """
-    path = Path(path)
+    path = Path(local_path(path))
     if not is_packed(path):
         return _summarize_checkpoint(path, config, ignore)
     if config is not None:

@@ -27,6 +27,7 @@ from bitvit.bench.report import MODES, BenchReport, Mode, ModelFacts, Preprocess
 from bitvit.bench.startup import measure_startup
 from bitvit.bench.together import run_together
 from bitvit.errors import BenchError
+from bitvit.hub import local_path
 from bitvit.images import ImageSource, open_image
 from bitvit.jit import loader
 from bitvit.model import BHViT, functions_of, load
@@ -80,7 +81,7 @@ def measure(
     batch_sizes, threads = _counts("batch_sizes", batch_sizes), _threads(threads)
     _check_amounts(modes, warmup, iterations, seconds)
     say = progress or (lambda _text: None)
-    path = Path(model)
+    path = Path(local_path(model))
     say("reading the model")
     compiled = _compile(path)
     summary = summarize(path)

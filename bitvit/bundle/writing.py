@@ -19,6 +19,7 @@ from bitvit.bundle.processes import Process
 from bitvit.bundle.source import FIXED, Built, generated, template
 from bitvit.bundle.targets import DEFAULT_CPUS, Level, architecture_of, default_target, describe, levels_of
 from bitvit.errors import BitvitError
+from bitvit.hub import local_path
 from bitvit.jit.checks import compiler
 from bitvit.modelfile import ModelFile, load_model_file
 from bitvit.system import available_threads
@@ -74,7 +75,7 @@ def write_bundle(
     Raises ModelFileError for what is not a packed model; BitvitError for a target or processor that LLVM does not know,
     for a folder that is not empty or cannot be made, and where Numba, a C compiler or space is lacking.
     """
-    file = load_model_file(model)
+    file = load_model_file(local_path(model))
     triple = target or default_target()
     asked = list(cpus) or list(DEFAULT_CPUS[architecture_of(triple).machine])
     command = compiler_for(triple) if python else []

@@ -15,6 +15,7 @@ from bitvit.cli.declare import Declared, Option
 from bitvit.cli.ending import told
 from bitvit.cli.evaluate import evaluate
 from bitvit.cli.inspect import inspect
+from bitvit.cli.push import push
 from bitvit.cli.serve import serve
 from bitvit.cli.verify import verify
 from bitvit.cli.warmup import warmup
@@ -83,7 +84,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, classify, evaluate, inspect, verify, warmup, bench, bundle, serve):
+for command in (convert, classify, evaluate, inspect, verify, warmup, bench, bundle, serve, push):
     app.command(cls=_EvaluateCommand if command is evaluate else None, help=paragraphs(command.__doc__ or ""))(
         with_typers(command)
     )

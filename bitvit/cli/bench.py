@@ -46,7 +46,9 @@ class Mode(str, Enum):
 def bench(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="Packed model, written by bitvit convert, or hf://owner/name.", show_default=False
+        ),
     ] = None,
     batch_size: Annotated[
         list[str],

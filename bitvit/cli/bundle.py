@@ -15,7 +15,9 @@ __all__ = ["bundle"]
 
 
 def bundle(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert, or hf://owner/name.")
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to make.")],
     target: Annotated[
         str | None,

@@ -51,7 +51,10 @@ class Format(str, Enum):
 
 def classify(
     model: Annotated[
-        Path, Argument(metavar="MODEL", help="Packed model, written by bitvit convert, or a bundle's folder.")
+        Path,
+        Argument(
+            metavar="MODEL", help="Packed model, written by bitvit convert, a bundle's folder, or hf://owner/name."
+        ),
     ],
     paths: Annotated[
         list[str],

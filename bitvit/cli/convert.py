@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Training checkpoint: .safetensors, .pth, or a Hugging Face folder.")
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Training checkpoint: .safetensors, .pth, a Hugging Face folder, or hf://owner/name/file.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Packed model to write, .safetensors.")],
     config: Annotated[

@@ -49,7 +49,9 @@ class OnError(str, Enum):
 def evaluate(
     models: Annotated[
         list[Path],
-        Argument(metavar="MODEL", help="Packed model; several make one table with mean and spread."),
+        Argument(
+            metavar="MODEL", help="Packed model, or hf://owner/name; several make one table with mean and spread."
+        ),
     ],
     data: Annotated[
         str,

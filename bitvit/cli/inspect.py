@@ -11,8 +11,10 @@ import typer
 from bitvit.cli.console import IGNORE, printable, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
+from bitvit.hub import is_hub_name
 
 if TYPE_CHECKING:
+    from bitvit.hub.fetching import Fetched
     from bitvit.summary import Row, Summary
 
 
@@ -25,7 +27,10 @@ _TOTALS = ("binary_weights", "float_parameters", "binary_macs", "computed_binary
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="MODEL|CHECKPOINT", help="Packed model or training checkpoint.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL|CHECKPOINT", help="Packed model or training checkpoint, or hf://owner/name."),
+    ],
     config: Annotated[
         Path | None, typer.Option(metavar="JSON", help="config.json of the training, if the checkpoint needs it.")
     ] = None,
@@ -40,20 +45,28 @@ def inspect(
     MACs are those of one image. Convolutions, linear layers and the two products of attention count, element-wise
     operations do not. OPs = float MACs + binary MACs / 64. In a packed model the bytes add up to the file's size.
 
+    MODEL may be of the Hugging Face Hub, such as hf://owner/name. Then commit and sha256 are shown too.
+
     A packed model whose bytes do not match its checksum is refused. --check also fails for a model without a checksum,
     such as those of bitvit's first releases; then stdout says nothing, and the exit code is 1.
     """
     from bitvit.summary import summarize
 
+    fetched = None
+    if is_hub_name(path):
+        from bitvit.hub.fetching import fetch
+
+        fetched = fetch(path)
+        path = fetched.path
     if check:
         print(f"{printable(str(path))}: unchanged, its bytes match its checksum {_checked(path)}")
         return
     require_stdout()
     summary = summarize(path, config, ignore=ignore or ())
     if form is Format.json:
-        print(json.dumps(_as_json(summary), indent=2))
+        print(json.dumps(_as_json(summary) | {"hub": _origin(fetched)}, indent=2))
     else:
-        _print_facts(summary)
+        _print_facts(summary, _origin(fetched) or {})
         _print_layers(summary)
 
 
@@ -93,10 +106,26 @@ def _as_json(summary: "Summary") -> dict[str, object]:
     }
 
 
-def _print_facts(summary: "Summary") -> None:
+def _origin(fetched: "Fetched | None") -> dict[str, str] | None:
+    """Where on the Hub a file comes from."""
+    if fetched is None:
+        return None
+    name = fetched.name
+    return {
+        "repository": name.repository,
+        "revision": name.revision or "main",
+        "commit": fetched.commit,
+        "file": name.file or "",
+        "sha256": fetched.sha256(),
+    }
+
+
+def _print_facts(summary: "Summary", origin: dict[str, str]) -> None:
+    """origin: on the Hub, empty for a file of this machine."""
     kind = f"packed model, bitvit {summary.version}" if summary.packed else "training checkpoint"
     print_lines([f"{summary.path}: {kind}"])
-    facts: dict[str, object] = {"checkpoint sha256": summary.sha256}
+    facts: dict[str, object] = {"file sha256" if name == "sha256" else name: fact for name, fact in origin.items()}
+    facts["checkpoint sha256"] = summary.sha256
     if summary.packed:
         facts["checksum"] = summary.checksum or "none"
     facts |= summary.config.to_dict()

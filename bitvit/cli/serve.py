@@ -15,7 +15,10 @@ LOOPBACK = ("127.", "localhost", "::1")
 def serve(
     models: Annotated[
         list[str],
-        Argument(metavar="MODEL...", help="Packed models, or NAME=PATH; a name is the file's, without its ending."),
+        Argument(
+            metavar="MODEL...",
+            help="Packed models, also hf://owner/name, or NAME=PATH; a name is the file's, without its ending.",
+        ),
     ],
     host: Annotated[
         str, Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0: everywhere.")
@@ -76,13 +79,14 @@ def serve(
 
 def _named(models: list[str]) -> dict[str, str]:
     """name -> path. Raises BitvitError for a name that will not do, or is there twice."""
+    from bitvit.hub import is_hub_name, model_name
     from bitvit.serve.registry import check_name
 
     found: dict[str, str] = {}
     for argument in models:
         name, equals, path = argument.partition("=")
-        if not equals or Path(argument).exists():
-            name, path = Path(argument).stem, argument
+        if not equals or is_hub_name(argument) or Path(argument).exists():
+            name, path = model_name(argument), argument
         try:
             check_name(name)
         except ValueError as problem:

@@ -21,7 +21,9 @@ class Format(str, Enum):
 
 
 def verify(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Packed model, written by bitvit convert, or hf://owner/name.")
+    ],
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint that it was converted from.")],
     images: Annotated[
         list[Path] | None,

@@ -14,7 +14,9 @@ __all__ = ["warmup"]
 def warmup(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="MODEL", help="Packed models to compile the kernels of; default: all kernels."),
+        typer.Argument(
+            metavar="MODEL", help="Packed models, or hf://owner/name, to compile the kernels of; default: all kernels."
+        ),
     ] = None,
 ) -> None:
     """Compile the kernels for this CPU and keep them in the cache.

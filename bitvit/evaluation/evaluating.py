@@ -84,7 +84,7 @@ def evaluate(model: ModelSource, data: DataSource, **options: "Unpack[Options]")
         report.top1, report.calibration_error, report.confusion
         evaluate("model.safetensors", "images", subset=["cat", "dog"], outputs=Outputs(report="report"))
 
-    model: path of a packed model, or a loaded one.
+    model: path of a packed model, hf://owner/name[@revision][/file], or a loaded one.
     data: a folder with a folder for each class; a CSV file with the columns path and label, in which paths start from
         the file's own folder; a Parquet file, a folder of them or the address of one; or a pair of images (a list, or
         uint8 [B, H, W] or [B, H, W, 3]) and labels.

@@ -21,6 +21,7 @@ from bitvit.evaluation.dataset import Dataset
 from bitvit.evaluation.metrics import measure
 from bitvit.evaluation.report import EvalReport, Failure
 from bitvit.evaluation.state import Computed, StateFile
+from bitvit.hub import local_path, spelled
 from bitvit.images import ImageSource
 from bitvit.messages import listing, plural
 from bitvit.pipeline import Logits, Model, answers, computing, is_parallel
@@ -182,8 +183,9 @@ def plan(
     ConfigError for names that do not match; ValueError for impossible arguments.
     """
     if isinstance(source, str | os.PathLike):
-        classifier = Classifier(source, threads=threads, batch_size=batch_size, exif=exif)
-        name, sha256 = os.fspath(source), hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        place = local_path(source)
+        classifier = Classifier(place, threads=threads, batch_size=batch_size, exif=exif)
+        name, sha256 = spelled(source), hashlib.sha256(Path(place).read_bytes()).hexdigest()
     else:
         classifier = Classifier(source, batch_size=batch_size, exif=exif)
         name, sha256 = type(source).__name__, None

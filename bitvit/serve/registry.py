@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from bitvit.classify import Classifier
 from bitvit.errors import BitvitError
+from bitvit.hub import model_name
 from bitvit.images import open_image
 from bitvit.pipeline import Logits, computing, is_parallel
 
@@ -70,7 +71,7 @@ class Registry:
         if isinstance(models, Mapping):
             return cls(models)
         path = getattr(models.model, "path", "model") if isinstance(models, Classifier) else models
-        return cls({Path(path).stem: models})
+        return cls({model_name(path): models})
 
     @property
     def default(self) -> Served:

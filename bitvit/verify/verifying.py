@@ -27,6 +27,7 @@ from bitvit.checkpoint import names, read_network
 from bitvit.config import Config
 from bitvit.errors import CheckpointError
 from bitvit.files import write_file
+from bitvit.hub import local_path
 from bitvit.images import open_image
 from bitvit.messages import plural
 from bitvit.model import BHViT, load
@@ -162,6 +163,8 @@ def verify(
     images: files to compare on; default `count` inputs of standard normal noise. config, ema, ignore: as for convert.
     Raises CheckpointError if the two have different shapes, and what reading either raises.
     """
+    if not isinstance(model, BHViT):
+        model = local_path(model)
     if is_packed(checkpoint):
         swap = ""
         if not isinstance(model, BHViT) and Path(model).is_file() and not is_packed(model):

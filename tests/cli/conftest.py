@@ -11,8 +11,9 @@ from PIL import Image
 import bitvit
 from tests.support import golden_data
 from tests.support.bench_reports import quick, report
+from tests.support.hub import hub
 
-__all__ = ["quick", "report"]
+__all__ = ["hub", "quick", "report"]
 
 CASE = "micro96_somefp"
 

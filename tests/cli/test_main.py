@@ -27,7 +27,9 @@ def test_version_is_printed() -> None:
     assert run("--version")[0] == f"bitvit {bitvit.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "bundle"])
+@pytest.mark.parametrize(
+    "verb", ["convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "bundle", "push"]
+)
 def test_every_command_has_help(verb: str) -> None:
     assert verb in run("--help")[0]
     assert "Usage: " in run(verb, "--help")[0]

@@ -97,7 +97,7 @@ def test_everything_on_the_page_runs(workplace: Path) -> None:
 def test_every_verb_and_option_on_the_page_exists() -> None:
     page = GUIDE.read_text(encoding="utf-8")
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
-    verbs = ("convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench")
+    verbs = ("convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "push")
     sources = "".join((ROOT / "bitvit" / "cli" / f"{verb}.py").read_text(encoding="utf-8") for verb in verbs)
     known = set(re.findall(r'"(--[a-z-]+)"', sources))
     known |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated", sources, re.MULTILINE)}
