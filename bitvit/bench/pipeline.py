@@ -65,8 +65,10 @@ def measure_images(
     seconds: for each of the measurements, in ROUNDS rounds.
     batch_size: as for Classifier.
 
-    Raises BenchError if no image can be read; ConfigError for a network without a classifier.
+    Raises BenchError if there is no image that can be read; ConfigError for a network without a classifier.
     """
+    if not paths:
+        raise BenchError("images is empty, expected paths of images")
     classifiers = [Classifier(model, batch_size=batch_size) for model in models]
     order = [paths[place] for place in np.random.default_rng(0).permutation(len(paths))]
     say("images: reading them")

@@ -73,6 +73,8 @@ def test_of_many_images_some_are_taken(digits: BHViT, files: list[Path], monkeyp
 
 
 def test_without_an_image_there_is_nothing_to_measure(digits: BHViT, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="images is empty"):
+        measure_images([digits], [])
     with pytest.raises(BenchError, match=r"none of the images could be read; the first: .*no.png: no such file"):
         measure_images([digits], [tmp_path / "no.png"])
     Image.new("RGB", (1, 60000)).save(tmp_path / "thin.png")
