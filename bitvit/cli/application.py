@@ -23,7 +23,26 @@ from bitvit.cli.warmup import warmup
 __all__ = ["app", "paragraphs", "with_typers"]
 
 
+def _without_types(parameters: list[Any]) -> list[Any]:
+    """The same parameters, whose help has no Python types: newer typers write <bool> behind a flag, and <list[Path]>
+    behind an argument's metavar."""
+    for parameter in parameters:
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None  # noqa: ARG005
+        elif getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
 class _Commands(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse an empty argument, which as a path would be the working folder."""
         if "" in args:
@@ -40,7 +59,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-class _EvaluateCommand(TyperCommand):
+class _EvaluateCommand(_Command):
     """Says what is missing: the parser takes a single argument for DATA, and misses MODEL."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -85,7 +104,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (convert, classify, evaluate, inspect, verify, warmup, bench, bundle, serve, push):
-    app.command(cls=_EvaluateCommand if command is evaluate else None, help=paragraphs(command.__doc__ or ""))(
+    app.command(cls=_EvaluateCommand if command is evaluate else _Command, help=paragraphs(command.__doc__ or ""))(
         with_typers(command)
     )
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,14 @@ def test_version_is_printed() -> None:
 def test_every_command_has_help(verb: str) -> None:
     assert verb in run("--help")[0]
     assert "Usage: " in run(verb, "--help")[0]
+
+
+@pytest.mark.parametrize("verb", ["", "classify", "evaluate", "bench", "bundle"])
+def test_help_names_no_python_types(verb: str) -> None:
+    """Newer typers would write <bool> behind a flag, and <list[Path]> behind an argument's name."""
+    text = run(*verb.split(), "--help")[0]
+    assert "--help" in text
+    assert not re.search(r"<bool>|list\[", text)
 
 
 def test_help_sets_paragraphs_to_the_width_of_the_terminal() -> None:
