@@ -45,8 +45,6 @@ class Section(NamedTuple):
 class Manifest(NamedTuple):
     """What loading needs of a bundle.json."""
 
-    folder: Path
-    version: str
     target: str
     config: Config
     preprocessing: Preprocessing
@@ -94,14 +92,14 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(f"format {found!r:.80}, this bitvit reads format {FORMAT}")
         if fields.pop("checksum") != _checksum(fields):
             raise ValueError("its checksum is another one")
-        return _manifest(folder, fields, hashlib.sha256(data).hexdigest())
+        return _manifest(fields, hashlib.sha256(data).hexdigest())
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise ModelFileError(
             f"{path}: is damaged or of another version ({type(problem).__name__}: {problem}); {AGAIN}"
         ) from None
 
 
-def _manifest(folder: Path, fields: Mapping[str, Any], digest: str) -> Manifest:
+def _manifest(fields: Mapping[str, Any], digest: str) -> Manifest:
     model, files, library = fields["model"], fields["files"], fields["library"]
     config, labels = Config.from_dict(model["config"]), model["labels"]
     if labels is not None and not (
@@ -111,8 +109,6 @@ def _manifest(folder: Path, fields: Mapping[str, Any], digest: str) -> Manifest:
     if library not in (None, LIBRARY):  # nothing else is ever loaded
         raise ValueError(f"the library is {library!r:.80}, expected {LIBRARY!r}")
     return Manifest(
-        folder=folder,
-        version=str(fields["version"]),
         target=str(fields["target"]),
         config=config,
         preprocessing=Preprocessing.from_dict(model["preprocessing"]),
