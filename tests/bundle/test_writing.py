@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 import bitvit
+from bitvit.bundle.level import object_name, write_level
 from bitvit.bundle.manifest import LIBRARY, MANIFEST
 from bitvit.bundle.processes import Process
+from bitvit.bundle.targets import default_target, describe, levels_of
 from bitvit.bundle.writing import write_bundle
 from bitvit.errors import BitvitError, ModelFileError
 from bitvit.model import functions_of
+from bitvit.modelfile import load_model_file
 from tests.support.paths import TOOLS
 
 COUNT = 3
@@ -47,6 +50,21 @@ def test_only_kernels_that_the_model_needs(bundle: Path, tiny: Path) -> None:
     names = {path.name.split(".")[0] for path in bundle.glob("objects/*/*.o")}
     suffix = "".join(letter if letter.isalnum() else "_" for letter in manifest_of(bundle)["levels"][0]["cpu"])
     assert names == {f"{function.name}_{suffix}" for function in functions_of(tiny)}
+
+
+def test_a_kernel_that_is_compiled_again_has_the_same_bytes(bundle: Path, tiny: Path, tmp_path: Path) -> None:
+    """In another process; `python -m tools.bundle --only again` compares whole bundles, which takes minutes."""
+    triple = default_target()
+    with Process((describe.__module__, describe.__name__), (triple, ["native"])) as process:
+        (level,) = levels_of(triple, ["native"], json.loads(process.result()))
+    names = [function.name for function in functions_of(tiny)]
+    arguments = [str(tiny), load_model_file(tiny).digest, str(tmp_path), level.suffix, names.index("pool"), len(names)]
+    with Process(
+        (write_level.__module__, write_level.__name__), arguments, target=f"{triple} {level.cpu} {level.flags}"
+    ) as process:
+        process.result()
+    (made,) = tmp_path.iterdir()
+    assert made.read_bytes() == (bundle / "objects" / level.cpu / object_name("pool", level.suffix)).read_bytes()
 
 
 def test_nobody_else_may_write_to_it(bundle: Path) -> None:
