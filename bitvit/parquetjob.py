@@ -18,8 +18,8 @@ from bitvit.errors import BitvitError, ImageError
 from bitvit.extras import require
 from bitvit.messages import listing
 from bitvit.parquet import TableFile, batches, image_column, naming, resolve, row_images
-from bitvit.predictions import Prediction
 from bitvit.sources import NamedBytes
+from bitvit.tables import Results, arrow_fields
 from bitvit.version import __version__
 
 __all__ = ["Done", "Job", "renamed"]
@@ -27,8 +27,6 @@ __all__ = ["Done", "Job", "renamed"]
 GROUP_ROWS = 8192  # of the predictions that are written together, or
 GROUP_BYTES = 64 << 20  # of kept columns, if those come first
 JOB = b"bitvit"  # in a file's metadata
-
-Outcome = list[Prediction] | ImageError
 
 
 @dataclass
@@ -128,11 +126,12 @@ class Job:
     def _schema(self) -> Any:
         """The new columns. Their types never depend on what is in them."""
         arrow = require("pyarrow", "Parquet")
-        kinds = [arrow.string(), arrow.int64(), arrow.float64()]
-        if self.top_k > 1:
-            kinds = [arrow.list_(kind) for kind in kinds]
-        own = [("file", arrow.string()), ("row", arrow.int64())]
-        return arrow.schema([*own, *zip(("label", "index", "score"), kinds, strict=True), ("error", arrow.string())])
+        return arrow.schema([("file", arrow.string()), ("row", arrow.int64()), *arrow_fields(self._list_length)])
+
+    @property
+    def _list_length(self) -> int | None:
+        """As of Results."""
+        return self.top_k if self.top_k > 1 else None
 
     def _classify(self, file: TableFile) -> Done:
         arrow = require("pyarrow", "Parquet")
@@ -150,17 +149,18 @@ class Job:
         outcomes = self.classifier.attempt(images, self.top_k)
         failed, first = 0, 0
         with contextlib.closing(outcomes), self._writing(self._target(file), schema) as write:  # type: ignore[type-var]
-            batch: list[Outcome] = []
+            results = Results("", self._list_length)
             for outcome in outcomes:
-                batch.append(outcome)
                 if isinstance(outcome, ImageError):
                     failed += 1
                     self.failed(str(outcome))
-                if len(batch) == sizes[0]:
-                    sizes.popleft()
-                    write(waiting.popleft() + self._columns(file, first, batch))
-                    first += len(batch)
-                    batch = []
+                    results.add(str(outcome))
+                else:
+                    results.add(outcome)
+                if len(results.error) == sizes[0]:
+                    write(waiting.popleft() + self._columns(file, first, results))
+                    first += sizes.popleft()
+                    results = Results("", self._list_length)
         if first != total:
             raise ImageError(
                 f"{file.name}: holds {first} rows, and its footer says {total}; it is damaged, copy it again"
@@ -180,19 +180,12 @@ class Job:
                     yield from row_images(file, batch.column(column), first)
                     first += batch.num_rows
 
-    def _columns(self, file: TableFile, first: int, outcomes: Sequence[Outcome]) -> list[Any]:
+    def _columns(self, file: TableFile, first: int, results: Results) -> list[Any]:
         """The new columns of some rows."""
         arrow = require("pyarrow", "Parquet")
-        columns: list[list[Any]] = [[file.name] * len(outcomes), list(range(first, first + len(outcomes)))]
-        columns += [[self._cell(outcome, key) for outcome in outcomes] for key in ("label", "index", "score")]
-        columns.append([str(outcome) if isinstance(outcome, ImageError) else None for outcome in outcomes])
+        count = len(results.error)
+        columns = [[file.name] * count, range(first, first + count), *(values for _, _, values in results.columns())]
         return [arrow.array(values, kind.type) for values, kind in zip(columns, self._schema, strict=True)]
-
-    def _cell(self, outcome: Outcome, key: str) -> Any:
-        if isinstance(outcome, ImageError):
-            return None
-        values = [dict(prediction)[key] for prediction in outcome]
-        return values if self.top_k > 1 else values[0]
 
     @contextlib.contextmanager
     def _writing(self, target: str, schema: Any) -> Iterator[Callable[[list[Any]], None]]:
