@@ -8,19 +8,17 @@ has loaded (bitvit.modelsource). docs/scaling.md has the lines for each engine.
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
+from bitvit.classify import Classifier, at_least_one
 from bitvit.errors import ImageError
 from bitvit.extras import require
 from bitvit.messages import shown
 from bitvit.modelsource import ModelSource
 from bitvit.nopaths import path_text
 from bitvit.tables import FIELDS, Results, Table, array_of_lists, arrow_fields, as_table, cells_of, struct_array
-
-if TYPE_CHECKING:
-    from bitvit.classify import Classifier
 
 __all__ = ["BatchClassifier"]
 
@@ -81,11 +79,8 @@ class BatchClassifier:
         batch_size: int = 8,
         exif: bool = False,
     ) -> None:
-        numbers = {"top_k": top_k, "threads": threads, "batch_size": batch_size}
-        for argument, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{argument} is {value!r}, expected a whole number of at least 1")
-        top_k, threads, batch_size = map(int, numbers.values())
+        top_k, threads = at_least_one("top_k", top_k), at_least_one("threads", threads)
+        batch_size = at_least_one("batch_size", batch_size)
         if on_error not in ("record", "raise"):
             raise ValueError(f"on_error is {on_error!r}, expected 'record' or 'raise'")
         self.source = ModelSource.read(model, by_path=by_path)
@@ -173,9 +168,7 @@ class BatchClassifier:
         return f"row {row} of {len(table)}" + (f" ({', '.join(told[:MOST_NAMED])})" if told else "")
 
     # ------------------------------------------------------------------------------------------------------- images
-    def _classifier(self) -> "Classifier":
-        from bitvit.classify import Classifier
-
+    def _classifier(self) -> Classifier:
         return Classifier(self.source.model(self.threads), batch_size=self.batch_size, exif=self.exif)
 
     def _results(self, cells: Iterable[Any], name: Naming, described: Callable[[int], str]) -> Results:

@@ -24,7 +24,7 @@ from bitvit.sources import collected, is_one_image, name_of
 if TYPE_CHECKING:
     from bitvit.explain import Explanation
 
-__all__ = ["Classifier", "Logits", "Model", "Prepared"]
+__all__ = ["Classifier", "Logits", "Model", "Prepared", "at_least_one"]
 
 Result = TypeVar("Result")
 
@@ -60,7 +60,7 @@ class Classifier:
         exif: bool = False,
     ) -> None:
         self.model = _load(model, threads)
-        self.batch_size = _at_least_one("batch_size", batch_size)
+        self.batch_size = at_least_one("batch_size", batch_size)
         self.exif = exif
         count = self.model.config.num_classes
         if not count:
@@ -121,7 +121,7 @@ class Classifier:
 
         Raises ImageError for the first image that cannot be read, when its turn comes; ValueError for top_k < 1.
         """
-        _at_least_one("top_k", top_k)
+        at_least_one("top_k", top_k)
         found = self._rows(collected(images), partial(self._best, top_k=top_k))
         if is_one_image(images):
             return next(found)
@@ -134,7 +134,7 @@ class Classifier:
 
         One image is a collection of one.
         """
-        _at_least_one("top_k", top_k)
+        at_least_one("top_k", top_k)
         return self._outcomes(collected(images), partial(self._best, top_k=top_k))
 
     def logits(self, images: ImageSource | Iterable[ImageSource]) -> Logits:
@@ -154,7 +154,7 @@ class Classifier:
         from bitvit.model import BHViT
         from bitvit.runtime.trace import Trace
 
-        _at_least_one("top_k", top_k)
+        at_least_one("top_k", top_k)
         if not isinstance(self.model, BHViT):
             raise TypeError(f"explain needs a packed model, as bitvit.load gives it; not a {type(self.model).__name__}")
         preprocessing = self.model.preprocessing
@@ -239,7 +239,8 @@ def _load(model: str | os.PathLike[str] | Model, threads: int | None) -> Model:
     return model
 
 
-def _at_least_one(name: str, value: int) -> int:
+def at_least_one(name: str, value: int) -> int:
+    """The value as an int. Raises ValueError for what is not a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
     return int(value)

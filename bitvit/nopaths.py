@@ -6,7 +6,7 @@ import re
 
 from bitvit.messages import shown
 
-__all__ = ["is_encoded", "no_path", "path_text"]
+__all__ = ["is_encoded", "is_web_address", "no_path", "path_text"]
 
 LONGEST_SHOWN = 1000  # characters; what is longer is hardly a path
 
@@ -27,6 +27,11 @@ def path_text(path: str | os.PathLike[str]) -> str:
     if text and len(text) <= LONGEST_SHOWN and not is_encoded(text):
         return text
     return f"{shown(text)} ({len(text):,} characters)"
+
+
+def is_web_address(text: str) -> bool:
+    """Whether it begins as http:// and https:// addresses do."""
+    return text[:8].lower().startswith(("http://", "https://"))
 
 
 def no_path(text: str) -> str | None:

@@ -8,6 +8,7 @@ import bisect
 import contextlib
 import itertools
 import json
+import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 from bitvit.errors import ImageError
 from bitvit.extras import require
 from bitvit.messages import listing
+from bitvit.nopaths import is_web_address
 from bitvit.sources import NamedBytes
 
 __all__ = [
@@ -69,12 +71,12 @@ class TableFile:
 
 def is_parquet(place: str) -> bool:
     """Whether a command's argument stands for Parquet files: by its name, or because such lie in the folder itself."""
-    if place[:8].lower().startswith(("http://", "https://")):  # which pyarrow does not read
+    if is_web_address(place):  # which pyarrow does not read
         return False
     if "://" in place or place.lower().endswith(ENDING):
         return True
     with contextlib.suppress(OSError, ValueError):
-        return Path(place).is_dir() and any(path.suffix.lower() == ENDING for path in Path(place).iterdir())
+        return any(name.lower().endswith(ENDING) for name in os.listdir(place))  # noqa: PTH208  # of any number
     return False
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 from bitvit.cli.console import (
     SOME_FAILED,
     compiling_status,
-    is_animated,
+    counting_bar,
     output,
     print_error,
     print_note,
@@ -25,6 +25,7 @@ from bitvit.cli.console import (
 )
 from bitvit.cli.declare import Argument, Option
 from bitvit.errors import BitvitError, ImageError
+from bitvit.nopaths import is_web_address
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -219,7 +220,7 @@ def _find(
 
 def _named(path: str, recursive: bool, urls: bool) -> Iterable[str]:
     """The images that an argument which is no list names."""
-    if _is_address(path):
+    if is_web_address(path):
         if not urls:
             raise ImageError(_UNASKED.format(path))
         return [path]
@@ -259,10 +260,6 @@ def _small(portions: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
     return (names[k : k + AT_ONCE] for names in portions for k in range(0, len(names), AT_ONCE))
 
 
-def _is_address(name: str) -> bool:
-    return name[:8].lower().startswith(("http://", "https://"))
-
-
 _UNASKED = "{}: is a URL; --urls lets bitvit download images, or download it first"
 
 
@@ -272,7 +269,7 @@ def _sources(names: "Iterable[str]") -> "Iterator[ImageSource]":
 
 
 def _source(name: str) -> "ImageSource":
-    if _is_address(name):  # out of a list
+    if is_web_address(name):  # out of a list
         from bitvit.sources import NamedBytes
 
         return NamedBytes(b"", name, _UNASKED.format(name))
@@ -284,8 +281,8 @@ def _downloaded(names: "Iterable[str]", most: int) -> "Iterator[ImageSource]":
     from bitvit.cli.urls import download
 
     wanted = list(names)
-    found = iter(download([name for name in wanted if _is_address(name)], most))
-    return (next(found) if _is_address(name) else _source(name) for name in wanted)
+    found = iter(download([name for name in wanted if is_web_address(name)], most))
+    return (next(found) if is_web_address(name) else _source(name) for name in wanted)
 
 
 class _Stdin:
@@ -398,15 +395,11 @@ def _progress(report: _Report, total: int, stream: TextIO) -> AbstractContextMan
 @contextlib.contextmanager
 def progress_bar(console: "Console", total: int, stream: TextIO) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, if a person looks at it and the results do not scroll it away; call to advance it."""
-    if total <= QUICKLY_DONE or not is_animated(console) or stream.isatty():
+    if total <= QUICKLY_DONE or stream.isatty():
         yield lambda: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+    with counting_bar(console, total) as advance:
+        yield advance
 
 
 # -------------------------------------------------------------------------------------------------------- formats

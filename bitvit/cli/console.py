@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -22,6 +22,7 @@ __all__ = [
     "SOME_FAILED",
     "check_drawing",
     "compiling_status",
+    "counting_bar",
     "is_animated",
     "occupy_standard_descriptors",
     "output",
@@ -67,6 +68,20 @@ def width_of(console: "Console") -> int | None:
 def is_animated(console: "Console") -> bool:
     """Whether a line may be drawn again and again: on a real terminal only. FORCE_COLOR asks for colours alone."""
     return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
+@contextlib.contextmanager
+def counting_bar(console: "Console", total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar that goes away, where a person looks at the console; to be called after each of `total`."""
+    if sys.stderr is None or not is_animated(console):
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
 
 
 def print_error(text: str, console: "Console | None" = None) -> None:

@@ -1,8 +1,6 @@
 """bitvit classify on Parquet files: what it is given, what it says, and how it ends."""
 
 import contextlib
-import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from bitvit.classify import Classifier
 from bitvit.cli.console import (
     SOME_FAILED,
     compiling_status,
-    is_animated,
+    counting_bar,
     print_error,
     print_note,
     print_turned,
@@ -19,6 +17,7 @@ from bitvit.cli.console import (
 )
 from bitvit.errors import BitvitError
 from bitvit.messages import plural
+from bitvit.modelsource import ModelSource
 from bitvit.parquet import find_files, is_parquet
 from bitvit.parquetjob import Done, Job, renamed
 
@@ -49,11 +48,11 @@ def classify_parquet(
     with compiling_status():
         classifier = Classifier(model, **options)
     job = Job(
-        classifier=classifier, model=_digest(model), files=files, out=out, top_k=top_k, column=column,
-        keep=renamed(keep), resume=resume, failed=lambda reason: print_error(reason, console),
+        classifier=classifier, model=ModelSource.read(model, by_path=True).digest, files=files, out=out, top_k=top_k,
+        column=column, keep=renamed(keep), resume=resume, failed=lambda reason: print_error(reason, console),
     )  # fmt: skip
     done: list[Done] = []
-    with _keeping(done, len(files), out), _bar(len(files)) as advance:
+    with _keeping(done, len(files), out), counting_bar(console, len(files)) as advance:
         for one in job.run():
             done.append(one)
             advance()
@@ -65,15 +64,6 @@ def classify_parquet(
     if failed:
         print_error(f"{failed} of {rows} images could not be read", console)
         raise SystemExit(SOME_FAILED)
-
-
-def _digest(model: Path) -> str:
-    """Of a packed model, or of the files of a bundle."""
-    digest = hashlib.sha256()
-    for path in sorted(model.rglob("*")) if model.is_dir() else [model]:
-        if path.is_file():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -91,17 +81,3 @@ def _keeping(done: Sequence[Done], total: int, out: str) -> Iterator[None]:
             "goes on"
         )
         raise SystemExit(1 if isinstance(problem, BitvitError) else 130) from None
-
-
-@contextlib.contextmanager
-def _bar(files: int) -> Iterator[Any]:
-    """A bar with the time left, where a person looks at it; to be called after each file."""
-    console = stderr_console()
-    if sys.stderr is None or not is_animated(console):
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=files)
-        yield lambda: bar.advance(task)

@@ -1,11 +1,13 @@
 """Every function that takes a packed model's path takes a name of the Hub too."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,16 @@ from PIL import Image
 
 import bitvit
 from bitvit.bundle.writing import write_bundle
+from bitvit.cli.parquet import classify_parquet
 from bitvit.errors import BitvitError
 from bitvit.model import functions_of
+from bitvit.modelfile import digest
 from bitvit.serve.registry import Registry
 from bitvit.summary import summarize
 from bitvit.verify.verifying import verify
 from tests.support import golden_data
 from tests.support.hub import Hub
+from tests.support.parquet_files import write_images
 from tests.support.paths import ROOT
 
 NAME = "hf://me/digits"
@@ -58,6 +63,20 @@ def test_models_and_classifiers(published: Hub, tiny: Path, image: Path) -> None
     assert [one.name for one in served] == ["digits"]
     served.reload("digits")
     assert f"GET /large/{sha256_of(tiny)}" in published.requests
+
+
+@pytest.mark.usefixtures("published")
+def test_rows_of_parquet(tiny: Path, tmp_path: Path, image: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    write_images(tmp_path / "images.parquet", [image.read_bytes()])
+    options: dict[str, Any] = {"top_k": 1, "column": None, "keep": [], "options": {"threads": 1}}
+    for resume in (False, True):
+        place = str(tmp_path / "images.parquet")
+        classify_parquet(Path(NAME), [place], str(tmp_path / "out"), resume=resume, **options)
+    table = parquet.ParquetFile(tmp_path / "out" / "images.parquet")
+    assert json.loads(table.schema_arrow.metadata[b"bitvit"])["model"] == digest(tiny.read_bytes())
+    found = table.read().to_pylist()
+    assert [(row["label"], row["error"]) for row in found] == [(bitvit.Classifier(NAME)(image)[0]["label"], None)]
 
 
 def test_evaluation_names_the_model_as_it_was_named(published: Hub, tiny: Path, image: Path) -> None:
