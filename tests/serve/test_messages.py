@@ -24,16 +24,16 @@ def test_a_body_is_unpacked(coding: str) -> None:
 @pytest.mark.parametrize(
     ("body", "coding", "status"),
     [
-        (gzip.compress(bytes(1001)), "gzip", 413),
-        (zlib.compress(bytes(1 << 24)), "deflate", 413),
-        (gzip.compress(bytes(1000))[:-1], "gzip", 400),
-        (gzip.compress(b"x") + b"y", "gzip", 400),
-        (gzip.compress(b"") * 2, "gzip", 400),
-        (b"", "gzip", 400),
-        (b"x", "gzip", 400),
-        (gzip.compress(b"x"), "deflate", 400),
-        (b"x", "br", 415),
-        (b"x", "gzip, deflate", 415),
+        pytest.param(gzip.compress(bytes(1001)), "gzip", 413, id="gzip, too large"),
+        pytest.param(zlib.compress(bytes(1 << 24)), "deflate", 413, id="deflate, too large"),
+        pytest.param(gzip.compress(bytes(1000))[:-1], "gzip", 400, id="cut"),
+        pytest.param(gzip.compress(b"x") + b"y", "gzip", 400, id="followed by a byte"),
+        pytest.param(gzip.compress(b"") * 2, "gzip", 400, id="two members"),
+        pytest.param(b"", "gzip", 400, id="empty"),
+        pytest.param(b"x", "gzip", 400, id="not packed"),
+        pytest.param(gzip.compress(b"x"), "deflate", 400, id="gzip called deflate"),
+        pytest.param(b"x", "br", 415, id="unknown coding"),
+        pytest.param(b"x", "gzip, deflate", 415, id="two codings"),
     ],
 )
 def test_what_cannot_be_unpacked_is_refused(body: bytes, coding: str, status: int) -> None:
