@@ -4,6 +4,7 @@ A file records the job that made it, by which a job that was stopped knows what 
 """
 
 import contextlib
+import hashlib
 import json
 import posixpath
 import secrets
@@ -27,6 +28,7 @@ __all__ = ["Done", "Job", "renamed"]
 GROUP_ROWS = 8192  # of the predictions that are written together, or
 GROUP_BYTES = 64 << 20  # of kept columns, if those come first
 JOB = b"bitvit"  # in a file's metadata
+TEMPORARY = ".bitvit."  # which no reader of Parquet folders takes for a part of them
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Job:
 
     def run(self) -> Iterator[Done]:
         """Classify file after file; each is complete when it is yielded."""
+        self._sweep()
         for file in self.files:
             rows = self._rows_done(file) if self.resume else None
             yield self._classify(file) if rows is None else Done(file, *rows, resumed=True)
@@ -92,6 +95,15 @@ class Job:
 
     def _named(self, path: str) -> str:
         return self._scheme + path
+
+    def _sweep(self) -> None:
+        """Delete what a run that was killed has left of these files: nobody would find it in a bucket."""
+        arrow, fs = require("pyarrow", "Parquet"), require("pyarrow.fs", "Parquet")
+        begun = tuple(_beginning(self._target(file)) for file in self.files)
+        with contextlib.suppress(OSError, arrow.ArrowException):  # what cannot be listed or deleted does no harm
+            for found in self._filesystem.get_file_info(fs.FileSelector(self._folder, True, recursive=True)):
+                if posixpath.basename(found.path).startswith(TEMPORARY) and found.path.startswith(begun):
+                    self._filesystem.delete_file(found.path)
 
     def _identity(self, file: TableFile) -> bytes:
         """What must be the same for a file of predictions to be that of this job."""
@@ -192,7 +204,7 @@ class Job:
         """A function that takes the columns of some rows; their file appears when the context ends without error."""
         arrow, parquet = require("pyarrow", "Parquet"), require("pyarrow.parquet", "Parquet")
         name = self._named(target)
-        temporary = posixpath.join(posixpath.dirname(target), f".bitvit.{secrets.token_hex(8)}")
+        temporary = f"{_beginning(target)}{secrets.token_hex(4)}"
         pending: list[Any] = []
 
         def flush() -> None:
@@ -222,6 +234,12 @@ class Job:
             with contextlib.suppress(Exception):
                 self._filesystem.delete_file(temporary)
             raise
+
+
+def _beginning(target: str) -> str:
+    """How the places begin at which a file is written before it is complete."""
+    folder, name = posixpath.split(target)
+    return posixpath.join(folder, f"{TEMPORARY}{hashlib.sha256(name.encode()).hexdigest()[:16]}.")
 
 
 @contextlib.contextmanager

@@ -149,6 +149,37 @@ def test_an_interrupt_leaves_whole_files(model: Path, tmp_path: Path) -> None:
     assert stderr == f"Note: stopped after 1 of 2 files, kept in {out}: the same command with --resume goes on\n"
 
 
+def test_what_a_killed_run_has_left_is_swept(model: Path, tables: Path, tmp_path: Path) -> None:
+    """Not what another run leaves of other files in the same folder."""
+    many, out = tmp_path / "many", tmp_path / "out"
+    left: list[str] = []
+    for name in ("a", "b"):
+        write_images(many / f"{name}.parquet", [png(0)] * 3000, group_rows=100)
+        command = [
+            sys.executable,
+            "-m",
+            "bitvit",
+            "classify",
+            str(model),
+            str(many / f"{name}.parquet"),
+            "-o",
+            str(out),
+        ]
+        deadline = time.monotonic() + patience(60)
+        with subprocess.Popen(command, cwd=ROOT) as job:
+            while set(files_in(out)) <= set(left):
+                assert job.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            job.kill()
+        left += set(files_in(out)) - set(left)
+    of_a, of_b = left
+    assert [name[:8] for name in left] == [".bitvit."] * 2
+    run("classify", model, tables / "a.parquet", "-o", out)
+    assert files_in(out) == [of_b, "a.parquet"]
+    assert of_a != of_b
+
+
 def test_what_is_kept_is_written_a_part_at_a_time(
     model: Path, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

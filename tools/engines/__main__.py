@@ -18,6 +18,7 @@ PACKAGES = {
     "daft": ("daft==0.7.26", "pyarrow"),
     "spark": ("pyspark==4.3.0", "pandas<3", "pyarrow"),
     "dask": ("dask[dataframe]==2026.8.0", "distributed==2026.8.0", "datasets", "polars"),
+    "s3": ("moto[s3,server]==5.2.5", "pyarrow"),
 }
 TESTS = ("tests/engines", "tests/test_batches.py", "tests/test_modelsource.py")
 
