@@ -254,7 +254,7 @@ def _by_value(name: str) -> tuple[object, ...]:
     value = number_in(name)
     if value is not None:
         return 0, value
-    return 1, *(int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name)))
+    return 1, *(Decimal(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name)))
 
 
 def _check_orders(as_text: Sequence[str], by_value: Sequence[str], given: set[str], where: str) -> None:

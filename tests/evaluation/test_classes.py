@@ -173,6 +173,11 @@ def test_without_names_the_sorted_order_counts() -> None:
         numbers("cat", "dog", labels=None)
 
 
+def test_numbers_in_names_may_be_of_any_length() -> None:
+    long = f"a{10**4000}", f"a2{'0' * 5000}"
+    assert numbers(*long, "a1", labels=None) == {"a1": 0, long[0]: 1, long[1]: 2}
+
+
 @pytest.mark.parametrize(
     ("found", "message"),
     [
