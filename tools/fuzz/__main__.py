@@ -39,7 +39,7 @@ def replay(names: Sequence[str], file: Path | None) -> int:
         with tempfile.TemporaryDirectory(prefix="bitvit-fuzz-", dir=memory()) as folder:
             target = KINDS[name].make(Path(folder))
             judge = Judge(target, guard)
-            judge.warm_up()
+            judge.warm_up(inputs)
             for data in inputs:
                 try:
                     judge.feed(data)

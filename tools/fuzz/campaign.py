@@ -18,7 +18,6 @@ from .targets import KINDS, ROOT
 __all__ = ["Campaign", "Progress", "is_installed", "memory"]
 
 ENGINE = ("-m", "tools.fuzz.engine")
-LONGEST = 150_000  # bytes of an input
 STUCK = 60  # seconds of the clock for one input: no signal reaches it, as in a loop of C code
 _FIGURE = re.compile(r"stat::(\w+):\s+(\d+)")
 _BEGIN = re.compile(r"INITED .* rss: (\d+)Mb")
@@ -61,13 +60,13 @@ class Campaign:
         facts, log = self.folder / "facts.json", self.folder / "log.txt"
         facts.unlink(missing_ok=True)
         options = [
-            *(f"-max_total_time={max(1, round(seconds))}", f"-runs={count}", f"-max_len={LONGEST}"),
+            *(f"-max_total_time={max(1, round(seconds))}", f"-runs={count}"),
             *(f"-timeout={STUCK}", "-rss_limit_mb=0", "-print_final_stats=1", "-use_value_profile=1"),
             f"-artifact_prefix={self.failures}/",
         ]
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="bitvit-fuzz-", dir=memory()) as folder, log.open("wb") as stream:
-            command = [sys.executable, *ENGINE, self.target, folder, facts, *options, self.inputs]
+            command = [sys.executable, *ENGINE, self.target, folder, *map(str, (facts, *options, self.inputs))]
             done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=stream, check=False)
         text = log.read_text(errors="replace")
         self._add(text, json.loads(facts.read_text()) if facts.exists() else {}, time.monotonic() - begin)

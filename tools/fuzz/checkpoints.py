@@ -21,7 +21,9 @@ __all__ = ["Packed", "Pth", "Safetensors"]
 
 
 class Pth(Target):
-    """Checkpoints of torch.save. What can be read is converted."""
+    """Checkpoints of torch.save. What can be read is converted; it is no network, for those of Safetensors are."""
+
+    longest = 20_000
 
     def seeds(self) -> list[bytes]:
         return [pth.whole(seed) for seed in PTH_SEEDS]
@@ -37,7 +39,9 @@ class Pth(Target):
 
 
 class Safetensors(Pth):
-    """Checkpoints of the safetensors library."""
+    """Checkpoints of the safetensors library, whole networks among them."""
+
+    longest = 80_000
 
     def seeds(self) -> list[bytes]:
         return [*tensors.small_files(), *tensors.network_files()]

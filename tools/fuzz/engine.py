@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from random import Random
 
-import atheris  # type: ignore[import-not-found,unused-ignore]
+import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from .targets import KINDS, all_modules
 
 __all__: list[str] = []
 
+WARM_UP = 300  # mutants
 NOTED_EVERY = 500  # inputs
 BY_BYTES = 0.15  # of the changes are libFuzzer's own
 
@@ -31,7 +32,8 @@ def main(arguments: list[str]) -> None:
 
         target = kind.make(Path(folder))
     judge = Judge(target, Guard())
-    judge.warm_up()
+    seeds, rng = target.seeds(), Random(0)
+    judge.warm_up((*seeds, *(target.mutate(rng, rng.choice(seeds)) for _ in range(WARM_UP))))
     count = 0
 
     def feed(data: bytes) -> None:
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> None:
     gc.collect()
     gc.freeze()
     limit_memory()
-    atheris.Setup([sys.argv[0], *options], feed, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], f"-max_len={target.longest}", *options], feed, custom_mutator=mutate)
     atheris.Fuzz()
 
 

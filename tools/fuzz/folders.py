@@ -125,7 +125,10 @@ class State(Target):
         return _archive(members, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
 
     def readings(self) -> Sequence[Reading]:
-        return [lambda count=count: StateFile(self.path, self._JOB, self._parts(count)).load() for count in (1, 2)]
+        return (lambda: self._load(1), lambda: self._load(2))
+
+    def _load(self, count: int) -> None:
+        StateFile(self.path, self._JOB, self._parts(count)).load()
 
 
 def _members(data: bytes) -> dict[str, bytes] | None:

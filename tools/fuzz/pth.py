@@ -355,4 +355,4 @@ def _legacy(seed: PthSeed) -> bytes:
     return b"".join((*head, *tail))
 
 
-_DONORS = [split(seed.code) for seed in PTH_SEEDS if seed.weight >= 1]
+_DONORS = [split(seed.code) for seed in PTH_SEEDS]

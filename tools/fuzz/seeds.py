@@ -97,7 +97,6 @@ class PthSeed:
     code: bytes
     storages: dict[str, bytes] = field(default_factory=dict)
     legacy: bool = False
-    weight: float = 1.0  # how often it is taken
 
 
 _FIVE = np.arange(5, dtype=np.float32).tobytes()
@@ -147,21 +146,10 @@ def _untyped() -> bytes:
     return pickled({"w": call("torch._utils", "_rebuild_tensor_v3", *args)})
 
 
-def _network(config: Config, prefix: str = "") -> PthSeed:
-    """A whole BHViT, its names behind a prefix."""
-    state = checkpoint_state(config)
-    keys = {name: str(k) for k, name in enumerate(state)}
-    code = pickled(
-        {"model": {prefix + name: Raw(tensor(keys[name], array.shape).code) for name, array in state.items()}}
-    )
-    return PthSeed(code, {keys[name]: array.tobytes() for name, array in state.items()}, weight=0.01)
-
-
 PTH_SEEDS = (
     PthSeed(pickled({"w": tensor("0", (5,)), "v": tensor("1", (2, 3))}), _STORAGES),
     PthSeed(_training_script(), _STORAGES | _FOUR),
     PthSeed(_untyped(), _STORAGES),
     PthSeed(pickled({"model": {"w": tensor("0", (5,)), "v": tensor("1", (6,))}}), _STORAGES, legacy=True),
     PthSeed(_training_script(), _STORAGES | _FOUR, legacy=True),
-    _network(CONFIGS[1], "model."),
 )

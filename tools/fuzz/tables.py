@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from PIL import Image
 
 from bitvit.errors import BitvitError, ImageError

@@ -3,12 +3,11 @@
 import codecs
 import collections
 import contextlib
-import itertools
 import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -21,7 +20,6 @@ __all__ = ["BrokenPromiseError", "Judge", "Reading", "Target"]
 
 Reading = Callable[[], Any]
 
-WARM_UP = 300  # mutants
 _CODECS = (
     "utf-8-sig",
     "utf-16",
@@ -45,6 +43,8 @@ class Target:
 
     allowed: ClassVar[frozenset[str]] = frozenset()
     """Audit events of libraries, which execute nothing of the input by them."""
+    longest: ClassVar[int] = 150_000
+    """Bytes of an input, at most."""
     file: ClassVar[str] = "input"
     """Name of the file that readers are given."""
 
@@ -95,13 +95,11 @@ class Judge:
         self.slowest = 0.0
         """Seconds of processor time that a reading took."""
 
-    def warm_up(self) -> None:
-        """Read seeds and some mutants: what is imported or compiled once is nobody's fault."""
+    def warm_up(self, inputs: Iterable[bytes]) -> None:
+        """Read inputs without judging: what is imported or compiled once is nobody's fault."""
         for codec in _CODECS:
             codecs.lookup(codec)
-        rng, seeds = Random(0), self.target.seeds()
-        mutants = (self.target.mutate(rng, rng.choice(seeds)) for _ in range(WARM_UP))
-        for data in itertools.chain(seeds, mutants):
+        for data in inputs:
             self.target.prepare(data)
             for reading in self.target.readings():
                 with contextlib.suppress(Exception):

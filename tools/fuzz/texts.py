@@ -25,6 +25,7 @@ from .target import Reading, Target
 
 __all__ = ["ConfigJson", "Index", "Labels", "Table"]
 
+LONGEST = 12_000
 NAMES = ("cat", "dog", "T-shirt/top", "1", "02", "C++", "C", "Straße", "e\u0301tat")
 
 
@@ -34,6 +35,7 @@ class ConfigJson(Target):
     An input is one JSON text that stands for all three.
     """
 
+    longest = LONGEST
     file = "config.json"
     words = (
         *sorted(KNOWN), "id2label", "label2id", "image_mean", "image_std", "size", "shortest_edge", "rescale_factor",
@@ -96,6 +98,7 @@ class ConfigJson(Target):
 class Index(Target):
     """The index of a checkpoint in several files."""
 
+    longest = LONGEST
     file = "model.safetensors.index.json"
     words = (
         "weight_map",
@@ -130,6 +133,7 @@ class Index(Target):
 class Labels(Target):
     """Class names and class maps: an input is read as text, as JSON and as CSV."""
 
+    longest = LONGEST
     words = (*NAMES, "name", "class", "0", "1", "2", "-1", "1.0", "٣", "9" * 5000, 0, 1, 2, 8, "a\n", "")
 
     def __init__(self, folder: Path) -> None:
@@ -190,6 +194,7 @@ def _matched(names: Sequence[Any], **options: Any) -> None:
 class Table(Target):
     """A CSV of images and their classes, also with folds."""
 
+    longest = LONGEST
     file = "data.csv"
     words = (*NAMES, "path", "label", "fold", "image", "class", "1.png", "2.jpg", "a/3.png", "0", "3", "http://x/1.png")
 
