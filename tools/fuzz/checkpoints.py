@@ -14,7 +14,7 @@ from bitvit.model import BHViT, functions_of
 from bitvit.modelfile import ModelFile, load_model_file
 
 from . import pth, tensors
-from .seeds import PTH_SEEDS
+from .seeds import OTHER_FILES, PTH_SEEDS
 from .target import Reading, Target
 
 __all__ = ["Packed", "Pth", "Safetensors"]
@@ -26,7 +26,7 @@ class Pth(Target):
     longest = 20_000
 
     def seeds(self) -> list[bytes]:
-        return [pth.whole(seed) for seed in PTH_SEEDS]
+        return [*(pth.whole(seed) for seed in PTH_SEEDS), *OTHER_FILES]
 
     def mutate(self, rng: Random, data: bytes) -> bytes:
         return pth.mutate(rng, data)
@@ -44,7 +44,7 @@ class Safetensors(Pth):
     longest = 80_000
 
     def seeds(self) -> list[bytes]:
-        return [*tensors.small_files(), *tensors.network_files()]
+        return [*tensors.small_files(), *tensors.network_files(), *OTHER_FILES]
 
     def mutate(self, rng: Random, data: bytes) -> bytes:
         return tensors.mutate(rng, data)
@@ -61,7 +61,7 @@ class Packed(Target):
             loader.addresses(functions_of(self.path))
 
     def seeds(self) -> list[bytes]:
-        return self._seeds
+        return [*self._seeds, *OTHER_FILES, *map(pth.whole, PTH_SEEDS[:4])]
 
     def mutate(self, rng: Random, data: bytes) -> bytes:
         return tensors.mutate_packed(rng, data)

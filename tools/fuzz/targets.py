@@ -66,7 +66,7 @@ KINDS = {
             *_modules("bitvit", "config labels files"),
         ),
     ),
-    "index": Kind("texts", "Index", _modules("bitvit", "checkpoint.hub tensorfile files")),
+    "index": Kind("texts", "Index", _modules("bitvit", "checkpoint.hub checkpoint.read tensorfile files")),
     "labels": Kind("texts", "Labels", _modules("bitvit", "labels evaluation.classes evaluation.words files")),
     "csv": Kind("texts", "Table", _modules("bitvit", "evaluation.dataset evaluation.columns evaluation.classes files")),
     "parquet": Kind(

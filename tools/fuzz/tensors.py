@@ -61,6 +61,10 @@ def _small_states() -> list[State]:
         {"w": five},
         {"w": five, "v": np.arange(6, dtype=np.float16).reshape(2, 3), "n": np.array(3, np.int64)},
         {"vit.encoder.layerA.0.w": five, "empty": np.zeros((0, 4), np.float32), "flag": np.ones(2, bool)},
+        {"x.vit.encoder.layerA.0.w": five, "y.vit.encoder.layerA.0.w": five},
+        {"vit.encoder.layer.0.rprelu.bias": five},
+        {"layer1.0.conv1.weight": five, "conv1.weight": five},
+        {},
     ]
 
 

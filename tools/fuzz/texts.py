@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bitvit.checkpoint import Checkpoint
+from bitvit.checkpoint import Checkpoint, read_checkpoint
 from bitvit.checkpoint.claims import KNOWN
 from bitvit.checkpoint.hub import parts_of, read_config
 from bitvit.checkpoint.network import trained_network
@@ -20,7 +20,8 @@ from bitvit.evaluation.dataset import Dataset, read_data, read_folds
 from bitvit.labels import read_labels
 
 from . import documents
-from .seeds import CONFIGS, checkpoint_state
+from .seeds import CONFIGS, checkpoint_state, small_file
+from .seeds import config as network
 from .target import Reading, Target
 
 __all__ = ["ConfigJson", "Index", "Labels", "Table"]
@@ -48,7 +49,8 @@ class ConfigJson(Target):
         super().__init__(folder)
         (folder / "model.safetensors").write_bytes(b"")
         self._checkpoints = [
-            Checkpoint(folder, checkpoint_state(config), None, "0" * 64, False, "safetensors") for config in CONFIGS
+            Checkpoint(folder, checkpoint_state(config), None, "0" * 64, False, "safetensors")
+            for config in (*CONFIGS, network(positions="sinusoidal"), network(window_size=1, image_size=64))
         ]
 
     def prepare(self, data: bytes) -> None:
@@ -96,7 +98,7 @@ class ConfigJson(Target):
 
 
 class Index(Target):
-    """The index of a checkpoint in several files."""
+    """The index of a checkpoint in several files, two of which are there."""
 
     longest = LONGEST
     file = "model.safetensors.index.json"
@@ -114,20 +116,29 @@ class Index(Target):
         "C:x",
     )
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+        for shard, name in zip(self._shards, "ab", strict=True):
+            (folder / shard).write_bytes(small_file(name))
+
     def seeds(self) -> list[bytes]:
-        shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
-        return [documents.as_json({"metadata": {"total_size": 8}, "weight_map": {"a": shards[0], "b": shards[1]}})]
+        places = [dict(zip(names, self._shards, strict=False)) for names in ("ab", "ba", "ac", "a", "b")]
+        return [documents.as_json({"metadata": {"total_size": 8}, "weight_map": place}) for place in places]
 
     def mutate(self, rng: Random, data: bytes) -> bytes:
         return documents.edited_json(rng, data, self.words)
 
     def readings(self) -> Sequence[Reading]:
-        return (lambda: parts_of(self.path),)
+        return (self._inside, lambda: read_checkpoint(self.path))
 
-    def use(self, found: Any) -> None:
-        for file in found.files:
+    def _inside(self) -> None:
+        for file in parts_of(self.path).files:
             if file.parent != self.folder:
                 raise AssertionError(f"{file} is not in the index's folder")
+
+    def names(self, error: BitvitError) -> bool:
+        return str(self.folder) in str(error)
 
 
 class Labels(Target):
