@@ -135,7 +135,19 @@ def edited_table(rng: Random, data: bytes, words: Sequence[str]) -> bytes:
                     other.append(rng.choice(words))
             case 4 if row:
                 row[at] = rng.choice(
-                    ("", " ", "9" * 5000, "\n", '"', "٣", "²", "-1", "1.0", "1e3", str(damage.number(rng)))
+                    (
+                        "",
+                        " ",
+                        "9" * rng.choice((20, 20, 20, 20, 5000)),
+                        "\n",
+                        '"',
+                        "٣",
+                        "²",
+                        "-1",
+                        "1.0",
+                        "1e3",
+                        str(damage.number(rng)),
+                    )
                 )
             case _ if row:
                 row[at] = rng.choice(words)
