@@ -40,6 +40,7 @@ def replay(names: Sequence[str], file: Path | None) -> int:
             target = KINDS[name].make(Path(folder))
             judge = Judge(target, guard)
             judge.warm_up(inputs)
+            limit_memory()
             for data in inputs:
                 try:
                     judge.feed(data)
@@ -149,7 +150,6 @@ def main() -> None:
         file = None if options.replay is True else Path(options.replay)
         if file is not None and len(names) > 1:
             parser.error("name the target of the input to replay")
-        limit_memory()
         sys.exit(replay(names, file) > 0)
     if options.reach:
         print("\n".join(reach(names)))

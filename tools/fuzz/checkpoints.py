@@ -26,7 +26,8 @@ class Pth(Target):
     longest = 20_000
 
     def seeds(self) -> list[bytes]:
-        return [*(pth.whole(seed) for seed in PTH_SEEDS), *OTHER_FILES]
+        whole = [pth.whole(seed) for seed in PTH_SEEDS]
+        return [*whole, *(data[:-3] for data in whole if data[:1] == b"\x80"), *OTHER_FILES]
 
     def mutate(self, rng: Random, data: bytes) -> bytes:
         return pth.mutate(rng, data)

@@ -26,7 +26,7 @@ def keep(target: str, inputs: Iterable[bytes]) -> Path:
     """Replace the inputs for a target. Equal inputs give equal bytes."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{target}.tar.xz"
-    with tarfile.open(path, "w:xz", preset=9, format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(path, "w:xz", format=tarfile.USTAR_FORMAT) as archive:
         for data in sorted(set(inputs), key=lambda data: (len(data), data)):
             entry = tarfile.TarInfo(name_of(data))
             entry.size = len(data)

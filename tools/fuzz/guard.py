@@ -91,7 +91,7 @@ class Guard:
 
 
 def limit_memory(megabytes: int = MEGABYTES) -> None:
-    """Let allocations fail once the process has grown by so much from now on."""
+    """Let allocations fail once the process has grown by so much from now on; replaces an earlier limit."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = used + (megabytes << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), most))

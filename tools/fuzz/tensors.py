@@ -70,7 +70,8 @@ def _small_states() -> list[State]:
 
 def small_files() -> list[bytes]:
     """Valid files of a few tensors."""
-    return [save(state) for state in _small_states()]
+    eight_bits = {"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}
+    return [*(save(state) for state in _small_states()), assembled(json.dumps(eight_bits).encode(), bytes(4))]
 
 
 def network_files() -> list[bytes]:
