@@ -8,10 +8,11 @@ from random import Random
 
 from bitvit import serve
 from bitvit.errors import BitvitError
+from bitvit.serve.tensors import HEADER_LENGTH
 from tools.serve.fuzz import ask
 from tools.serve.requests import Request, mutated, valid_requests
 
-from . import damage
+from . import damage, documents
 from .seeds import CONFIGS, write_packed
 from .target import Reading, Target
 
@@ -36,7 +37,7 @@ class Http(Target):
         self._request = self._valid[0]
 
     def seeds(self) -> list[bytes]:
-        return [request.raw() for request in self._valid]
+        return [request.raw() for request in (*self._valid, *_refused())]
 
     def mutate(self, rng: Random, data: bytes) -> bytes:
         request = parsed(data)
@@ -61,6 +62,35 @@ class Http(Target):
 
     def names(self, error: BitvitError) -> bool:
         raise AssertionError("the application answers every request") from error
+
+
+def _refused() -> list[Request]:
+    """Requests that differ from valid ones by more than a few changes."""
+    form = b'--X\r\nContent-Disposition: form-data; name="%s"\r\n\r\n2\r\n'
+    file = b'--X\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nGIF8\r\n'
+    kind = (("Content-Type", "multipart/form-data; boundary=X"),)
+    bodies = (
+        file + file + b"--X--\r\n",
+        file + 2 * (form % b"top_k") + b"--X--\r\n",
+        file + form % b"x" + b"--X--\r\n",
+    )
+    pixels = {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 32, 32]}
+    images = {"name": "images", "datatype": "BYTES", "shape": [5000]}
+    inputs: list[tuple[dict[str, object], bytes]] = [
+        ({**pixels, "parameters": {"binary_data_size": 12288}}, b"\xff" * 12288),
+        ({**pixels, "parameters": {"binary_data_size": 8}}, bytes(8)),
+        ({**pixels, "data": [["x"]]}, b""),
+        ({**images, "data": []}, b""),
+        ({**images, "shape": [1], "parameters": {"binary_data_size": 16388}}, bytes(16388)),
+        ({**images, "shape": [1], "parameters": {"binary_data_size": 5}, "data": []}, bytes(5)),
+        ({**images, "shape": [1], "data": ["data:image/gif;base64,R0lG"]}, b""),
+    ]
+    found = [Request("POST", "/classify", body, kind) for body in bodies]
+    for item, tail in inputs:
+        text = documents.as_json({"inputs": [item]})
+        found.append(Request("POST", "/v2/models/tiny/infer", text + tail, ((HEADER_LENGTH, str(len(text))),)))
+    load = "/v2/repository/models/tiny/load"
+    return [*found, Request("POST", load, b"{}", (("Origin", "x"),)), Request("POST", load, b"[]")]
 
 
 def parsed(data: bytes) -> Request | None:

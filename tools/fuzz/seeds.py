@@ -153,11 +153,19 @@ def _untyped() -> bytes:
     return pickled({"w": call("torch._utils", "_rebuild_tensor_v3", *args)})
 
 
+def _weight_call() -> tuple[Raw, tuple[object, ...]]:
+    """How a tensor is rebuilt: the function and its arguments."""
+    hooks = call("collections", "OrderedDict")
+    return glob("torch._utils", "_rebuild_tensor_v2"), (storage("0", 5), 0, (5,), (1,), False, hooks)
+
+
 def _pickles() -> list[bytes]:
     """What else may be in a checkpoint: several networks, averages alone, a module, options in every form."""
     weight, block = Raw(tensor("0", (5,)).code), "vit.encoder.layerA.0.w"
     module = build(Raw(glob("torch.nn.modules.linear", "Linear").code + b")\x81"), {"training": True})
     said = {"window_size": 7, "model": {"depths": [1, 1, 1, 1]}, "text": '{"gsb": true}', "cmd": "--window-size 7"}
+    rebuild, args = _weight_call()
+    typed = (rebuild, glob("torch", "Tensor"), args, {})
     contents: list[object] = [
         {"a": {block: weight}, "b": {block: weight}},
         {"net": {block: weight}, "lr": 0.1},
@@ -171,6 +179,12 @@ def _pickles() -> list[bytes]:
         {f"x.{block}": weight, f"ema.{block}": weight},
         {f"x.{block}": weight, "z": weight},
         {"w": weight, "args": said, "config": said, "hparams": namespace(**said), "cfg": '{"shift3": false}'},
+        {"w": call("torch._tensor", "_rebuild_from_type_v2", *typed)},
+        {
+            "w": weight,
+            "x": call("copy_reg", "_reconstructor", glob("__main__", "X"), glob("__builtin__", "object"), None),
+        },
+        {"w": weight, "x": call("collections", "OrderedDict", [["a", 1]]), "y": call("__builtin__", "list", [1])},
         {"w": weight, "opt": call("omegaconf.dictconfig", "DictConfig"), "args": 5},
     ]
     return [pickled(content) for content in contents]
@@ -183,7 +197,7 @@ PTH_SEEDS = (
     PthSeed(pickled({"model": {"w": tensor("0", (5,)), "v": tensor("1", (6,))}}), _STORAGES, legacy=True),
     PthSeed(_training_script(), _STORAGES | _FOUR, legacy=True),
     *(PthSeed(code, _STORAGES) for code in _pickles()),
-    *(PthSeed(pickle.dumps({"a": [1, 2.5, None], "b": ("x", b"y")}, protocol)) for protocol in range(6)),
+    *(PthSeed(pickle.dumps({"a": [1, 2.5, None], "b": ("x", b"y"), "c": {1}}, protocol)) for protocol in range(6)),
 )
 
 
