@@ -90,7 +90,7 @@ NOTICED = {
     "hidden": "not let through: open",
 }
 
-MESSAGES = {"pth": 60, "safetensors": 40, "packed": 40, "config": 60, "labels": 20, "csv": 20, "bundle": 15}
+MESSAGES = {"pth": 50, "safetensors": 30, "packed": 35, "config": 30, "labels": 9, "csv": 8, "bundle": 15}
 """At least so many kinds of messages do the inputs kept call forth."""
 
 

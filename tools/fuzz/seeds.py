@@ -165,7 +165,7 @@ def _pickles() -> list[bytes]:
     module = build(Raw(glob("torch.nn.modules.linear", "Linear").code + b")\x81"), {"training": True})
     said = {"window_size": 7, "model": {"depths": [1, 1, 1, 1]}, "text": '{"gsb": true}', "cmd": "--window-size 7"}
     rebuild, args = _weight_call()
-    typed = (rebuild, glob("torch", "Tensor"), args, {})
+    typed: tuple[object, ...] = (rebuild, glob("torch", "Tensor"), args, {})
     contents: list[object] = [
         {"a": {block: weight}, "b": {block: weight}},
         {"net": {block: weight}, "lr": 0.1},
