@@ -139,7 +139,7 @@ def test_the_library_is_never_stricter() -> None:
             assert data[found.begin : found.end] == bytes(theirs[name]["data"])
         read_by_both += 1
     assert read_by_both > 300
-    # Doubled keys, fields that nobody knows, metadata that is null, a side of 0 beside huge ones, spaces before the JSON:
-    # the library lets them pass.
+    # Doubled keys, fields that nobody knows, metadata that is null, a side of 0 beside huge ones, spaces before the
+    # JSON: the library lets them pass.
     allowed = {"occurs twice", "and data_offsets", "of strings", "to count", "expected JSON"}
     assert refused_here_alone <= allowed
