@@ -204,7 +204,8 @@ def test_an_input_is_fed_again(tmp_path: Path) -> None:
     [
         (["zip"], "no such target: zip"),
         (["--replay", "x"], "name the target of the input to replay"),
-        (["pth"], "Atheris is not installed: pip install atheris"),
+        (["pth"], "atheris is not installed: pip install atheris"),
+        (["--reach"], "coverage is not installed: pip install coverage"),
     ],
 )
 def test_wrong_usage(
@@ -214,7 +215,7 @@ def test_wrong_usage(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(command, "is_installed", lambda: False)
+    monkeypatch.setattr(command, "is_installed", lambda _: False)
     monkeypatch.setattr(sys, "argv", ["fuzz", *arguments, "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
         command.main()

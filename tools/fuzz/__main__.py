@@ -151,6 +151,9 @@ def main() -> None:
         if file is not None and len(names) > 1:
             parser.error("name the target of the input to replay")
         sys.exit(replay(names, file) > 0)
+    missing = "coverage" if options.keep or options.reach else "atheris"
+    if not options.show and not is_installed(missing):
+        parser.error(f"{missing} is not installed: pip install {missing}")
     if options.reach:
         print("\n".join(reach(names)))
         return
@@ -161,8 +164,6 @@ def main() -> None:
         return
     fine = True
     if not options.show:
-        if not is_installed():
-            parser.error("Atheris is not installed: pip install atheris")
         seconds = options.seconds or (60 if options.count is None else ENDLESS)
         for campaign in campaigns:
             campaign.begin()

@@ -94,9 +94,9 @@ class Campaign:
             progress.messages = sorted({*progress.messages, *messages})
 
 
-def is_installed() -> bool:
-    """Whether there is an Atheris."""
-    return importlib.util.find_spec("atheris") is not None
+def is_installed(package: str) -> bool:
+    """Whether Atheris or coverage.py is there."""
+    return importlib.util.find_spec(package) is not None
 
 
 def memory() -> str | None:
