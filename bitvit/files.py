@@ -13,6 +13,7 @@ from typing import BinaryIO
 from bitvit.errors import BitvitError
 from bitvit.messages import shown
 from bitvit.nopaths import no_path, path_text
+from bitvit.tensorfile import whole_number
 
 __all__ = [
     "EXHAUSTED",
@@ -110,8 +111,8 @@ def read_json(path: str | os.PathLike[str], error: type[BitvitError], expected: 
     """The value in a UTF-8 file of JSON. expected: what it should hold, for messages. Raises `error`."""
     text = read_text(path, error, expected)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as problem:  # ValueError: also a number of thousands of digits
+        return json.loads(text, parse_int=whole_number)
+    except (ValueError, RecursionError) as problem:
         raise error(f"{os.fspath(path)}: is not JSON ({problem}); expected {expected}") from None
 
 

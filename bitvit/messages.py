@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-__all__ = ["listing", "plural", "shown"]
+__all__ = ["LONGEST", "listing", "plural", "shown"]
 
 Value = TypeVar("Value")
 
 MOST_LISTED = 8
-LONGEST = 80  # characters of a value out of a file
+LONGEST = 80
+"""Characters of a value out of a file that a message shows."""
 
 
 def shown(value: object) -> str:

@@ -134,9 +134,14 @@ def naming(name: str) -> Iterator[None]:
     arrow = require("pyarrow", f"reading {name}")
     try:
         yield
-    except (OSError, ValueError, arrow.ArrowException) as problem:  # ValueError: ArrowInvalid, too
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise ImageError(f"{name}: cannot be read as Parquet: {reason}") from None
+    # ValueError: ArrowInvalid, and text that is not UTF-8; OverflowError: dates that Python has not.
+    except (OSError, ValueError, OverflowError, arrow.ArrowException) as problem:
+        raise ImageError(f"{name}: cannot be read as Parquet: {_reason(problem)}") from None
+
+
+def _reason(problem: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 # ------------------------------------------------------------------------------------------------------------ columns
@@ -144,7 +149,7 @@ def _features(schema: Any) -> Mapping[str, Any]:
     """What Hugging Face's `datasets` has written of the columns; empty if it has not."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
     return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
 
@@ -211,7 +216,12 @@ def row_images(file: TableFile, column: Any, first: int, root: str | None = None
     first: the number of the first row. root: where paths start; None: in the file's folder.
     """
     for number, cell in enumerate(column, first):
-        value, name = cell.as_py(), file.row(number)
+        name = file.row(number)
+        try:
+            value = cell.as_py()
+        except UnicodeDecodeError:
+            yield NamedBytes(b"", name, problem="the path in the cell is not UTF-8")
+            continue
         path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
         data = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(data, bytes):
@@ -234,7 +244,7 @@ def _read(file: TableFile, path: str, name: str, root: str | None) -> NamedBytes
         with naming(path), filesystem.open_input_stream(place, compression=None) as stream:
             return NamedBytes(stream.read(), name)
     except Exception as problem:  # file systems have errors of their own
-        return NamedBytes(b"", name, problem=f"{path}: cannot be read: {str(problem).splitlines()[0]}")
+        return NamedBytes(b"", name, problem=f"{path}: cannot be read: {_reason(problem)}")
 
 
 class Images(Sequence[NamedBytes]):

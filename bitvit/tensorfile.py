@@ -17,7 +17,17 @@ from typing import Any, BinaryIO
 
 from bitvit.messages import shown
 
-__all__ = ["BITS", "MAX_HEADER", "Entry", "FormatError", "Header", "UnknownTypeError", "parse_json", "read_header"]
+__all__ = [
+    "BITS",
+    "MAX_HEADER",
+    "Entry",
+    "FormatError",
+    "Header",
+    "UnknownTypeError",
+    "parse_json",
+    "read_header",
+    "whole_number",
+]
 
 MAX_HEADER = 4 << 20  # bytes; BHViT-small has 0.2 MB
 PREFIX = 8  # bytes before the header
@@ -92,7 +102,7 @@ def parse_json(text: str) -> Any:
     Raises FormatError.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_integer)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=whole_number)
         if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair, which no text may hold
             json.dumps(value, ensure_ascii=False).encode()
     except FormatError:
@@ -115,7 +125,8 @@ def _refuse_constant(name: str) -> Any:
     raise FormatError(f"{name}, which is not JSON")
 
 
-def _integer(digits: str) -> int:
+def whole_number(digits: str) -> int:
+    """An integer in JSON. Raises FormatError for one that no float could hold."""
     if len(digits) > _MAX_DIGITS:
         raise FormatError(f"a number of {len(digits)} digits")
     return int(digits)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bitvit.errors import ImageError
+from bitvit.evaluation.rows import read_rows
 from bitvit.images import open_image
 from bitvit.parquet import Images, class_names, find_files, image_column, is_parquet
 from tests.support.parquet_files import CLASSES, png, write_images
@@ -110,7 +111,8 @@ def test_what_hugging_face_says_of_columns(folder: Path) -> None:
     assert class_names(schema, "label") == list(CLASSES)
     assert class_names(schema, "image") is None
     assert image_column(schema.append(arrow.field("other", STRUCT)), None, "x") == "image"
-    for damaged in (b"{", b"[]", b'{"info": {"features": []}}', b'{"info": {"features": {"label": 1}}}'):
+    deep = b"[" * 100_000
+    for damaged in (b"{", b"[]", b'{"info": {"features": []}}', b'{"info": {"features": {"label": 1}}}', deep):
         assert class_names(schema.with_metadata({"huggingface": damaged}), "label") is None
 
 
@@ -143,3 +145,24 @@ def test_paths_start_from_the_folder_of_their_file_or_from_another(tmp_path: Pat
             open_image(empty)
     (elsewhere,) = Images(files, "path", [1], root=str(tmp_path / "there" / ".." / "here"))
     assert elsewhere == png(1)
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    """A path is an error of its row, a label one of the file."""
+    (tmp_path / "1.png").write_bytes(png(1))
+    text = arrow.array([b"1.png", b"\xe9.png", b"1.png"], arrow.binary()).view(arrow.string())
+    parquet.write_table(arrow.table({"path": text, "label": [0, 1, 2]}), tmp_path / "paths.parquet")
+    images = list(Images(find_files(str(tmp_path / "paths.parquet")), "path", [3]))
+    assert images == [png(1), b"", png(1)]
+    with pytest.raises(ImageError, match="the path in the cell is not UTF-8"):
+        open_image(images[1])
+    parquet.write_table(arrow.table({"path": ["1.png"] * 3, "label": text}), tmp_path / "labels.parquet")
+    with pytest.raises(ImageError, match=r"labels.parquet: cannot be read as Parquet: 'utf-8' codec"):
+        read_rows(str(tmp_path / "labels.parquet"), None, None, None)
+
+
+def test_dates_that_python_has_not(tmp_path: Path) -> None:
+    date = arrow.array([2**31 - 1], arrow.int32()).view(arrow.date32())
+    parquet.write_table(arrow.table({"path": ["1.png"], "label": date}), tmp_path / "dates.parquet")
+    with pytest.raises(ImageError, match=r"dates.parquet: cannot be read as Parquet: "):
+        read_rows(str(tmp_path / "dates.parquet"), None, None, None)

@@ -3,7 +3,6 @@
 import io
 import json
 import struct
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -118,11 +117,12 @@ def test_text_of_two_halves_is_a_letter() -> None:
     assert parse_json('{"a": "\\ud83e\\udd86"}') == {"a": "🦆"}
 
 
-def test_the_library_is_never_stricter(tmp_path: Path) -> None:
+def test_the_library_is_never_stricter() -> None:
     """Mutants, most of them broken: what is read here, the library reads too, and as the same tensors."""
-    seeds, read_by_both, refused_here_alone = tensors.Seeds(tmp_path), 0, set()
+    seeds, read_by_both, refused_here_alone = tensors.small_files(), 0, set()
     for number in range(3000):
-        data = tensors.mutant(Random(number), seeds)
+        rng = Random(number)
+        data = tensors.mutate(rng, rng.choice(seeds))
         try:
             header = read(data)
         except FormatError as problem:
@@ -139,5 +139,7 @@ def test_the_library_is_never_stricter(tmp_path: Path) -> None:
             assert data[found.begin : found.end] == bytes(theirs[name]["data"])
         read_by_both += 1
     assert read_by_both > 300
-    # Doubled keys, fields that nobody knows, metadata that is null: the library lets them pass.
-    assert refused_here_alone <= {"occurs twice", "and data_offsets", "of strings"}
+    # Doubled keys, fields that nobody knows, metadata that is null, a side of 0 beside huge ones, spaces before the
+    # JSON: the library lets them pass.
+    allowed = {"occurs twice", "and data_offsets", "of strings", "to count", "expected JSON"}
+    assert refused_here_alone <= allowed

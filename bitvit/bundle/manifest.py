@@ -23,6 +23,7 @@ from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
 from bitvit.files import open_file
 from bitvit.preprocess import Preprocessing
+from bitvit.tensorfile import parse_json
 
 __all__ = ["FORMAT", "LIBRARY", "MANIFEST", "WEIGHTS", "Manifest", "Section", "as_text", "read_manifest"]
 
@@ -86,7 +87,7 @@ def read_manifest(folder: Path) -> Manifest:
     if len(data) > MAX_MANIFEST:
         raise ModelFileError(f"{path}: more than {MAX_MANIFEST} bytes; {AGAIN}")
     try:
-        fields = json.loads(data)
+        fields = parse_json(data.decode())
         found = fields["format"]
         if found != FORMAT:
             raise ValueError(f"format {found!r:.80}, this bitvit reads format {FORMAT}")

@@ -18,7 +18,7 @@ from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
 from bitvit.messages import MOST_LISTED, listing, shown
 
-__all__ = ["ARGS", "KNOWN", "Claims", "facts", "read_claims", "spoken_of"]
+__all__ = ["ARGS", "KNOWN", "Claims", "facts", "finite", "read_claims", "spoken_of"]
 
 _INTEGERS = """
     image_size input_size window_size attn_window patch_size num_channels num_hidden_layersA num_hidden_layersB
@@ -227,7 +227,7 @@ def _typed(name: str, value: Any, called: str, origin: str) -> Any:
         value = bool(value)
     try:
         if kind is float:
-            return _finite(name, value)
+            return _number(name, value)
         check_field(name, kind, value)
     except ConfigError as problem:
         where = origin if called == name else f"{origin} ({called})"
@@ -260,10 +260,22 @@ def _spelt(text: str) -> object:
         return text
 
 
-def _finite(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def finite(value: object) -> float | None:
+    """A number as a float; None for anything else, for what is not finite and for an integer beyond every float."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _number(name: str, value: object) -> float:
+    number = finite(value)
+    if number is None:
         raise ConfigError(f"{name} is {shown(value)}, expected a number")
-    return float(value)
+    return number
 
 
 def _refuse_bits(claims: Claims) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bitvit.checkpoint.claims import ARGS
+from bitvit.checkpoint.claims import ARGS, finite
 from bitvit.checkpoint.options import groups
 from bitvit.errors import ConfigError
 from bitvit.labels import labels_from_json
@@ -67,7 +67,7 @@ def _triple(value: object) -> Triple | None:
     """Three numbers for values in [0, 1], none of them a mistake."""
     if not isinstance(value, list | tuple) or len(value) != 3:
         return None
-    numbers = [float(number) for number in value if type(number) in (int, float)]
+    numbers = [number for item in value if (number := finite(item)) is not None]
     if len(numbers) < 3 or not all(0 <= number <= 1 for number in numbers):
         return None
     return numbers[0], numbers[1], numbers[2]

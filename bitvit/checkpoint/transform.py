@@ -1,9 +1,9 @@
 """What a checkpoint says of the preparation of images that a conversion does not follow."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-from bitvit.checkpoint.claims import ARGS
+from bitvit.checkpoint.claims import ARGS, finite
 from bitvit.checkpoint.options import groups
 from bitvit.messages import shown
 
@@ -37,8 +37,8 @@ def not_followed(checkpoint: "Checkpoint", chosen: "Preprocessing", *, sized: bo
 def _of_options(fields: Mapping[str, Any], chosen: "Preprocessing", sized: bool, normalised: bool) -> Iterator[str]:
     resized = 0 if sized else chosen.resize or 0
     for name in _RATIOS if resized else ():
-        ratio = fields.get(name)
-        if _is_number(ratio) and 0 < ratio <= 1 and abs(int(chosen.crop / ratio) - resized) > 1:
+        ratio = finite(fields.get(name))
+        if ratio is not None and 0 < ratio <= 1 and abs(int(chosen.crop / ratio) - resized) > 1:
             yield f"{name} {ratio:g}: if it was used in evaluations, give --resize {int(chosen.crop / ratio)}"
     if fields.get("interpolation") not in (None, "random", *_BICUBIC) and chosen.resize:
         yield f"interpolation {shown(fields['interpolation'])}: images are resized bicubically"
@@ -62,8 +62,8 @@ def _of_processor(fields: Mapping[str, Any], chosen: "Preprocessing", sized: boo
         yield "do_normalize false: for pixels from 0 to 1 give --mean 0 --std 1"
     else:
         yield from _normalization(fields, ("image_mean", "image_std"), chosen)
-    factor = fields.get("rescale_factor")
-    if _is_number(factor) and abs(factor * 255 - 1) > 1e-3:
+    factor = finite(fields.get("rescale_factor"))
+    if factor is not None and abs(factor * 255 - 1) > 1e-3:
         yield f"rescale_factor {factor:g}: pixels are divided by 255 before mean and std"
 
 
@@ -72,10 +72,6 @@ def _normalization(fields: Mapping[str, Any], names: tuple[str, str], chosen: "P
     used = dict(zip(names, (chosen.mean, chosen.std), strict=True))
     if any(not isinstance(value, list | tuple) or tuple(value) != used[name] for name, value in said.items()):
         yield f"{_short(said)}: if images were normalised with that, give --mean and --std, for pixels from 0 to 1"
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return type(value) in (int, float)
 
 
 def _short(value: object) -> str:

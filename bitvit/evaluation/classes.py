@@ -17,6 +17,7 @@ import difflib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,7 +27,7 @@ from bitvit.errors import ConfigError
 from bitvit.evaluation.words import number_in, words_of
 from bitvit.files import read_csv, read_json
 from bitvit.labels import labels_from_json, read_labels
-from bitvit.messages import listing, plural, shown
+from bitvit.messages import LONGEST, listing, plural, shown
 from bitvit.predictions import default_names
 
 __all__ = ["ClassMap", "Label", "Matching", "find_classes", "match_classes", "read_class_map"]
@@ -191,8 +192,10 @@ def _places(names: Iterable[Hashable]) -> dict[Hashable, list[int]]:
 
 
 def _guess(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (perhaps {near[0]!r})" if near else ""
+    """The name that may be meant; names are compared as far as messages show them, for difflib takes their square."""
+    begins = {other[:LONGEST]: other for other in reversed(known)}
+    near = difflib.get_close_matches(name[:LONGEST], begins, 1)
+    return f" (perhaps {shown(begins[near[0]])})" if near else ""
 
 
 # ----------------------------------------------------------------------------------------------------- class numbers
@@ -254,7 +257,7 @@ def _by_value(name: str) -> tuple[object, ...]:
     value = number_in(name)
     if value is not None:
         return 0, value
-    return 1, *(int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name)))
+    return 1, *(Decimal(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name)))
 
 
 def _check_orders(as_text: Sequence[str], by_value: Sequence[str], given: set[str], where: str) -> None:
@@ -293,7 +296,7 @@ def _map_numbers(classes: ClassMap, labels: Sequence[str] | None, count: int) ->
             "them, in the model's order; to map only some, use JSON or CSV with pairs of name and class"
         )
     if len(set(classes)) < count:
-        twice = next(name for name in classes if list(classes).count(name) > 1)
+        twice = next(name for name, times in Counter(classes).items() if times > 1)
         raise ConfigError(f"class map: {twice!r} is listed twice; expected a different name for each class")
     return {name: number for number, name in enumerate(classes)}
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -225,7 +226,7 @@ def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset
     by_fold: dict[str, dict[str, Label]] = {}
     for image, (label, fold) in seen.items():
         by_fold.setdefault(fold, {})[image] = label
-    ordered = sorted(by_fold, key=lambda fold: (not fold.isdecimal(), int(fold) if fold.isdecimal() else 0, fold))
+    ordered = sorted(by_fold, key=lambda fold: (not fold.isdecimal(), Decimal(fold) if fold.isdecimal() else 0, fold))
     return [_of_table(f"{path} fold {fold}", by_fold[fold], notes) for fold in ordered]
 
 

@@ -1,5 +1,6 @@
 """Labelled images in Parquet files: labels are read at once, images when their turn comes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from bitvit.errors import ImageError
@@ -27,7 +28,7 @@ def read_rows(
             schema = table.schema_arrow
             own = image_column(schema, path_column, file.name)
             label = _label_column(schema, label_column, file)
-            values = table.read(columns=[label]).column(0)
+            values = table.read(columns=[label]).column(0).to_pylist()
         if column not in (None, own):
             raise ImageError(
                 f"{file.name}: images are in {own!r}, in files before it in {column!r}; name one kind of files"
@@ -48,10 +49,10 @@ def _label_column(schema: Any, wanted: str | None, file: TableFile) -> str:
     return str(names[column_of(file.name, names, wanted, [name.lower() for name in usual], option)])
 
 
-def _labels(values: Any, names: list[str] | None, column: str, file: TableFile) -> list[Label]:
+def _labels(values: Sequence[Any], names: list[str] | None, column: str, file: TableFile) -> list[Label]:
     """Names of classes, or their numbers where the file has no names for them."""
     labels: list[Label] = []
-    for row, value in enumerate(values.to_pylist()):
+    for row, value in enumerate(values):
         is_number = isinstance(value, int) and not isinstance(value, bool)
         if not is_number and not isinstance(value, str):
             raise ImageError(f"{file.row(row)}: {column!r} is {value!r}, expected a class name or a whole number")

@@ -107,6 +107,8 @@ class StateFile:
             return
         try:
             with open_file(self.path, BitvitError) as file, np.load(file, allow_pickle=False) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.zip.infolist()):
+                    raise ValueError("it is compressed")  # which bitvit never does, and unpacked it may be of any size
                 header = json.loads(archive["header"].tobytes())
                 if header["job"] != self.job:
                     raise BitvitError(
@@ -119,7 +121,9 @@ class StateFile:
                     part.done, part.seconds = done, float(unit["seconds"])
                     part.failed = {int(n): str(why) for n, why in unit["failed"].items()}
                     part.turned = [int(n) for n in unit["turned"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
+        except BitvitError:
+            raise
+        except Exception as problem:  # zipfile, and NumPy of an array's header, raise nearly anything for damaged bytes
             raise BitvitError(
                 f"{self.path}: is not a state file, or damaged ({problem}); start afresh without --resume (resume=)"
             ) from None

@@ -214,7 +214,7 @@ def swap(path: Path, old: str, new: str) -> None:
         (lambda f: (f / MANIFEST).unlink(), f"is a folder without {MANIFEST}; expected a packed model"),
         (
             lambda f: (f / MANIFEST).write_text("{"),
-            f"{MANIFEST}: is damaged or of another version .JSONDecodeError: ",
+            f"{MANIFEST}: is damaged or of another version .FormatError: broken JSON",
         ),
         (lambda f: flip(f / MANIFEST), f"{MANIFEST}: is damaged or of another version"),
         (lambda f: swap(f / MANIFEST, '"crop": 32', '"crop": 33'), f"{MANIFEST}: is damaged .*its checksum is another"),
@@ -223,6 +223,10 @@ def swap(path: Path, old: str, new: str) -> None:
         (lambda f: edit(f / MANIFEST, lambda x: x.update(library="/tmp/other.so")), "the library is '/tmp/other.so'"),
         (lambda f: edit(f / MANIFEST, lambda x: x.update(library=None)), "write it again with bitvit bundle --python"),
         (lambda f: edit(f / MANIFEST, lambda x: x.update(outputs=-1)), "-1 is not a number of bytes"),
+        (
+            lambda f: edit(f / MANIFEST, lambda x: x["model"]["preprocessing"].update(mean=[10**400] * 3)),
+            "a number of 401",
+        ),
         (
             lambda f: edit(f / MANIFEST, lambda x: x.update(target="riscv64-linux")),
             "is for riscv64-linux, this is linux",

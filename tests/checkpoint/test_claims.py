@@ -141,6 +141,7 @@ def test_two_names_of_the_window() -> None:
         ("topk_ratio", "much", "topk_ratio is 'much', expected a number"),
         ("topk_ratio", float("nan"), "topk_ratio is nan, expected a number"),
         ("topk_ratio", True, "topk_ratio is True, expected a number"),
+        ("topk_ratio", 10**400, "topk_ratio is 1000"),
         ("token_pool", 3, "token_pool is 3, expected one of ['mean', 'attn', 'topk']"),
         ("coord_conv", "yes", "coord_conv is 'yes', expected true or false"),
         ("attn_window", 0, "attn_window is 0, expected an integer from 1"),

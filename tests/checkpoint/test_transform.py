@@ -64,3 +64,12 @@ def test_nothing_is_said_where_it_agrees_or_was_decided() -> None:
     assert notes({"mean": [0.5] * 3, "std": [0.5] * 3}) == []
     assert notes(None, PROCESSOR) == []
     assert notes({"crop_pct": 0.9, "mean": [123] * 3}, resize=248, mean=[0.5], std=[0.5]) == []
+
+
+def test_integers_beyond_every_float_tell_nothing() -> None:
+    """Pickles and JSON hold integers of any length."""
+    huge = 10**400
+    (note,) = notes({"crop_pct": huge, "mean": [huge] * 3, "std": [huge] * 3})
+    assert "if images were normalised with that" in note
+    (note,) = notes(None, PROCESSOR | {"image_mean": [huge] * 3, "rescale_factor": huge})
+    assert "image_mean [1000" in note

@@ -2,6 +2,7 @@
 
 import unicodedata
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -173,6 +174,11 @@ def test_without_names_the_sorted_order_counts() -> None:
         numbers("cat", "dog", labels=None)
 
 
+def test_numbers_in_names_may_be_of_any_length() -> None:
+    long = f"a{10**4000}", f"a2{'0' * 5000}"
+    assert numbers(*long, "a1", labels=None) == {"a1": 0, long[0]: 1, long[1]: 2}
+
+
 @pytest.mark.parametrize(
     ("found", "message"),
     [
@@ -188,6 +194,15 @@ def test_without_names_the_sorted_order_counts() -> None:
 def test_unknown_names(found: tuple[str | int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         numbers(*found)
+
+
+def test_names_of_any_length_are_compared_as_far_as_messages_show_them() -> None:
+    """difflib alone would take minutes."""
+    rng = Random(0)
+    long = "".join(chr(0x4E00 + rng.randrange(300)) for _ in range(50_000))
+    with pytest.raises(ConfigError, match=rf"'{long[:20]}.*perhaps '{long[:20]}") as refused:
+        numbers(long, labels=(f"{long}x", f"{long[::2]}{long[1::2]}", "x"))
+    assert len(str(refused.value)) < 1000
 
 
 def test_unknown_names_may_be_left_out() -> None:

@@ -181,6 +181,9 @@ def test_folds_of_a_table(tmp_path: Path) -> None:
     second, tenth = read_folds(file)
     assert (second.name, second.labels) == (f"{file} fold 2", ["dog", "cat"])
     assert (tenth.name, tenth.labels) == (f"{file} fold 10", ["cat"])
+    long = "9" * 5000
+    folds = read_folds(table(tmp_path, f"path,label,fold\n1.png,cat,{long}\n2.png,dog,10\n", "long.csv"))
+    assert [fold.name.rpartition(" ")[2] for fold in folds] == ["10", long]
     with pytest.raises(ImageError, match="no column 'fold'"):
         read_folds(table(tmp_path, "path,label\n1.png,cat\n", "other.csv"))
 

@@ -1,5 +1,7 @@
 """The state file: what is stopped goes on, and its figures are those of an uninterrupted evaluation."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from PIL import Image
 
 from bitvit.errors import BitvitError, ImageError
 from bitvit.evaluation import Outputs, Progress, compare, evaluate, state
+from bitvit.evaluation.state import Computed, StateFile
 from tests.support.evaluations import same
 
 
@@ -188,3 +191,40 @@ def test_no_place_keeps_nothing() -> None:
     file.save()
     file.remove()
     assert file.path is None
+
+
+def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def described(text: str) -> bytes:
+    """A .npy with this description."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+BYTES = "{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        archive({"header.npy": described("(((")}),
+        archive({"header.npy": described("-" * 3000 + "1")}),
+        archive({"header.npy": described(BYTES % 1000000000000)}),
+        archive({"header.npy": described(BYTES % 20000) + b"[" * 20000}),
+        archive({"header.npy": described(BYTES % 2) + b"{}"}, zipfile.ZIP_DEFLATED),
+        archive({"header.npy": described(BYTES % 2) + b"{}"}).replace(
+            b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x63"
+        ),
+    ],
+    ids=["brackets", "signs", "memory", "depth", "compressed", "method"],
+)
+def test_states_that_are_none(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "job.state").write_bytes(data)
+    part = Computed(np.zeros((4, 3), np.float32), np.arange(4))
+    with pytest.raises(BitvitError, match=r"job.state: is not a state file, or damaged \(.*start afresh"):
+        StateFile(tmp_path / "job.state", "0" * 64, [part]).load()

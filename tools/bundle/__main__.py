@@ -1,6 +1,6 @@
 """Build a model's bundles in every way and hold them to what docs/bundle.md promises.
 
-    python -m tools.bundle [MODEL] [--only NAME] [--folder FOLDER]
+    python -m tools.bundle [MODEL] [--only NAME] [--folder FOLDER] [--seconds N]
 
 Needs gcc, binutils and pip; uses, and says so where they are missing, clang, valgrind, gcc-aarch64-linux-gnu and
 qemu-user-static. The checks, each by its name:
@@ -9,6 +9,7 @@ qemu-user-static. The checks, each by its name:
     sanitizers  AddressSanitizer and UndefinedBehaviorSanitizer, then valgrind, find nothing
     symbols     nothing but the C library and POSIX threads is called
     size        all but the weights, 300 kB a level
+    fuzz        nor does libFuzzer for --seconds, which hands over files, floats and pixels of any bytes
     again       the same arguments give the same bytes
     arm         generic and cortex-a76 under qemu have the bits of x86-64-v3
     python      a new environment with NumPy and Pillow alone, as a user without a home, on a read-only root, where
@@ -34,7 +35,7 @@ from bitvit.bundle.writing import write_bundle
 from tools.bundle.images import COUNT
 
 ROOT = Path(__file__).parents[2]
-CHECK = Path(__file__).with_name("check.c")
+CHECK, FUZZ = Path(__file__).with_name("check.c"), Path(__file__).with_name("fuzz.c")
 LEVELS = {
     "x86-64-v2": "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt",
     "x86-64-v3": "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+bmi,+bmi2,+fma,+f16c,+lzcnt,+movbe",
@@ -71,8 +72,9 @@ class FailureError(Exception):
 class Place:
     """A folder for all that is built, and what several checks need."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder, self.model = folder, model
+    def __init__(self, folder: Path, model: Path, seconds: int) -> None:
+        """seconds: of fuzzing."""
+        self.folder, self.model, self.seconds = folder, model, seconds
 
     def bundle(self, name: str = "x86") -> Path:
         """x86: three levels, with the library for Python. arm: two."""
@@ -171,6 +173,28 @@ def check_sanitizers(place: Place) -> None:
             print(f"    valgrind, {level}: clean")
 
 
+def check_fuzz(place: Place) -> None:
+    if not has("clang"):
+        return
+    sanitizers = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    built, seeds = place.built("x86", "clang", *sanitizers), place.folder / "fuzz"
+    flags = [*sanitizers, "-fsanitize=fuzzer", "-I.", "-D_GNU_SOURCE", "-Wno-unused-function"]
+    run(["clang", *flags, "-o", "fuzz", FUZZ, "libbitvit_model.a", "-pthread"], cwd=built)
+    place.expected("x86-64-v3")
+    seeds.mkdir(exist_ok=True)
+    shutil.copy(place.folder / "image.ppm", seeds)
+    limits = [f"-max_total_time={place.seconds}", f"-max_len={1 << 17}", "-timeout=10", "-rss_limit_mb=1024"]
+    done = subprocess.run(
+        [built / "fuzz", *limits, "-print_final_stats=1", "-reload=0", seeds],
+        cwd=place.folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    require(done.returncode == 0, f"libFuzzer, see {place.folder}: {done.stderr[-3000:]}")
+    facts = dict(
+        line.removeprefix("stat::").split(":") for line in done.stderr.splitlines() if line.startswith("stat:")
+    )
+    print(f"    {int(facts['number_of_executed_units']):,} inputs, at most {facts['peak_rss_mb'].strip()} MB: clean")
+
+
 def check_symbols(place: Place) -> None:
     for name, compiler in (("x86", "gcc"), ("arm", "aarch64-linux-gnu-gcc")):
         if has(compiler):
@@ -230,6 +254,7 @@ def check_python(place: Place) -> None:
 CHECKS: dict[str, Callable[[Place], None]] = {
     "x86": check_x86,
     "sanitizers": check_sanitizers,
+    "fuzz": check_fuzz,
     "symbols": check_symbols,
     "size": check_size,
     "again": check_again,
@@ -243,13 +268,14 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "weights" / "bhvit-cifar10.safetensors")
     parser.add_argument("--only", action="append", choices=CHECKS)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--seconds", type=int, default=60, help="of fuzzing (default 60)")
     arguments = parser.parse_args()
     failed = 0
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(mode=0o755, exist_ok=True)
         folder.chmod(0o755)
-        place = Place(folder.absolute(), arguments.model.absolute())
+        place = Place(folder.absolute(), arguments.model.absolute(), arguments.seconds)
         for name in arguments.only or CHECKS:
             print(f"{name}:", flush=True)
             try:

@@ -1,213 +1,175 @@
-"""Feed mutated .pth, .safetensors and packed model files to their readers.
+"""Feed readers with inputs that Atheris finds by watching which branches each one reaches.
 
-    python -m tools.fuzz --count 100000                  # of each format
-    python -m tools.fuzz pth --seconds 60 --out failures
-    python -m tools.fuzz --replay failures/pth-1-13630
+    pip install atheris coverage
+    python -m tools.fuzz --seconds 60                 # of each target, and on from there with the same command
+    python -m tools.fuzz pth --count 1000000 --out run
+    python -m tools.fuzz --keep --out run             # the fewest inputs that reach as much, into the repository
+    python -m tools.fuzz --reach                      # lines and branches that the inputs kept do not reach
+    python -m tools.fuzz --replay                     # feed the inputs kept, without Atheris
+    python -m tools.fuzz pth --replay run/pth/failures/crash-…
 
-A failure is any exception but a BitvitError, more than 2 s of processor time or 512 MB of growth for a file, a process
-that dies, and anything that a reader does apart from reading: importing, running code, starting a process, connecting,
-writing. The folder keeps the input of each failure, what happened, and how far the run has come: the same command goes
-on from there. The exit code is 1 if there is any failure.
-
-Input number n of a format depends on the seed and n alone, and each of the readers runs in a process of its own.
+A failure is any exception but a BitvitError, more than 2 s of processor time or 512 MB of growth, a process that dies,
+and anything that a reader does apart from reading: importing, running code, starting a process, connecting, writing.
+The folder keeps the inputs that reach something, those that are failures, and how far the runs have come. The exit code
+is 1 if there is any failure.
 """
 
 import argparse
-import collections
 import json
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from bitvit.files import write_file
+from . import corpus
+from .campaign import Campaign, is_installed, memory
+from .guard import Guard, limit_memory
+from .target import BrokenPromiseError, Judge
+from .targets import KINDS, ROOT
 
-from . import tensors
-from .worker import FORMATS, Worker, make_mutant
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SLICE = 20_000  # inputs for one process
-PATIENCE = 60.0  # seconds of the clock for one input: the process is stuck where no signal reaches it
+ENDLESS = 1 << 40
 
 
-@dataclass
-class Progress:
-    """How far a format has come; kept in a file."""
-
-    done: int = 0
-    slowest: float = 0.0  # seconds of processor time for one input
-    grown: int = 0  # most bytes that a process has grown by
-    outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
-    messages: set[str] = field(default_factory=set)
-    failures: int = 0
-
-    def add(self, line: dict[str, Any]) -> None:
-        self.done = line["done"]
-        self.slowest, self.grown = max(self.slowest, line["slowest"]), max(self.grown, line["grown"])
-        self.outcomes.update(line["outcomes"])
-        self.messages.update(line["messages"])
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "messages": sorted(self.messages)}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Progress":
-        known = {"outcomes": collections.Counter(fields["outcomes"]), "messages": set(fields["messages"])}
-        return cls(**{**fields, **known})
+def replay(names: Sequence[str], file: Path | None) -> int:
+    """Feed one input, or all that are kept, to their readers; returns how many failures there are."""
+    guard, failures = Guard(), 0
+    for name in names:
+        inputs = corpus.kept(name) if file is None else [file.read_bytes()]
+        with tempfile.TemporaryDirectory(prefix="bitvit-fuzz-", dir=memory()) as folder:
+            target = KINDS[name].make(Path(folder))
+            judge = Judge(target, guard)
+            judge.warm_up(inputs)
+            limit_memory()
+            for data in inputs:
+                try:
+                    judge.feed(data)
+                except BrokenPromiseError as failure:
+                    failures += 1
+                    print(f"{name} {corpus.name_of(data)}: {failure}", file=sys.stderr)
+            target.close()
+        print(f"{name:12} {len(inputs):4} inputs: {dict(judge.outcomes)}, {len(judge.messages)} messages")
+        if file is not None:
+            print(*sorted(judge.messages), sep="\n")
+    return failures
 
 
-class Run:
-    """The inputs of one format, fed to one process after another."""
-
-    def __init__(self, form: str, seed: int, out: Path) -> None:
-        self.form, self.seed, self.out = form, seed, out
-        self.file = out / f"{form}-{seed}.json"
-        self.progress = Progress.from_dict(json.loads(self.file.read_text())) if self.file.exists() else Progress()
-
-    def advance(self, count: int, deadline: float) -> None:
-        """Feed up to `count` more inputs, until the deadline."""
-        end = self.progress.done + count
-        while self.progress.done < end and time.monotonic() < deadline:
-            with tempfile.TemporaryDirectory(prefix="bitvit-fuzz-", dir=_memory()) as folder:
-                self._slice(min(SLICE, end - self.progress.done), Path(folder), deadline)
-
-    def _slice(self, count: int, folder: Path, deadline: float) -> None:
-        start = self.progress.done
-        command = [sys.executable, "-m", "tools.fuzz.worker", self.form, *map(str, (self.seed, start, count, folder))]
-        errors = folder / "stderr"
-        with errors.open("wb") as stream:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stream, text=True)
-        with process, _Watchdog(process, folder / "at", deadline) as watchdog:
-            for line in process.stdout or ():
-                self._take(json.loads(line))
-        if process.returncode in (-signal.SIGTERM, -signal.SIGINT):
-            return  # stopped from outside: the next process goes on from there
-        if process.returncode and not watchdog.ended:
-            index = watchdog.index()
-            last = errors.read_text(errors="replace")[-3000:]
-            self._keep(index, f"the process ended with {process.returncode}, {watchdog.reason}\n{last}")
-            self.progress.done = index + 1
-        self._save()
-
-    def _take(self, line: dict[str, Any]) -> None:
-        if "failure" in line:
-            self._keep(line["index"], line["failure"])
-        else:
-            self.progress.add(line)
-            self._save()
-
-    def _keep(self, index: int, what: str) -> None:
-        self.progress.failures += 1
-        with tempfile.TemporaryDirectory() as folder:
-            data = make_mutant(self.form, self.seed, index, tensors.Seeds(Path(folder)))
-        name = f"{self.form}-{self.seed}-{index}"
-        (self.out / name).write_bytes(data)
-        (self.out / f"{name}.txt").write_text(what)
-
-    def _save(self) -> None:
-        content = json.dumps(self.progress.to_dict(), indent=1)
-        write_file(self.file, lambda file: file.write(content.encode()))
+def keep(campaign: Campaign) -> None:
+    """Put the fewest inputs that reach as much as all do into the repository."""
+    with tempfile.TemporaryDirectory(prefix="bitvit-fuzz-") as folder:
+        out = Path(folder) / "names"
+        _measure(campaign.target, campaign.inputs, out, "--least")
+        chosen = [(campaign.inputs / name).read_bytes() for name in json.loads(out.read_text())]
+    path = corpus.keep(campaign.target, chosen)
+    print(f"{campaign.target:12} {len(list(campaign.inputs.iterdir())):6} -> {len(chosen):4} inputs", end="")
+    print(f" of {sum(map(len, chosen)):,} bytes, {path.stat().st_size:,} in {path.relative_to(ROOT)}")
 
 
-class _Watchdog:
-    """Kills a process at the deadline, or when one input takes longer than PATIENCE."""
-
-    def __init__(self, process: "subprocess.Popen[str]", at: Path, deadline: float) -> None:
-        self._process, self._at, self._deadline = process, at, deadline
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.ended = False  # by the deadline, which does not count as a failure
-        self.reason = "it was not killed"
-
-    def __enter__(self) -> "_Watchdog":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def index(self) -> int:
-        """Number of the input that the process is at."""
-        return int.from_bytes(self._at.read_bytes()[:8], "little") if self._at.exists() else 0
-
-    def _watch(self) -> None:
-        last, since = -1, time.monotonic()
-        while not self._stop.wait(0.2):
-            now, index = time.monotonic(), self.index()
-            if index != last:
-                last, since = index, now
-            if now > self._deadline:
-                self.ended = True
-                self._process.kill()
-                return
-            if now - since > PATIENCE:
-                self.reason = f"killed: stuck for {PATIENCE} s"
-                self._process.kill()
-                return
-
-
-def _memory() -> str | None:
-    """A folder in memory, where writing is fastest; None: the system has none."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-def replay(path: Path) -> None:
-    """Feed one kept input to its reader again, and show what happens."""
-    form, seed, _ = path.name.split("-")
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(form, int(seed), Path(folder))
-        worker.warm_up()
-        worker.path.write_bytes(path.read_bytes())
-        print(worker.feed() or f"no failure: {dict(worker.outcomes)} {sorted(worker.messages)}")
-
-
-def lines(runs: list[Run]) -> Iterator[str]:
-    """A table of what has been done."""
-    yield f"{'format':12}{'inputs':>10}{'refused':>10}{'read':>8}{'messages':>10}{'slowest':>9}{'growth':>9} failures"
-    for run in runs:
-        p = run.progress
-        refused = sum(count for name, count in p.outcomes.items() if not name.startswith(("read", "used")))
+def reach(names: Sequence[str]) -> Iterator[str]:
+    """What the inputs kept do not reach, by module. A branch is two lines, -> 0 is the end of the function."""
+    lines: dict[str, set[int]] = {}
+    branches: dict[str, set[tuple[int, int]]] = {}
+    totals = dict.fromkeys(("num_statements", "covered_lines", "num_branches", "covered_branches"), 0)
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="bitvit-fuzz-") as folder:
+            inputs, out = Path(folder) / "inputs", Path(folder) / "report"
+            inputs.mkdir()
+            for data in corpus.kept(name):
+                (inputs / corpus.name_of(data)).write_bytes(data)
+            _measure(name, inputs, out)
+            report = json.loads(out.read_text())
+        for key in totals:
+            totals[key] = report["totals"][key]
         yield (
-            f"{run.form:12}{p.done:10,}{refused:10,}{p.done - refused:8,}{len(p.messages):10}{p.slowest:7.2f} s"
-            f"{p.grown / 2**20:6.0f} MB{p.failures:9}"
+            f"{name}: {totals['covered_lines']} of {totals['num_statements']} lines, {totals['covered_branches']} of "
+            f"{totals['num_branches']} branches"
         )
+        for file, found in report["files"].items():
+            missing = {(first, max(0, last)) for first, last in found["missing_branches"]}
+            lines[file] = lines.get(file, set(found["missing_lines"])) & set(found["missing_lines"])
+            branches[file] = branches.get(file, missing) & missing
+    yield "\nreached by none of them:"
+    for file, missed in sorted(lines.items()):
+        apart = sorted(
+            f"{first}->{last}" for first, last in branches[file] if first not in missed and last not in missed
+        )
+        if missed or apart:
+            yield f"{file}: lines {_ranges(missed) or 'none'}; branches {', '.join(apart) or 'none'}"
+
+
+def _ranges(numbers: set[int]) -> str:
+    """'3-5, 9'"""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _measure(target: str, inputs: Path, out: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "tools.fuzz.reach", target, str(inputs), str(out), *options]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def table(campaigns: Sequence[Campaign]) -> Iterator[str]:
+    """What has been done."""
+    yield (
+        f"{'target':12}{'inputs':>12}{'a second':>10}{'refused':>12}{'read':>10}{'messages':>10}{'slowest':>9}"
+        f"{'growth':>9} failures"
+    )
+    for campaign in campaigns:
+        p = campaign.progress
+        refused = sum(count for name, count in p.outcomes.items() if name != "read")
+        yield (
+            f"{campaign.target:12}{p.inputs:12,}{p.inputs / max(p.seconds, 1):10,.0f}{refused:12,}"
+            f"{p.outcomes.get('read', 0):10,}{len(p.messages):10}{p.slowest:7.2f} s{p.grown:6} MB{p.failures:9}"
+        )
+    yield f"{'all':12}{sum(campaign.progress.inputs for campaign in campaigns):12,}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "formats", nargs="*", metavar="FORMAT", help=f"one or more of {', '.join(FORMATS)}; default: all"
-    )
-    parser.add_argument("--count", type=int, default=10_000, help="further inputs of each format (default 10000)")
-    parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="stop after this time, over all formats; default: never"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of the mutations (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("fuzz-failures"), help="folder for failures and progress")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="only feed this kept input again")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"some of {', '.join(KINDS)}; default: all")
+    parser.add_argument("--count", type=int, help="further inputs of each target; default: no limit")
+    parser.add_argument("--seconds", type=float, help="for each target; default: 60, or no limit with --count")
+    parser.add_argument("--out", type=Path, default=Path("fuzz-run"), help="folder for inputs, failures and progress")
+    parser.add_argument("--keep", action="store_true", help="minimise the inputs found, into the repository")
+    parser.add_argument("--reach", action="store_true", help="say what the inputs kept do not reach")
+    parser.add_argument("--replay", nargs="?", const=True, metavar="FILE", help="feed one input again, or those kept")
+    parser.add_argument("--show", action="store_true", help="show what has been done")
     options = parser.parse_args()
-    if options.replay:
-        replay(options.replay)
-        return
-    unknown = set(options.formats) - set(FORMATS)
+    unknown = set(options.targets) - KINDS.keys()
     if unknown:
-        parser.error(f"no such format: {', '.join(sorted(unknown))}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs = [Run(form, options.seed, options.out) for form in options.formats or FORMATS]
-    deadline = time.monotonic() + options.seconds
-    for run in runs:
-        run.advance(options.count, deadline)
-    print("\n".join(lines(runs)))
-    sys.exit(any(run.progress.failures for run in runs))
+        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    names = options.targets or list(KINDS)
+    if options.replay:
+        file = None if options.replay is True else Path(options.replay)
+        if file is not None and len(names) > 1:
+            parser.error("name the target of the input to replay")
+        sys.exit(replay(names, file) > 0)
+    missing = "coverage" if options.keep or options.reach else "atheris"
+    if not options.show and not is_installed(missing):
+        parser.error(f"{missing} is not installed: pip install {missing}")
+    if options.reach:
+        print("\n".join(reach(names)))
+        return
+    campaigns = [Campaign(name, options.out) for name in names]
+    if options.keep:
+        for campaign in campaigns:
+            keep(campaign)
+        return
+    fine = True
+    if not options.show:
+        seconds = options.seconds or (60 if options.count is None else ENDLESS)
+        for campaign in campaigns:
+            campaign.begin()
+            fine &= campaign.run(seconds, -1 if options.count is None else options.count)
+    print("\n".join(table(campaigns)))
+    sys.exit(not fine)
 
 
 if __name__ == "__main__":

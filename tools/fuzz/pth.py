@@ -1,9 +1,15 @@
-"""Mutated .pth files: pickles by grammar, by opcode and by byte, inside archives whose fields lie."""
+"""Mutations of .pth files: pickles by grammar, by opcode and by byte, inside archives whose fields lie."""
 
+import collections
+import contextlib
+import functools
+import io
+import itertools
 import pickletools
+import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -63,15 +69,19 @@ def _opcode(rng: Random) -> bytes:
     return opcode.code.encode("latin-1") + (b"" if opcode.arg is None else _argument(rng, opcode.arg.name))
 
 
-def split(code: bytes) -> list[bytes]:
-    """A well-formed pickle's opcodes, each with its argument."""
-    starts = [position or 0 for _, _, position in pickletools.genops(code)]
-    return [code[start:stop] for start, stop in zip(starts, [*starts[1:], len(code)], strict=True)]
+@functools.lru_cache(maxsize=256)
+def split(code: bytes) -> Sequence[bytes]:
+    """A pickle's opcodes, each with its argument; the last piece is what cannot be read."""
+    starts = []
+    with contextlib.suppress(Exception):  # pickletools raises several
+        for _, _, position in pickletools.genops(code):
+            starts.append(position or 0)
+    return tuple(code[start:stop] for start, stop in itertools.pairwise([*starts, len(code)]))
 
 
-def _edit_opcodes(rng: Random, ops: list[bytes]) -> bytes:
+def _edit_opcodes(rng: Random, given: Sequence[bytes]) -> bytes:
     """Opcodes taken out, doubled, exchanged, put in; attacks and pieces of other pickles among them."""
-    ops = list(ops)
+    ops = list(given)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(ops)) if ops else 0
         match rng.randrange(8):
@@ -217,97 +227,132 @@ _NAMES = (
 )  # fmt: skip
 
 
-def _edit_archive(rng: Random, members: list[Member], end: dict[int, int]) -> None:
-    for _ in range(rng.randint(1, 3)):
-        if not members:
-            return
-        member = rng.choice(members)
-        match rng.randrange(9):
-            case 0:
-                member.central[rng.randrange(1, 17)] = rng.choice((damage.number(rng), rng.randrange(300)))
-            case 1:
-                member.local[rng.randrange(1, 11)] = rng.choice((damage.number(rng), rng.randrange(300)))
-            case 2:
-                member.name = rng.choice(_NAMES)
-            case 3:
-                members.remove(member)
-            case 4:
-                members.insert(rng.randrange(len(members)), member)
-            case 5:
-                size = rng.choice((8, 16, 24, 28))
-                body = b"".join(struct.pack("<Q", damage.number(rng) & (1 << 64) - 1) for _ in range(4))[:size]
-                member.extra = struct.pack("<HH", rng.choice((1, 0x7075, 7)), rng.choice((size, 0, 60000))) + body
-                member.central[rng.choice((8, 9, 16))] = 0xFFFFFFFF
-            case 6:
-                member.data = damage.damage(rng, member.data)
-            case 7:
-                member.central[16] = rng.randrange(0, 400)
-            case _:
-                end[rng.randrange(1, 8)] = rng.choice((damage.number(rng), rng.randrange(2000)))
+def members_of(data: bytes) -> list[Member] | None:
+    """The members of an archive whose headers are as zip_bytes writes them, lies aside; None if it is no archive."""
+    at = data.rfind(b"PK\x05\x06")
+    if at < 0 or at + struct.calcsize(_END) > len(data):
+        return None
+    count, _, place = struct.unpack_from("<HII", data, at + 10)
+    members = []
+    for _ in range(min(count, 200)):
+        if data[place : place + 4] != b"PK\x01\x02" or place + struct.calcsize(_CENTRAL) > len(data):
+            break
+        fields = struct.unpack_from(_CENTRAL, data, place)
+        nbytes, name, extra, offset = fields[8], fields[10], fields[11], fields[16]
+        start = place + struct.calcsize(_CENTRAL)
+        named, further = data[start : start + name], data[start + name : start + name + extra]
+        content = offset + struct.calcsize(_LOCAL) + name + extra
+        members.append(Member(named, data[content : content + nbytes], further))
+        place = start + name + extra
+    return members or None
+
+
+def _edit_headers(rng: Random, data: bytes) -> bytes:
+    """One to three fields of an archive's headers, changed where they are."""
+    changed = bytearray(data)
+    places = [
+        (found.start(), form)
+        for magic, form in ((b"PK\x03\x04", _LOCAL), (b"PK\x01\x02", _CENTRAL), (b"PK\x05\x06", _END))
+        for found in re.finditer(re.escape(magic), data)
+    ]
+    for _ in range(rng.randint(1, 3) if places else 0):
+        start, form = rng.choice(places)
+        letters = form[3:]  # behind the magic bytes
+        field = rng.randrange(1, len(letters))
+        at, size = start + struct.calcsize(form[: 3 + field]), struct.calcsize(letters[field])
+        value = rng.choice((damage.number(rng), rng.randrange(300), rng.randrange(2000)))
+        changed[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+    return bytes(changed)
+
+
+def _edit_members(rng: Random, members: list[Member]) -> None:
+    member = rng.choice(members)
+    match rng.randrange(6):
+        case 0:
+            member.name = rng.choice(_NAMES)
+        case 1:
+            members.remove(member)
+        case 2:
+            members.insert(rng.randrange(len(members)), member)
+        case 3:
+            size = rng.choice((8, 16, 24, 28))
+            body = b"".join(struct.pack("<Q", damage.number(rng) & (1 << 64) - 1) for _ in range(4))[:size]
+            member.extra = struct.pack("<HH", rng.choice((1, 0x7075, 7)), rng.choice((size, 0, 60000))) + body
+            member.central[rng.choice((8, 9, 16))] = 0xFFFFFFFF
+        case 4:
+            member.data = damage.damage(rng, member.data)
+        case _:
+            members.append(Member(rng.choice((b"archive/data/2", b"archive/version", b"archive/byteorder")), b"big"))
 
 
 # ----------------------------------------------------------------------------------------------------------- the whole
 
 
-def mutant(rng: Random) -> bytes:
-    """A damaged or hostile .pth file."""
-    seed = rng.choices(PTH_SEEDS, [s.weight for s in PTH_SEEDS])[0]
-    code, ways = seed.code, rng.choice((("ops",), ("grammar",), ("bytes",), ("archive",), ("raw",), ("ops", "archive")))
-    if "ops" in ways:
-        code = _edit_opcodes(rng, split_seed(seed))
-    if "grammar" in ways:
+def mutate(rng: Random, data: bytes) -> bytes:
+    """A .pth file with its pickle, its archive or its bytes changed."""
+    way = rng.randrange(10)
+    if way == 0:
+        return damage.damage(rng, data)
+    if data[:1] == b"\x80":
+        return _mutated_legacy(rng, data)
+    members = members_of(data)
+    if members is None:
+        return damage.damage(rng, data)
+    if way in (1, 2):
+        return _edit_headers(rng, data)
+    pickles = [member for member in members if member.name.endswith(b".pkl")]
+    if way == 3 or not pickles:
+        _edit_members(rng, members)
+    else:
+        pickles[0].data = _mutated_pickle(rng, pickles[0].data)
+    return zip_bytes(members, {})
+
+
+def _mutated_pickle(rng: Random, code: bytes) -> bytes:
+    way = rng.randrange(10)
+    if way < 2:
         code = _grammatical(rng)
-        if rng.random() < 0.5:
-            code = damage.damage(rng, code)
-    if "bytes" in ways:
-        code = damage.damage(rng, code)
-    whole = _legacy(rng, seed, code, ways) if seed.legacy else _zip(rng, seed, code, ways)
-    return damage.damage(rng, whole) if "raw" in ways else whole
+        return damage.damage(rng, code) if way else code
+    ops = split(code) if way < 8 else []
+    return _edit_opcodes(rng, ops) if ops else damage.damage(rng, code)
 
 
-def _zip(rng: Random, seed: PthSeed, code: bytes, ways: tuple[str, ...]) -> bytes:
-    members = [Member(b"archive/data.pkl", code), Member(b"archive/byteorder", b"little")]
-    members += [Member(b"archive/data/" + key.encode(), data) for key, data in seed.storages.items()]
-    members.append(Member(b"archive/version", b"3\n"))
-    end: dict[int, int] = {}
-    if "archive" in ways:
-        _edit_archive(rng, members, end)
-    return zip_bytes(members, end)
-
-
-def _legacy(rng: Random, seed: PthSeed, code: bytes, ways: tuple[str, ...]) -> bytes:
-    keys: object = list(seed.storages)
-    head, counts = [MAGIC, pickled(1001), pickled({"little_endian": True})], {}
-    if "archive" in ways:
-        match rng.randrange(4):
-            case 0:
-                head[rng.randrange(3)] = rng.choice((pickled(1001), pickled({}), b"N.", *_ATTACKS))
-            case 1:
-                keys = rng.choice(([], ["9"], 5, [*seed.storages] * 2, [0]))
-            case 2:
-                counts = {key: damage.number(rng) for key in seed.storages}
-            case _:
-                head[0] = damage.damage(rng, MAGIC[2:])
-                head[0] = MAGIC[:2] + head[0]
-    tail = b"".join(
-        struct.pack("<Q", counts.get(key, len(data) // (4 if len(data) > 4 else 1)) & (1 << 64) - 1) + data
-        for key, data in seed.storages.items()
-    )
-    return b"".join(head) + code + pickled(keys) + tail
-
-
-_SPLIT: dict[bytes, list[bytes]] = {}
-
-
-def split_seed(seed: PthSeed) -> list[bytes]:
-    if seed.code not in _SPLIT:
-        _SPLIT[seed.code] = split(seed.code)
-    return _SPLIT[seed.code]
-
-
-_DONORS = [split_seed(seed) for seed in PTH_SEEDS if seed.weight >= 1]
+def _mutated_legacy(rng: Random, data: bytes) -> bytes:
+    """A file of five pickles and their storages with one of them changed."""
+    stream, ends = io.BytesIO(data), [0]
+    with contextlib.suppress(Exception):  # pickletools raises several
+        for _ in range(5):
+            collections.deque(pickletools.genops(stream), maxlen=0)
+            ends.append(stream.tell())
+    parts = [data[start:end] for start, end in itertools.pairwise([*ends, len(data)])]
+    at = rng.randrange(len(parts))
+    if rng.random() < 0.6 and len(parts) > 3:
+        at = 3
+    part = parts[at]
+    if at == len(parts) - 1:
+        parts[at] = damage.damage(rng, part)
+    elif at == 3:
+        parts[at] = _mutated_pickle(rng, part)
+    else:
+        parts[at] = rng.choice((damage.damage(rng, part), _edit_opcodes(rng, split(part)), rng.choice(_ATTACKS), b"N."))
+    return b"".join(parts)
 
 
 def whole(seed: PthSeed) -> bytes:
-    """The file of a seed, unharmed."""
-    return _legacy(Random(0), seed, seed.code, ()) if seed.legacy else _zip(Random(0), seed, seed.code, ())
+    """The file of a seed."""
+    return _legacy(seed) if seed.legacy else _zip(seed)
+
+
+def _zip(seed: PthSeed) -> bytes:
+    members = [Member(b"archive/data.pkl", seed.code), Member(b"archive/byteorder", b"little")]
+    members += [Member(b"archive/data/" + key.encode(), data) for key, data in seed.storages.items()]
+    return zip_bytes([*members, Member(b"archive/version", b"3\n")], {})
+
+
+def _legacy(seed: PthSeed) -> bytes:
+    head = [MAGIC, pickled(1001), pickled({"little_endian": True}), seed.code, pickled(list(seed.storages))]
+    tail = [struct.pack("<Q", len(data) // (4 if len(data) > 4 else 1)) + data for data in seed.storages.values()]
+    return b"".join((*head, *tail))
+
+
+_DONORS = [split(seed.code) for seed in PTH_SEEDS]

@@ -1,12 +1,14 @@
 """Small valid files to begin with, and the networks in them."""
 
 import functools
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from bitvit.checkpoint.shapes import expected_shapes
 from bitvit.config import Config
@@ -87,6 +89,11 @@ def write_packed(path: Path, config: Config) -> None:
     )
 
 
+def small_file(name: str) -> bytes:
+    """A .safetensors of one tensor."""
+    return save({name: np.arange(5, dtype=np.float32)})
+
+
 # ----------------------------------------------------------------------------------------------------------------- .pth
 
 
@@ -97,7 +104,6 @@ class PthSeed:
     code: bytes
     storages: dict[str, bytes] = field(default_factory=dict)
     legacy: bool = False
-    weight: float = 1.0  # how often it is taken
 
 
 _FIVE = np.arange(5, dtype=np.float32).tobytes()
@@ -147,14 +153,41 @@ def _untyped() -> bytes:
     return pickled({"w": call("torch._utils", "_rebuild_tensor_v3", *args)})
 
 
-def _network(config: Config, prefix: str = "") -> PthSeed:
-    """A whole BHViT, its names behind a prefix."""
-    state = checkpoint_state(config)
-    keys = {name: str(k) for k, name in enumerate(state)}
-    code = pickled(
-        {"model": {prefix + name: Raw(tensor(keys[name], array.shape).code) for name, array in state.items()}}
-    )
-    return PthSeed(code, {keys[name]: array.tobytes() for name, array in state.items()}, weight=0.01)
+def _weight_call() -> tuple[Raw, tuple[object, ...]]:
+    """How a tensor is rebuilt: the function and its arguments."""
+    hooks = call("collections", "OrderedDict")
+    return glob("torch._utils", "_rebuild_tensor_v2"), (storage("0", 5), 0, (5,), (1,), False, hooks)
+
+
+def _pickles() -> list[bytes]:
+    """What else may be in a checkpoint: several networks, averages alone, a module, options in every form."""
+    weight, block = Raw(tensor("0", (5,)).code), "vit.encoder.layerA.0.w"
+    module = build(Raw(glob("torch.nn.modules.linear", "Linear").code + b")\x81"), {"training": True})
+    said = {"window_size": 7, "model": {"depths": [1, 1, 1, 1]}, "text": '{"gsb": true}', "cmd": "--window-size 7"}
+    rebuild, args = _weight_call()
+    typed: tuple[object, ...] = (rebuild, glob("torch", "Tensor"), args, {})
+    contents: list[object] = [
+        {"a": {block: weight}, "b": {block: weight}},
+        {"net": {block: weight}, "lr": 0.1},
+        {"model_ema": {"w": weight}},
+        {"state_dict": {"ema": {"w": weight}}, "epoch": 1},
+        {"net": module},
+        [1, 2],
+        {"n_averaged": weight, "module.w": weight},
+        {"module.w": weight, "w": weight},
+        {f"x.{block}": weight, f"y.{block}": weight, "z": weight},
+        {f"x.{block}": weight, f"ema.{block}": weight},
+        {f"x.{block}": weight, "z": weight},
+        {"w": weight, "args": said, "config": said, "hparams": namespace(**said), "cfg": '{"shift3": false}'},
+        {"w": call("torch._tensor", "_rebuild_from_type_v2", *typed)},
+        {
+            "w": weight,
+            "x": call("copy_reg", "_reconstructor", glob("__main__", "X"), glob("__builtin__", "object"), None),
+        },
+        {"w": weight, "x": call("collections", "OrderedDict", [["a", 1]]), "y": call("__builtin__", "list", [1])},
+        {"w": weight, "opt": call("omegaconf.dictconfig", "DictConfig"), "args": 5},
+    ]
+    return [pickled(content) for content in contents]
 
 
 PTH_SEEDS = (
@@ -163,6 +196,18 @@ PTH_SEEDS = (
     PthSeed(_untyped(), _STORAGES),
     PthSeed(pickled({"model": {"w": tensor("0", (5,)), "v": tensor("1", (6,))}}), _STORAGES, legacy=True),
     PthSeed(_training_script(), _STORAGES | _FOUR, legacy=True),
-    *(_network(config) for config in CONFIGS),
-    _network(CONFIGS[0], "model."),
+    *(PthSeed(code, _STORAGES) for code in _pickles()),
+    *(PthSeed(pickle.dumps({"a": [1, 2.5, None], "b": ("x", b"y"), "c": {1}}, protocol)) for protocol in range(6)),
 )
+
+
+OTHER_FILES = (
+    b"",
+    b"<html>",
+    b"{}",
+    b"\x08\x07\x12\x07pytorch",
+    b"\x89PNG\r\n",
+    b"GGUF\x03",
+    b"PK\x05\x06" + bytes(18),
+)
+"""What people take for a model, or how it begins."""

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from bitvit.modelfile import METADATA_KEY, seal
 
-from . import damage
+from . import damage, documents
 from .seeds import CONFIGS, State, checkpoint_state, write_packed
 
 Pairs = list[tuple[str, Any]]  # a JSON object's; a list, since a hostile file may repeat a key
@@ -28,16 +28,24 @@ class TensorFile:
     data: bytearray
 
     @classmethod
-    def read(cls, raw: bytes) -> "TensorFile":
-        (size,) = struct.unpack_from("<Q", raw)
-        return cls(list(json.loads(raw[8 : 8 + size]).items()), bytearray(raw[8 + size :]))
+    def read(cls, raw: bytes) -> "TensorFile | None":
+        """None if it is no such file."""
+        size = int.from_bytes(raw[:8], "little")
+        try:
+            fields = json.loads(raw[8 : 8 + size])
+        except (ValueError, RecursionError):
+            return None
+        return cls(list(fields.items()), bytearray(raw[8 + size :])) if isinstance(fields, dict) else None
 
     def header(self) -> bytes:
         return _object(self.pairs).encode("utf-8", "surrogatepass")
 
 
 def _object(pairs: Pairs) -> str:
-    return "{" + ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs) + "}"
+    try:
+        return "{" + ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs) + "}"
+    except (ValueError, RecursionError):  # a number too long to be written, or lists too deep
+        return "{}"
 
 
 def assembled(header: bytes, data: bytes, size: int | None = None) -> bytes:
@@ -53,19 +61,31 @@ def _small_states() -> list[State]:
         {"w": five},
         {"w": five, "v": np.arange(6, dtype=np.float16).reshape(2, 3), "n": np.array(3, np.int64)},
         {"vit.encoder.layerA.0.w": five, "empty": np.zeros((0, 4), np.float32), "flag": np.ones(2, bool)},
+        {"x.vit.encoder.layerA.0.w": five, "y.vit.encoder.layerA.0.w": five},
+        {"vit.encoder.layer.0.rprelu.bias": five},
+        {"layer1.0.conv1.weight": five, "conv1.weight": five},
+        {},
     ]
 
 
-class Seeds:
-    """Valid files to mutate, built once per process."""
+def small_files() -> list[bytes]:
+    """Valid files of a few tensors."""
+    eight_bits = {"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}
+    return [*(save(state) for state in _small_states()), assembled(json.dumps(eight_bits).encode(), bytes(4))]
 
-    def __init__(self, folder: Path) -> None:
-        self.small = [save(state) for state in _small_states()]
-        self.networks = [save(checkpoint_state(config)) for config in CONFIGS]
-        self.packed = []
-        for config in CONFIGS:
-            write_packed(folder / "seed", config)
-            self.packed.append((folder / "seed").read_bytes())
+
+def network_files() -> list[bytes]:
+    """Checkpoints of small networks."""
+    return [save(checkpoint_state(config)) for config in CONFIGS]
+
+
+def packed_files(folder: Path) -> list[bytes]:
+    """Packed models of the same networks; folder: where a file may be written."""
+    found = []
+    for config in CONFIGS:
+        write_packed(folder / "seed", config)
+        found.append((folder / "seed").read_bytes())
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------- headers
@@ -74,30 +94,20 @@ _DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U64", "U8", "BOOL", "F8_E
 _NAMES = ("w", "", "__metadata__", "a" * 3000, "\ud800", "\x1b[2J", "../../x", "head.bias", "vit.x", "\u0000")
 
 
-def _any_json(rng: Random) -> Any:
-    """Any JSON value."""
-    return rng.choice(
-        (
-            *(None, True, False, 1.5, -1, float("nan"), float("inf"), 1e308, "x", "", "9" * 100, [], {}, [[]]),
-            *([0, 1, 2], {"a": 1}, [damage.number(rng)] * rng.randint(0, 3), damage.number(rng), ["a"], [1] * 70),
-        )
-    )
-
-
 def _edit_entry(rng: Random, entry: Any, size: int) -> Any:
     """A tensor's dtype, shape and offsets, changed."""
     if not isinstance(entry, dict) or rng.random() < 0.05:
-        return _any_json(rng)
+        return documents.any_json(rng)
     entry = {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
     match rng.randrange(8):
         case 0:
             entry["dtype"] = rng.choice(_DTYPES)
         case 1:
-            entry[rng.choice(("dtype", "shape", "data_offsets"))] = _any_json(rng)
+            entry[rng.choice(("dtype", "shape", "data_offsets"))] = documents.any_json(rng)
         case 2:
             entry.pop(rng.choice(("dtype", "shape", "data_offsets")), None)
         case 3:
-            entry[rng.choice(("extra", "Shape", "strides"))] = _any_json(rng)
+            entry[rng.choice(("extra", "Shape", "strides"))] = documents.any_json(rng)
         case 4 | 5:
             numbers = entry.get("data_offsets")
             if isinstance(numbers, list) and numbers:
@@ -127,26 +137,13 @@ def _edit_pairs(rng: Random, file: TensorFile) -> None:
             case 2 if pairs:
                 pairs[at] = (rng.choice((*_NAMES, rng.choice(pairs)[0])), pairs[at][1])
             case 3:
-                pairs.insert(at, ("__metadata__", rng.choice(({"format": "pt"}, {"a": 1}, _any_json(rng)))))
+                pairs.insert(at, ("__metadata__", rng.choice(({"format": "pt"}, {"a": 1}, documents.any_json(rng)))))
             case 4 if len(pairs) > 1:
                 other = rng.randrange(len(pairs))
                 one, two = pairs[at], pairs[other]
                 pairs[at], pairs[other] = (one[0], two[1]), (two[0], one[1])
             case _ if pairs:
                 pairs[at] = (pairs[at][0], _edit_entry(rng, pairs[at][1], len(file.data)))
-
-
-_TEXTS = (
-    *(b"[" * 3000, b'{"a":' * 3000, b"NaN", b"1e999", b"9" * 5000, b"\xff\xfe", b'"\\ud800"', b"\x00", b" " * 100),
-    *(b"}", b"{", b",", b'"w":', b"//", b"\\", b"-0", b'"__metadata__":{},', b"\xef\xbb\xbf"),
-)
-
-
-def _edit_text(rng: Random, header: bytes) -> bytes:
-    if rng.random() < 0.5:
-        return damage.damage(rng, header)
-    at = rng.randrange(len(header) + 1)
-    return header[:at] + rng.choice(_TEXTS) + header[at + rng.choice((0, 0, 1, 5)) :]
 
 
 def _edit_data(rng: Random, data: bytearray) -> None:
@@ -176,19 +173,18 @@ def _edited(rng: Random, file: TensorFile, ways: Collection[str]) -> bytes:
         _edit_data(rng, file.data)
     header = file.header()
     if "text" in ways:
-        header = _edit_text(rng, header)
+        header = documents.edited_text(rng, header)
     size = None
     if rng.random() < 0.03:
         size = rng.choice((damage.number(rng), len(header) + rng.choice((-1, 1, 8)), len(header) + len(file.data)))
     return assembled(header, bytes(file.data), size)
 
 
-def mutant(rng: Random, seeds: Seeds) -> bytes:
-    """A damaged or hostile .safetensors checkpoint."""
-    raw = rng.choice(seeds.networks) if rng.random() < 0.01 else rng.choice(seeds.small)
-    if rng.random() < 0.15:
-        return damage.damage(rng, raw)
-    file = TensorFile.read(raw)
+def mutate(rng: Random, data: bytes) -> bytes:
+    """A .safetensors file with its header or its data changed; bytes that are none are changed as such."""
+    file = TensorFile.read(data) if rng.random() > 0.15 else None
+    if file is None:
+        return damage.damage(rng, data)
     ways = rng.choice((("pairs",), ("pairs",), ("text",), ("pairs", "text"), ("data",)))
     return _edited(rng, file, ways)
 
@@ -207,9 +203,9 @@ def _edit_fields(rng: Random, fields: dict[str, Any]) -> None:
         value = inside[key]
         match rng.randrange(6):
             case 0:
-                inside[key] = _any_json(rng)
+                inside[key] = documents.any_json(rng)
             case 1 if isinstance(value, list) and value:
-                value[rng.randrange(len(value))] = rng.choice((damage.number(rng), 4, 8, 1e-7, _any_json(rng)))
+                value[rng.randrange(len(value))] = rng.choice((damage.number(rng), 4, 8, 1e-7, documents.any_json(rng)))
             case 1 | 2:
                 inside[key] = rng.choice((damage.number(rng), 1, 3, 33, 35, 48, 64, 65532))
             case 3:
@@ -220,22 +216,30 @@ def _edit_fields(rng: Random, fields: dict[str, Any]) -> None:
                 inside[rng.choice(("surplus", *inside))] = value
 
 
-def mutant_of_packed(rng: Random, seeds: Seeds) -> bytes:
-    """A damaged or hostile packed model, mostly with a valid checksum."""
-    raw = rng.choice(seeds.packed)
-    if rng.random() < 0.15:
-        return damage.damage(rng, raw)
-    file = TensorFile.read(raw)
+def mutate_packed(rng: Random, data: bytes) -> bytes:
+    """A packed model, changed likewise or in its metadata, mostly with a valid checksum."""
+    file = TensorFile.read(data) if rng.random() > 0.15 else None
+    if file is None:
+        return damage.damage(rng, data)
     ways = rng.choice((("fields",), ("fields",), ("pairs",), ("text",), ("data",), ("data",), ("fields", "data")))
     if "fields" in ways:
-        fields = json.loads(dict(file.pairs)["__metadata__"][METADATA_KEY])
-        _edit_fields(rng, fields)
-        words = json.dumps(fields, sort_keys=True)
-        if rng.random() < 0.1:
-            words = _edit_text(rng, words.encode()).decode("utf-8", "replace")
-        file.pairs = [(k, {METADATA_KEY: words} if k == "__metadata__" else v) for k, v in file.pairs]
+        _edit_metadata(rng, file)
     whole = _edited(rng, file, ways)
     if rng.random() < 0.95:
         with contextlib.suppress(ValueError):  # the header has no place for a checksum
             return seal(whole)
     return whole
+
+
+def _edit_metadata(rng: Random, file: TensorFile) -> None:
+    try:
+        fields = json.loads(dict(file.pairs)["__metadata__"][METADATA_KEY])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return
+    if isinstance(fields, dict):
+        _edit_fields(rng, fields)
+    words = documents.as_json(fields)
+    if rng.random() < 0.1:
+        words = documents.edited_text(rng, words)
+    text = words.decode("utf-8", "replace")
+    file.pairs = [(k, {METADATA_KEY: text} if k == "__metadata__" else v) for k, v in file.pairs]

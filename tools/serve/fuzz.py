@@ -27,7 +27,7 @@ from tests.support.serving import Answer, RunningServer, exchange, running, scop
 from tools.fuzz.seeds import CONFIGS, write_packed
 from tools.serve.requests import Request, mutated, valid_requests
 
-__all__ = ["failure_of"]
+__all__ = ["ask", "failure_of"]
 
 PATIENCE = 10.0  # seconds for a request
 GROWTH = 24  # MiB

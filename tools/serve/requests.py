@@ -86,7 +86,9 @@ def valid_requests(name: str, size: int) -> list[Request]:
         length = ((HEADER_LENGTH, str(len(text))),) if tail else ()
         found.append(Request("POST", infer, text + tail, length))
         packed = (*length, ("Content-Encoding", "gzip"))
-        found.append(Request("POST", f"/v2/models/{name}/versions/1/infer", gzip.compress(text + tail, 1), packed))
+        found.append(
+            Request("POST", f"/v2/models/{name}/versions/1/infer", gzip.compress(text + tail, 1, mtime=0), packed)
+        )
     found += [Request("POST", classify, zlib.compress(images[0]), (("Content-Encoding", "deflate"),))]
     found += [Request("POST", "/v2/repository/index", b"{}")]
     return found
@@ -94,7 +96,8 @@ def valid_requests(name: str, size: int) -> list[Request]:
 
 def _image(kind: str, side: int) -> bytes:
     file = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    y, x = np.indices((side, side))
+    pixels = np.stack([8 * x, 8 * y, 4 * (x + y)], axis=2).astype(np.uint8)  # small files
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
 
@@ -172,7 +175,7 @@ def _json(request: Request, _other: Request, random_: random.Random) -> Request:
     if length and random_.random() < 0.9:
         headers[HEADER_LENGTH] = str(len(text))
     body = text + body[end:]
-    return replace(request, body=gzip.compress(body, 1) if packed else body, headers=tuple(headers.items()))
+    return replace(request, body=gzip.compress(body, 1, mtime=0) if packed else body, headers=tuple(headers.items()))
 
 
 def _changed(content: Any, random_: random.Random) -> Any:
