@@ -50,10 +50,14 @@ def atomic_add(typingctx, cells, cell, value):
 
 @intrinsic
 def atomic_load(typingctx, cells, cell):
-    """Read a counter; what its writers wrote before is visible."""
+    """Read a counter; what its writers wrote before is visible.
+
+    seq_cst, since `acquire` may come before an earlier write of another counter: a helper that lingers no more must
+    not look for the next image before that can be seen.
+    """
 
     def codegen(context, builder, sig, args):
-        return builder.load_atomic(_cell(builder, *args), "acquire", 8)
+        return builder.load_atomic(_cell(builder, *args), "seq_cst", 8)
 
     return types.int64(types.int64, types.int64), codegen
 

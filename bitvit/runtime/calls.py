@@ -31,10 +31,13 @@ def kernel_at(address: int) -> CFunction:
 
 
 class Call:
-    """A call of a C function. Arrays are passed by address, and live as long as the call may be made."""
+    """A call of a C function. Arrays are passed by address, and live as long as the call may be made.
 
-    def __init__(self, function: CFunction, *arguments: int | NDArray[Any]) -> None:
-        self._function, self._arrays = function, arguments
+    keeps: what else the function reads, by addresses that stand in the arrays.
+    """
+
+    def __init__(self, function: CFunction, *arguments: int | NDArray[Any], keeps: object = None) -> None:
+        self._function, self._arrays, self._keeps = function, arguments, keeps
         self._arguments = [a if isinstance(a, int) else a.ctypes.data for a in arguments]
 
     def __call__(self) -> int | None:

@@ -83,7 +83,9 @@ class Runner:
         self._pid = os.getpid()  # which it was made in
         self._workspaces = [workspace(program)]  # the leader's, then each helper's, made when first needed
         self._clean = True  # no call was ended by an exception
-        self._pixels: Inputs | None = None  # what helpers read while the gate is open
+        # What helpers read while the gate is open. Their calls hold it too: after two exceptions, one that leaves the
+        # gate open and one that comes before it is closed, a helper may be inside when nobody knows the runner.
+        self._pixels: list[Inputs] = []
         self._solos: list[_Solo] = []  # of callers who worked alone, for the next
 
     def __reduce__(self) -> NoReturn:
@@ -152,7 +154,8 @@ class Runner:
             for i in range(whole, len(images)):
                 self._share_image(images[i : i + 1], out[i])
             self._forget_nan(out, self._workspaces)
-            self._clean, self._pixels = True, None
+            self._pixels.clear()
+            self._clean = True
         finally:
             self._close_gate()
 
@@ -176,7 +179,7 @@ class Runner:
         leader = self._workspaces[0]
         if self._image is None:
             self._image = self._new_shared_image()
-        self._pixels = image
+        self._pixels[:] = [image]
         leader.set_input(image)
         self._image.open()
         self._team.run(self._image.calls, self._image.lingering)
@@ -206,7 +209,8 @@ class Runner:
     # ------------------------------------------------------------------------ for tracing, profiling and tests
     def call(self, function: catalog.Scheduling, *arguments: int | NDArray[Any]) -> Call:
         """A call of a function of kernels/schedule.py that begins with `table, steps, const`; the rest is given."""
-        return Call(c_function(function), self._table, len(self._table), self.program.const, *arguments)
+        table, const, keeps = self._table, self.program.const, (self._arguments, self._pixels)
+        return Call(c_function(function), table, len(table), const, *arguments, keeps=keeps)
 
     def fill_job(self, job: "NDArray[np.void]", images: Inputs, out: NDArray[np.float32]) -> None:
         """Describe a batch for lead_batch and help_batch, to which job, images and out must outlive the call.

@@ -70,7 +70,6 @@ class _Desk:
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue[Call | weakref.ref[Helper]] = queue.SimpleQueue()
         self.owner: weakref.ref[Helper] | None = None  # among the calls, once there is no such helper any more
-        self.idle = True
         self.starter = threading.get_native_id()
         self.thread: int | None = None  # the helper's, as the kernel numbers threads
         self.told = threading.Event()
@@ -103,15 +102,12 @@ class Helper:
                 self._cpus = cpus
 
     def post(self, call: Call) -> None:
-        """Hand over a call, unless the helper has not even woken up for the last one."""
-        desk = self._desk
-        if desk.idle:
-            try:
-                desk.idle = False
-                desk.calls.put(call)
-            except BaseException:
-                desk.idle = True  # perhaps it has no call to become idle after
-                raise
+        """Hand over a call, unless the helper has not even woken up for the last one.
+
+        The queue itself tells: an exception between two lines could part it from whatever else remembered.
+        """
+        if self._desk.calls.empty():
+            self._desk.calls.put(call)
 
 
 def _serve(desk: _Desk) -> None:
@@ -122,7 +118,6 @@ def _serve(desk: _Desk) -> None:
         return
     while True:
         call = desk.calls.get()
-        desk.idle = True
         if isinstance(call, weakref.ref):
             return
         call()

@@ -1,7 +1,10 @@
 """Ctrl-C anywhere in a call."""
 
+import functools
+import gc
 import os
 import threading
+import weakref
 from pathlib import Path
 from types import CodeType
 
@@ -12,7 +15,8 @@ from numpy.typing import NDArray
 import bitvit
 from bitvit import runtime
 from bitvit.model import BHViT
-from bitvit.runtime.team import Lease
+from bitvit.runtime.calls import Call
+from bitvit.runtime.team import Helper, Lease, Team
 from bitvit.system import available_threads
 from tests.support.interrupts import interrupted_at
 from tests.support.patience import patience
@@ -57,3 +61,36 @@ def test_an_interrupt_anywhere_in_a_call(tiny: Path) -> None:
         if cpus is not None:
             assert os.sched_getaffinity(0) == cpus, f"place {place}: the caller is bound to one CPU"
     assert place > 100, "the team had no part in it"
+
+
+class Interrupted(Helper):
+    """A helper that gets no core, and whose leader is interrupted when it hands it a call."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def pin(self, cpus: set[int] | None) -> None:
+        pass
+
+    def post(self, call: Call) -> None:
+        self.calls.append(call)
+        raise KeyboardInterrupt
+
+
+def test_two_interrupts_leave_a_late_helper_its_memory(tiny: Path) -> None:
+    """One leaves the gate open, one comes before it is closed, and then nobody knows the model any more."""
+    helper = Interrupted()
+    model = load_with_team(tiny, Team(2, start_helper=lambda: helper))
+    pixels = np.ones((1, 3, 32, 32), np.float32)
+    read = weakref.ref(pixels)
+    call_model = functools.partial(model, pixels)
+    assert interrupted_at(1, call_model, lambda code: bool(helper.calls) and in_runtime(code))
+    (call,) = helper.calls
+    helper.calls.clear()
+    del model, pixels, call_model
+    gc.collect()
+    assert read() is not None, "the helper would read memory that is free"
+    call()  # the gate is open: it computes the image
+    del call
+    gc.collect()
+    assert read() is None
