@@ -3,10 +3,12 @@
     python -m tools.bundle [MODEL] [--only NAME] [--folder FOLDER] [--seconds N]
 
 Needs gcc, binutils and pip; uses, and says so where they are missing, clang, valgrind, gcc-aarch64-linux-gnu and
-qemu-user-static. The checks, each by its name:
+qemu-user-static, and a clang with LLVM's tools (llvm-19). The checks, each by its name:
 
     x86         levels v2, v3 and v4: gcc and clang, all levels that this processor can run have bitvit's own bits
     sanitizers  AddressSanitizer and UndefinedBehaviorSanitizer, then valgrind, find nothing
+    races       ThreadSanitizer, which sees the kernels too, finds nothing in many runs of several models, and finds it
+                where an order of memory or a lock is taken away (x86-64; clang and LLVM 16 or later)
     symbols     nothing but the C library and POSIX threads is called
     size        all but the weights, 300 kB a level
     fuzz        nor does libFuzzer for --seconds, which hands over files, floats and pixels of any bytes
@@ -32,6 +34,7 @@ from pathlib import Path
 
 from bitvit.bundle.manifest import LIBRARY
 from bitvit.bundle.writing import write_bundle
+from tools.bundle import races
 from tools.bundle.images import COUNT
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,7 @@ LEVELS = {
     "+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl",
 }
 ARM = "aarch64-unknown-linux-gnu"
+OTHERS = (ROOT / "weights" / "bhvit-digits.safetensors", ROOT / "weights" / "bhvit-fashion.safetensors")
 PER_LEVEL = 300_000  # bytes
 ALLOWED = {
     *(
@@ -195,6 +199,37 @@ def check_fuzz(place: Place) -> None:
     print(f"    {int(facts['number_of_executed_units']):,} inputs, at most {facts['peak_rss_mb'].strip()} MB: clean")
 
 
+def check_races(place: Place) -> None:
+    tools = races.llvm_tools()
+    if tools is None or not has("gcc"):
+        print("    left out: there is no opt, llc and clang of one version, 16 or later")
+        return
+    models = [place.model, *(path for path in OTHERS if path != place.model)]
+    asked: list[tuple[Path, str | None]] = [
+        *((model, None) for model in models),
+        *((OTHERS[0], w) for w in races.WEAKENED),
+    ]
+    for model, weaken in asked:
+        folder = place.folder / f"races-{model.stem}-{(weaken or 'as it is').replace(' ', '-')}"
+        if not folder.exists():
+            races.write_bundle_with_races_seen(model, folder, LEVELS[races.LEVEL], weaken)
+        options = "-O1 -g -fsanitize=thread"
+        run(["make", f"CC={tools[2]}", f"CFLAGS={options}", "libbitvit_model.a"], cwd=folder)
+        libraries = ["-I.", str(CHECK), "libbitvit_model.a", "-pthread"]
+        run([tools[2], *options.split(), "-o", "check", *libraries], cwd=folder)
+        images = place.folder / f"images-{model.stem}"
+        if not images.exists():
+            images.mkdir()
+            run([sys.executable, "-m", "tools.bundle.images", model, images, "logits"], cwd=ROOT)
+        arguments = [images / "planes.bin", images / "bytes.bin", COUNT, folder / "logits", races.LEVEL]
+        found = list(races.races_of(folder, [str(word) for word in arguments], runs=1 if weaken else races.RUNS))
+        if weaken:
+            require(sum(found) > 0, f"{weaken}: no report")
+        else:
+            require(sum(found) == 0, f"{model.stem}: {found} reports")
+        print(f"    {model.stem}{f', {weaken}' if weaken else ''}: {found} reports", flush=True)
+
+
 def check_symbols(place: Place) -> None:
     for name, compiler in (("x86", "gcc"), ("arm", "aarch64-linux-gnu-gcc")):
         if has(compiler):
@@ -255,6 +290,7 @@ CHECKS: dict[str, Callable[[Place], None]] = {
     "x86": check_x86,
     "sanitizers": check_sanitizers,
     "fuzz": check_fuzz,
+    "races": check_races,
     "symbols": check_symbols,
     "size": check_size,
     "again": check_again,

@@ -67,7 +67,7 @@ FAULTS = (
     Fault(
         "pixels are freed with the model", "FAULT_PIXELS_OF_RUNNER RAISES=2", "assertion violated ((s!=0)||(pixels=="
     ),
-    Fault("a flag says whether a helper has a call", "FAULT_FLAG RAISES=2", "assertion violated (idle["),
+    Fault("a flag says whether a helper has a call", "FAULT_FLAG RAISES=2", "assertion violated idle["),
     Fault("all batches have the same cells", "FAULT_BATCH_CELLS_STAY BATCHES=1", "assertion violated (job==call)"),
     Fault("a forked child takes the parent's cells", "FORK STEPS=1 PIECES=1 CALLS=1 FAULT_FORK_KEEPS_CELLS", WAITS),
     Fault("a forked child takes the parent's lease", "FORK CALLS=1 FAULT_FORK_KEEPS_LEASE", "(leases==1))"),

@@ -50,7 +50,7 @@ def check(options: Sequence[str], model: Path = MODEL) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder, begin = Path(name), time.perf_counter()
         _run(["spin", *(f"-D{option}" for option in options), "-a", str(model)], folder)
-        flags = ["-O2", "-w", "-DSAFETY", "-DCOLLAPSE", "-DVECTORSZ=2048", *(["-DNOREDUCE"] if fork else [])]
+        flags = ["-O1", "-w", "-DSAFETY", "-DCOLLAPSE", "-DVECTORSZ=2048", *(["-DNOREDUCE"] if fork else [])]
         _run(["gcc", *flags, "-o", "pan", "pan.c"], folder)
         said = _run(["./pan", f"-m{DEPTH}", *(["-E"] if fork else [])], folder)
         seconds = time.perf_counter() - begin
