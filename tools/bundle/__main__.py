@@ -201,14 +201,12 @@ def check_fuzz(place: Place) -> None:
 
 def check_races(place: Place) -> None:
     tools = races.llvm_tools()
-    if tools is None or not has("gcc"):
+    if tools is None:
         print("    left out: there is no opt, llc and clang of one version, 16 or later")
         return
-    models = [place.model, *(path for path in OTHERS if path != place.model)]
-    asked: list[tuple[Path, str | None]] = [
-        *((model, None) for model in models),
-        *((OTHERS[0], w) for w in races.WEAKENED),
-    ]
+    smallest, *others = OTHERS
+    asked: list[tuple[Path, str | None]] = [(smallest, None), *((smallest, weaken) for weaken in races.WEAKENED)]
+    asked += [(model, None) for model in dict.fromkeys([place.model, *others]) if model != smallest]
     for model, weaken in asked:
         folder = place.folder / f"races-{model.stem}-{(weaken or 'as it is').replace(' ', '-')}"
         if not folder.exists():
@@ -222,7 +220,7 @@ def check_races(place: Place) -> None:
             images.mkdir()
             run([sys.executable, "-m", "tools.bundle.images", model, images, "logits"], cwd=ROOT)
         arguments = [images / "planes.bin", images / "bytes.bin", COUNT, folder / "logits", races.LEVEL]
-        found = list(races.races_of(folder, [str(word) for word in arguments], runs=1 if weaken else races.RUNS))
+        found = list(races.races_of(folder, [str(word) for word in arguments], first=weaken is not None))
         if weaken:
             require(sum(found) > 0, f"{weaken}: no report")
         else:
