@@ -21,15 +21,8 @@ __all__ = ["LOCK", "bill_of_materials", "closure", "hashes_of", "licence_of"]
 LOCK = ".ci/requirements.txt"
 NAMESPACE = uuid.UUID("0f0cf5b7-45a6-4c5a-b15b-55cc4d3c4d52")  # of this tool's serial numbers
 
-# Of packages whose metadata has a text where an SPDX expression should be, or nothing but a classifier.
-_SPDX = {
-    "Apache 2.0": "Apache-2.0",
-    "Apache Software License": "Apache-2.0",
-    "BSD": "BSD-3-Clause",
-    "BSD License": "BSD-3-Clause",
-    "MIT License": "MIT",
-    "The MIT License (MIT)": "MIT",
-}
+# What some packages say instead of an SPDX expression, where it can mean one licence alone ("BSD License" cannot).
+_SPDX = {"Apache 2.0": "Apache-2.0", "ISC License": "ISC", "MIT License": "MIT", "The MIT License (MIT)": "MIT"}
 
 
 def closure(name: str, extras: Sequence[str] = ()) -> dict[str, tuple[Distribution, list[str]]]:
@@ -136,7 +129,7 @@ def _component(about: Distribution, hashes: Mapping[tuple[str, str], Sequence[st
     if about.metadata["Summary"]:
         component["description"] = about.metadata["Summary"]
     if licence:
-        spdx = re.fullmatch(r"[\w.+-]+(?: (?:AND|OR|WITH) [\w.+-]+)*", licence)
+        spdx = re.fullmatch(r"\(?[\w.+-]+(?: (?:AND|OR|WITH) \(?[\w.+-]+\)?)*", licence)
         component["licenses"] = [{"expression": licence} if spdx else {"license": {"name": licence}}]
     if files := hashes.get((canonicalize_name(about.name), about.version)):
         sums = [{"alg": "SHA-256", "content": value} for value in files]
