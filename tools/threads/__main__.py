@@ -42,7 +42,7 @@ SIZES = (
     Size("one helper, two callers, two exceptions, helpers that end", "CALLERS=2 CALLS=1 RAISES=2 DIES", quick=True),
     Size("two helpers, two ranges, two pieces", "HELPERS=2 STEPS=1 RANGES=2"),
     Size("two helpers, an exception", "HELPERS=2 STEPS=1 PIECES=1 RAISES=1"),
-    Size("two helpers, two steps", "HELPERS=2 PIECES=1 CALLS=1"),
+    Size("two helpers, two steps", "HELPERS=2 PIECES=1"),
     Size("three helpers", "HELPERS=3 STEPS=1 PIECES=1 CALLS=1"),
     Size("four helpers", "HELPERS=4 STEPS=1 PIECES=1 CALLS=1"),
     Size("a fork at any moment", "FORK STEPS=1 PIECES=1 CALLS=1", quick=True),
