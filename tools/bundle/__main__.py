@@ -7,11 +7,11 @@ qemu-user-static, and a clang with LLVM's tools (llvm-19). The checks, each by i
 
     x86         levels v2, v3 and v4: gcc and clang, all levels that this processor can run have bitvit's own bits
     sanitizers  AddressSanitizer and UndefinedBehaviorSanitizer, then valgrind, find nothing
+    fuzz        nor does libFuzzer for --seconds, which hands over files, floats and pixels of any bytes
     races       ThreadSanitizer, which sees the kernels too, finds nothing in many runs of several models, and finds it
                 where an order of memory or a lock is taken away (x86-64; clang and LLVM 16 or later)
     symbols     nothing but the C library and POSIX threads is called
     size        all but the weights, 300 kB a level
-    fuzz        nor does libFuzzer for --seconds, which hands over files, floats and pixels of any bytes
     again       the same arguments give the same bytes
     arm         generic and cortex-a76 under qemu have the bits of x86-64-v3
     python      a new environment with NumPy and Pillow alone, as a user without a home, on a read-only root, where
