@@ -1,21 +1,16 @@
 """bitvit train: a folder of images -> a packed model, with a page of results."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitvit.cli.console import (
     compiling_status,
-    counting_bar,
-    is_animated,
     print_note,
     printable,
     require_stdout,
-    stderr_console,
 )
 from bitvit.cli.ending import INTERRUPTED
 from bitvit.cli.tables import print_lines
@@ -118,6 +113,7 @@ def train(
     """
     require_stdout()
     _require_torch()
+    from bitvit.cli.trainbars import Shown
     from bitvit.train.choosing import Wishes
     from bitvit.train.loop import InterruptedRunError
     from bitvit.train.preparing import Request, prepare
@@ -136,8 +132,8 @@ def train(
         force=force,
         threads=threads,
     )
-    listener = _Listener()
-    with compiling_status(), listener.status():
+    listener = Shown()
+    with listener.status():
         prepared = prepare(request, listener.say)
     print_lines(plan_lines(prepared))
     for note in prepared.source.notes:
@@ -234,79 +230,3 @@ def outcome_lines(outcome: "Outcome") -> list[str]:
         "results": str(outcome.files["run"] / "results.png"),
     }
     return [f"{outcome.files['model']}: trained", *(f"  {name:9} {text}" for name, text in lines.items())]
-
-
-# ---------------------------------------------------------------------------------------------------------- progress
-class _Listener:
-    """Shows what happens: bars with the time left on a terminal, else a line now and then."""
-
-    def __init__(self) -> None:
-        self._console = stderr_console() if sys.stderr is not None else None
-        self._live = self._console is not None and is_animated(self._console)
-        self._status: Any = None
-
-    @contextlib.contextmanager
-    def status(self) -> Iterator[None]:
-        """Around what is told by say alone."""
-        if not self._live or self._console is None:
-            yield
-            return
-        with self._console.status("") as self._status:
-            yield
-        self._status = None
-
-    def say(self, text: str) -> None:
-        if self._status is not None:
-            self._status.update(printable(text))
-        elif self._console is not None and not self._live:
-            import time
-
-            self._console.print(f"{time.strftime('%H:%M:%S')} {printable(text)}", markup=False)
-
-    def note(self, text: str) -> None:
-        print_note(text)
-
-    @contextlib.contextmanager
-    def reading(self, total: int) -> Iterator[Any]:
-        with counting_bar(stderr_console(), total) as done:
-            yield done
-
-    @contextlib.contextmanager
-    def training(self, name: str) -> Iterator[Any]:
-        if not self._live or self._console is None:
-            yield lambda _run: None
-            return
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("epoch {task.fields[epoch]}"),
-            TextColumn("loss {task.fields[loss]}"),
-            TextColumn("top-1 {task.fields[top1]}"),
-            TextColumn("{task.fields[left]} left"),
-        )
-        with Progress(*columns, console=self._console, transient=True) as bar:
-            yield _Bar(bar, name)
-
-
-class _Bar:
-    """Shows a run after each step."""
-
-    def __init__(self, bar: Any, name: str) -> None:
-        self._bar = bar
-        self._task = bar.add_task(name, total=None, epoch="", loss="", top1="", left="")
-
-    def __call__(self, run: Any) -> None:
-        from bitvit.train.loop import duration
-
-        measured = [row["top1"] for row in run.log if "top1" in row]
-        self._bar.update(
-            self._task,
-            completed=run.step,
-            total=run.steps,
-            epoch=f"{-(-run.step // run.per_epoch)}/{-(-run.steps // run.per_epoch)}",
-            loss=f"{run.losses.get('task', 0):.3f}",
-            top1=f"{measured[-1]:.2f} %" if measured else "-",
-            left=duration(run.seconds_left),
-        )

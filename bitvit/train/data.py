@@ -97,7 +97,7 @@ def prepare(
 
     def split(raw: Raw) -> Split:
         pixels = np.empty((len(raw), *[preprocessing.image_size] * 2, 3), np.uint8)
-        labels = []
+        labels: list[int] = []
         with ThreadPoolExecutor(available_threads()) as pool:
             for (_, label), found in zip(raw, pool.map(read, raw), strict=True):
                 if isinstance(found, str):

@@ -23,6 +23,7 @@ from torch.autograd import Function
 
 from bitvit.kernels.target import LANES
 from bitvit.train import attention_passes, passes
+from bitvit.train.vectors import PIECE
 
 __all__ = ["LANES", "attend", "contract", "expand", "fits", "fits_heads", "mix", "move_sign", "norm_sign", "stencil"]
 
@@ -74,7 +75,7 @@ def _rows(x: Tensor) -> tuple[int, int]:
 
 
 def _pieces(rows: int) -> int:
-    return -(-rows // passes.PIECE)
+    return -(-rows // PIECE)
 
 
 def _sums(pieces: int, count: int, width: int) -> Tensor:

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bitvit.checkpoint import read_network
@@ -89,7 +91,7 @@ def read_weights(path: Path) -> Start:
     return Start(_tensors(read_checkpoint(path).state), str(path))
 
 
-def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:  # type: ignore[type-arg]  # of any float type
+def _tensors(state: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
 
 

@@ -9,10 +9,10 @@ teacher if the plan has one, then the network, and at last writes the output. Re
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -40,14 +40,8 @@ LEAST_GAIN = 1.5  # times as often right as by chance a teacher must be
 MEASURED_SECONDS = 0.5
 
 
-class Step(Protocol):
-    """To be called after each step of a run, or after each image."""
-
-    def __call__(self, run: Run | None = None) -> None: ...
-
-
 class Listener:
-    """Is told what happens; this one keeps it to itself."""
+    """Is told what happens; this one keeps it to itself, and others derive from it."""
 
     def say(self, text: str) -> None:
         """A line of what is being done."""
@@ -55,13 +49,13 @@ class Listener:
     def note(self, text: str) -> None:
         """What a person should know."""
 
-    def reading(self, total: int) -> AbstractContextManager[Step]:  # noqa: ARG002
+    def reading(self, total: int) -> AbstractContextManager[Callable[[], None]]:  # noqa: ARG002
         """Around the reading of so many images; what it gives is called after each."""
-        return nullcontext(lambda _run=None: None)
+        return nullcontext(lambda: None)
 
-    def training(self, name: str) -> AbstractContextManager[Step]:  # noqa: ARG002
+    def training(self, name: str) -> AbstractContextManager[Callable[[Run], None]]:  # noqa: ARG002
         """Around the training of a network of that name; what it gives is called after each step."""
-        return nullcontext(lambda _run=None: None)
+        return nullcontext(lambda _run: None)
 
 
 @dataclass(frozen=True)

