@@ -200,7 +200,7 @@ def _choose(
 
     def speed(settings: Settings) -> float:
         say(f"measuring how fast {settings.network.image_size} px, width {settings.network.widths[0]} train here")
-        return seconds_an_image(settings, classes)
+        return seconds_an_image(settings, classes, request.threads)
 
     if start is not None:
         asked = [f"--{name}" for name in ("size", "window", "width") if getattr(wishes, name) is not None]
@@ -230,7 +230,7 @@ def _choose(
         )
     if request.config is None and not any(change.startswith("precision=") for change in request.changes):
         say("measuring whether half precision is faster here")
-        settings = replace(settings, precision=faster_precision(settings, classes))
+        settings = replace(settings, precision=faster_precision(settings, classes, request.threads))
     if request.teacher == "none" or not settings.distillation:
         return settings, None
     teacher = choose_teacher(facts, settings, speed) if request.teacher == "auto" else None

@@ -14,13 +14,16 @@ from bitvit.train.settings import Settings
 
 __all__ = ["faster_precision", "seconds_an_image"]
 
-IMAGES = 32  # of a step
-STEPS = 2  # after one that does not count: it compiles
+IMAGES = 16  # of a step
 CLEARLY = 0.85  # of the time
 
 
-def seconds_an_image(settings: Settings, classes: int) -> float:
-    """Seconds that a training step takes for an image: variants, forwards, backwards, optimiser. The best of a few."""
+def seconds_an_image(settings: Settings, classes: int, threads: int | None = None) -> float:
+    """Seconds that a training step takes for an image: variants, forwards, backwards, optimiser.
+
+    With so many threads; None: with one or all, whichever is faster now, as training chooses. A first step does not
+    count: it may compile.
+    """
     generator = torch.Generator().manual_seed(0)
     side, count = settings.network.image_size, min(IMAGES, settings.batch_size)
     pixels = torch.randint(0, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8)
@@ -31,8 +34,10 @@ def seconds_an_image(settings: Settings, classes: int) -> float:
         model.initialise(normalise(pixels, half, half))
     model.train()
     optimizer = build_optimizer(model, settings)
+    most = torch.get_num_threads()
     best = float("inf")
-    for step in range(1 + STEPS):
+    for step, count_of_threads in enumerate([threads or most, *((1, most) if threads is None else (threads, threads))]):
+        torch.set_num_threads(count_of_threads)
         start = time.perf_counter()
         batch = normalise(Variants.draw(settings.augment, count, step)(pixels, index), half, half)
         with torch.autocast("cpu", torch.bfloat16, settings.precision == "bfloat16"):
@@ -42,12 +47,14 @@ def seconds_an_image(settings: Settings, classes: int) -> float:
         optimizer.zero_grad(set_to_none=True)
         if step:
             best = min(best, time.perf_counter() - start)
+    torch.set_num_threads(most)
     return best / count
 
 
-def faster_precision(settings: Settings, classes: int) -> str:
+def faster_precision(settings: Settings, classes: int, threads: int | None = None) -> str:
     """bfloat16 where steps take clearly less time with it, as on processors that multiply it, else float32."""
     single, half = (
-        seconds_an_image(replace(settings, precision=precision), classes) for precision in ("float32", "bfloat16")
+        seconds_an_image(replace(settings, precision=precision), classes, threads)
+        for precision in ("float32", "bfloat16")
     )
     return "bfloat16" if half < CLEARLY * single else "float32"

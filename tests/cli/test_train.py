@@ -224,7 +224,7 @@ def test_without_torch_a_line_says_how_to_get_it(done: Done, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "50"], "image_size is 50"),
+        (["--size", "72"], "image_size is 72"),
         (["--window", "4", "--size", "96"], "window_size is 4"),
         (["--width", "12"], "--width 12: expected a multiple of 8"),
         (["--teacher", "nothing.safetensors", "--size", "32", "--width", "8"], "nothing.safetensors: cannot be read"),
