@@ -10,7 +10,7 @@ Needs no PyTorch: how fast a network trains here is asked of the caller.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bitvit.config import valid_windows
@@ -95,10 +95,13 @@ def needed_epochs(images: int) -> float:
     return min(100.0, max(12.0, 3200 / math.sqrt(images)))
 
 
-def choose(facts: Facts, wishes: Wishes, speed: Speed) -> Settings:
+def choose(facts: Facts, wishes: Wishes, speed: Speed, precision: str = "float32") -> Settings:
     """The settings for a set of images. speed is asked only where size or width are to be chosen for some minutes."""
     minutes = None if wishes.epochs is not None and wishes.minutes is None else wishes.minutes or MINUTES
-    settings = [_settings(facts, wishes, size, width, minutes) for size, width in _candidates(facts, wishes)]
+    settings = [
+        replace(_settings(facts, wishes, size, width, minutes), precision=precision)
+        for size, width in _candidates(facts, wishes)
+    ]
     if minutes is None or len(settings) == 1:
         return settings[0]
     wanted = min(needed_epochs(facts.images), wishes.epochs or math.inf)
@@ -145,7 +148,7 @@ def augment_for(facts: Facts, size: int) -> Augment:
     flip = not signs and not words & MIRRORED
     if facts.side <= 40:
         return Augment(shift=size // 8, flip=flip)
-    return Augment(shift=size // 8, flip=flip, rotate=10.0, zoom=0.15, cutout=size // 4)
+    return Augment(shift=size // 8, flip=flip, rotate=10.0, zoom=0.1)
 
 
 def choose_teacher(facts: Facts, student: Settings, speed: Speed) -> Settings | None:

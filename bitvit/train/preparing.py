@@ -212,7 +212,7 @@ def _choose(
         fields = read_fields(request.config)
         fields = _with_wishes(fields, wishes)
     else:
-        chosen = choose(facts, wishes, speed)
+        chosen = choose(facts, wishes, speed, faster_precision())
         if start is not None:
             chosen = replace(chosen, network=start.network, learning_rate=FINE_TUNED * chosen.learning_rate)
         fields = chosen.to_dict()
@@ -228,9 +228,6 @@ def _choose(
         raise TrainingError(
             f"batch_size {settings.batch_size}: there are only {plural(facts.images, 'image')} to train on"
         )
-    if request.config is None and not any(change.startswith("precision=") for change in request.changes):
-        say("measuring whether half precision is faster here")
-        settings = replace(settings, precision=faster_precision(settings, classes, request.threads))
     if request.teacher == "none" or not settings.distillation:
         return settings, None
     teacher = choose_teacher(facts, settings, speed) if request.teacher == "auto" else None
