@@ -219,7 +219,7 @@ def training_facts(run: Trained, result: Result) -> list[tuple[str, str]]:
         f"{config.norm} norm, {config.downsampling} downsampling; {result.parameters / 1e6:.2f} M parameters"
     )
     training = (
-        f"{run.epochs:.0f} epochs in {result.minutes:.0f} minutes, "
+        f"{run.epochs:.0f} epochs in {result.minutes:g} minutes, "
         f"{NAMES[settings.optimizer]} {settings.learning_rate:g}, batch {settings.batch_size}, "
         f"{'distilled from a float network' if run.taught else 'no teacher'}, seed {settings.seed}; {run.made_with}"
     )

@@ -66,7 +66,7 @@ def mistakes(logits: NDArray[np.float32], targets: NDArray[np.int64], most: int 
 def draw_page(path: Path, page: Page) -> None:
     """Write the page as a PNG. Raises BitvitError without matplotlib, or if it cannot be written."""
     worst = mistakes(page.logits, page.targets)
-    rows = max(1, -(-len(worst) // COLUMNS))
+    rows = -(-len(worst) // COLUMNS)
     heights = (1.0 + 0.22 * len(page.facts), 6.0, 6.2, 0.5 + 1.9 * rows)
     drawing = figure(11, sum(heights))
     top, curves, matrix, bottom = drawing.subfigures(4, 1, height_ratios=heights)
@@ -106,6 +106,8 @@ def _draw_confusion(part: Any, page: Page) -> None:
 
 def _draw_mistakes(part: Any, page: Page, worst: Sequence[Mistake], rows: int) -> None:
     part.suptitle("the most mistaken images: true class, answer and its probability" if worst else "no mistakes")
+    if not worst:
+        return
     drawn = drawable(page.labels, range(len(page.labels)))
     for number, axes in enumerate(part.subplots(rows, COLUMNS, squeeze=False).flat):
         axes.set_axis_off()

@@ -89,7 +89,7 @@ def test_what_is_left_in_the_folder_of_the_run(done: Done) -> None:
     assert result["unreadable"] == 1
     assert result["top1_bitvit"] == result["top1_pytorch"]
     assert min(result["milliseconds"].values()) > 0
-    assert (done.folder / "log.csv").read_text().startswith("epoch,step,seconds,task,learning_rate,flips,top1\n")
+    assert (done.folder / "log.csv").read_text().startswith("epoch,step,seconds,task,learning_rate,flips,top1")
     with Image.open(done.folder / "results.png") as page:
         assert page.width == 1100
         assert page.height > 1300

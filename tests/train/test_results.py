@@ -38,5 +38,5 @@ def test_a_page_of_any_number_of_classes(classes: int, count: int, right: bool, 
     draw_page(tmp_path / "results.png", page(classes, count, right))
     with Image.open(tmp_path / "results.png") as drawn:
         assert drawn.width == 1100
-        rows = np.asarray(drawn.convert("L"))[-150:-20]
-    assert (rows < 200).any() != right  # the images of mistakes, or none
+        height = drawn.height
+    assert (height > 1600) != right  # with the images of mistakes, or without
