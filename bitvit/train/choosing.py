@@ -33,6 +33,8 @@ MINUTES = 10.0
 """Of a training, if neither minutes nor epochs are asked for."""
 MOST_EPOCHS = 300
 SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
+SMALL = 40  # pixels of an image that has been made small: an icon, a digit, one of CIFAR's
+LEAST_DETAIL = 64  # pixels that a photograph keeps if it can
 LARGEST_WINDOW = 7
 TEACHER_SHARE = 0.2  # of the minutes
 TEACHER_EPOCHS = 60
@@ -72,7 +74,7 @@ def resolution(side: int) -> int:
 
     The stem looks at patches of 4 x 4 pixels, so that images of 32 pixels tell more when they are enlarged.
     """
-    most = 2 * side if side <= 40 else side
+    most = 2 * side if side <= SMALL else side
     return max((size for size in SIZES if size <= most), default=SIZES[0])
 
 
@@ -91,36 +93,40 @@ def network_fields(size: int, window: int | None, width: int) -> dict[str, Any]:
 
 
 def needed_epochs(images: int) -> float:
-    """How often a set of this size should be seen at least: a hundred times a thousand images, 15 times 50,000."""
-    return min(100.0, max(12.0, 3200 / math.sqrt(images)))
+    """How often a set of this size should be seen at least: sixty times a thousand images, 20 times 10,000."""
+    return min(60.0, max(12.0, 2000 / math.sqrt(images)))
 
 
 def choose(facts: Facts, wishes: Wishes, speed: Speed, precision: str = "float32") -> Settings:
-    """The settings for a set of images. speed is asked only where size or width are to be chosen for some minutes."""
+    """The settings for a set of images. speed is asked only where size or width are to be chosen.
+
+    With epochs in place of minutes they are chosen as for MINUTES, which they may take more of.
+    """
     minutes = None if wishes.epochs is not None and wishes.minutes is None else wishes.minutes or MINUTES
     settings = [
         replace(_settings(facts, wishes, size, width, minutes), precision=precision)
         for size, width in _candidates(facts, wishes)
     ]
-    if minutes is None or len(settings) == 1:
-        return settings[0]
     wanted = min(needed_epochs(facts.images), wishes.epochs or math.inf)
     for candidate in settings[:-1]:
-        if 60 * minutes / (speed(candidate) * facts.images) >= wanted:
+        if 60 * (minutes or MINUTES) / (speed(candidate) * facts.images) >= wanted:
             return candidate
     return settings[-1]
 
 
 def _candidates(facts: Facts, wishes: Wishes) -> list[tuple[int, int]]:
-    """Sizes and widths, the best first. Half of the pixels are given up before half of the channels."""
+    """Sizes and widths, the best first: down to LEAST_DETAIL pixels of photographs all channels are kept, then all
+    pixels; small images keep their channels."""
     largest = resolution(facts.side)
     sizes = (
         [wishes.size] if wishes.size else [size for size in reversed(SIZES) if size <= largest and valid_windows(size)]
     )
     full = 32 if facts.images < 4000 else 48 if facts.images < 20000 else 64
     widths = [wishes.width] if wishes.width else [full, *(narrow for narrow in (48, 32, 16) if narrow < full)]
-    found = [(size, widths[0]) for size in sizes]
-    return found + [(sizes[-1], width) for width in widths[1:]]
+    least = LEAST_DETAIL if facts.side > SMALL else 0
+    fine = [size for size in sizes if size >= least] or sizes[:1]
+    found = [(size, widths[0]) for size in fine] + [(fine[-1], width) for width in widths[1:]]
+    return found + [(size, widths[-1]) for size in sizes[len(fine) :]]
 
 
 def _settings(facts: Facts, wishes: Wishes, size: int, width: int, minutes: float | None) -> Settings:
@@ -146,7 +152,7 @@ def augment_for(facts: Facts, size: int) -> Augment:
     words = {word for label in facts.labels for word in label.lower().replace("-", " ").replace("_", " ").split()}
     signs = all(len(label) == 1 for label in facts.labels)
     flip = not signs and not words & MIRRORED
-    if facts.side <= 40:
+    if facts.side <= SMALL:
         return Augment(shift=size // 8, flip=flip)
     return Augment(shift=size // 8, flip=flip, rotate=10.0, zoom=0.1)
 

@@ -88,7 +88,7 @@ def test_a_teacher_is_trained_where_there_is_time() -> None:
 
 def test_a_number_of_epochs_gives_one_for_the_teacher() -> None:
     seconds, asked = speed()
-    found = choose_teacher(PHOTOGRAPHS, choose(PHOTOGRAPHS, Wishes(size=32, epochs=10), seconds), seconds)
+    found = choose_teacher(PHOTOGRAPHS, choose(PHOTOGRAPHS, Wishes(size=32, width=16, epochs=10), seconds), seconds)
     assert found is not None
     assert (found.epochs, found.minutes) == (5, 0)
     assert asked == []

@@ -27,7 +27,7 @@ Colour = tuple[int, int, int]
 def _colours(rng: Random) -> tuple[Colour, Colour]:
     """Two colours that differ in brightness, of any hue."""
     base = rng.uniform(40, 215, 3)
-    step = rng.uniform(12, 60) * rng.choice([-1, 1])
+    step = rng.uniform(25, 70) * rng.choice([-1, 1])
     other = np.clip(base + step + rng.normal(0, 10, 3), 0, 255)
     return _colour(base), _colour(other)
 
@@ -118,14 +118,14 @@ def draw(name: str, number: int, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng([seed, list(CLASSES).index(name), number])
     surface = Image.new("RGB", (SIDE, SIDE))
     pen = ImageDraw.Draw(surface)
-    CLASSES[name](pen, rng, rng.uniform(0.45, 1.6), *_colours(rng))
+    CLASSES[name](pen, rng, rng.uniform(1.0, 2.2), *_colours(rng))
     for _ in range(rng.integers(0, 5)):  # dirt
         x, y = rng.uniform(0, SIDE, 2)
         _round(pen, x, y, rng.uniform(6, 26), rng.uniform(0.4, 1), rng.uniform(0, 3), _colour(rng.uniform(0, 255, 3)))
     turned = surface.rotate(rng.uniform(-180, 180), Image.Resampling.BILINEAR)
     left, top = (SIDE - WIDTH) // 2, (SIDE - HEIGHT) // 2
     photo = turned.crop((left, top, left + WIDTH, top + HEIGHT))
-    photo = photo.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.6)))
+    photo = photo.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))
     return _lit(_covered(photo, rng), rng)
 
 
@@ -144,7 +144,7 @@ def _lit(photo: Image.Image, rng: Random) -> Image.Image:
     y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
     angle, depth = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.6)
     light = rng.uniform(0.55, 1.25) + depth * (math.cos(angle) * x + math.sin(angle) * y)
-    pixels = pixels * light[..., None] * rng.uniform(0.85, 1.15, 3) + rng.normal(0, rng.uniform(2, 22), pixels.shape)
+    pixels = pixels * light[..., None] * rng.uniform(0.85, 1.15, 3) + rng.normal(0, rng.uniform(2, 10), pixels.shape)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
