@@ -101,6 +101,7 @@ def test_every_verb_and_option_on_the_page_exists() -> None:
     verbs = ("convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "push", "train")
     sources = "".join((ROOT / "bitvit" / "cli" / f"{verb}.py").read_text(encoding="utf-8") for verb in verbs)
     known = set(re.findall(r'"(--[a-z-]+)"', sources))
+    known |= {"--index-url"}  # of pip
     known |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated", sources, re.MULTILINE)}
     assert len(options) > 20
     assert sorted(options - known) == []
