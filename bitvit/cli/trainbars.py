@@ -69,7 +69,9 @@ class _Bar:
 
     def __init__(self, bar: Progress, name: str) -> None:
         self._bar = bar
-        self._task = bar.add_task(name, total=None, epoch="", loss="", top1="", left="")
+        self._task = bar.add_task(
+            name, total=None, epoch="1", loss="-", top1="-", left="compiling if need be, then training;"
+        )
 
     def __call__(self, run: Run) -> None:
         measured = [row["top1"] for row in run.log if "top1" in row]
