@@ -54,7 +54,7 @@ class Shown(Listener):
             return
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(20),
             TextColumn("epoch {task.fields[epoch]}"),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("top-1 {task.fields[top1]}"),
