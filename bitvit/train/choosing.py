@@ -149,9 +149,9 @@ def _settings(facts: Facts, wishes: Wishes, size: int, width: int, minutes: floa
 
 def augment_for(facts: Facts, size: int) -> Augment:
     """How far variants differ: more where the images are photographs than where they are small signs."""
-    words = {word for label in facts.labels for word in label.lower().replace("-", " ").replace("_", " ").split()}
-    signs = all(len(label) == 1 for label in facts.labels)
-    flip = not signs and not words & MIRRORED
+    words = [label.lower().replace("-", " ").replace("_", " ").split() or [label] for label in facts.labels]
+    signs = all(len(last) == 1 or last.isdecimal() for *_, last in words)  # such as 7, digit_7, letter A
+    flip = not signs and MIRRORED.isdisjoint(word for label in words for word in label)
     if facts.side <= SMALL:
         return Augment(shift=size // 8, flip=flip)
     return Augment(shift=size // 8, flip=flip, rotate=10.0, zoom=0.1)

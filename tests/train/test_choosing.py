@@ -61,7 +61,13 @@ def test_wishes_are_obeyed() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "flip"),
-    [(["cat", "dog"], True), (["0", "1", "2"], False), (["turn_left", "turn-right"], False), (["leftover", "x"], True)],
+    [
+        (["cat", "dog"], True),
+        (["0", "1", "2"], False),
+        (["digit 7", "digit_12", "letter a"], False),
+        (["turn_left", "turn-right"], False),
+        (["leftover", "x"], True),
+    ],
 )
 def test_signs_are_not_mirrored(labels: list[str], flip: bool) -> None:
     assert choose(Facts(500, labels, 100), Wishes(size=32), speed()[0]).augment.flip == flip
