@@ -22,7 +22,7 @@ from bitvit.modelfile import save_model_file
 from bitvit.pack import pack
 from bitvit.preprocess import Preprocessing, Triple
 
-__all__ = ["ConversionReport", "choose_preprocessing", "convert"]
+__all__ = ["ConversionReport", "check_target", "choose_preprocessing", "convert"]
 
 _FOREIGN_SUFFIXES = frozenset(
     (
@@ -83,7 +83,7 @@ def convert(
         if not os.fspath(place):  # which Path would take for the working folder
             raise CheckpointError(f"{name}: the path is empty; name a file")
     source, target = Path(local_path(checkpoint, packed=False)), Path(out)
-    _check_target(target, parts_of(source).files)
+    check_target(target, parts_of(source).files)
     fields = read_config(config)
     network = read_network(source, config=fields, ema=ema, ignore=ignore)
     shape, found = network.config, network.checkpoint
@@ -117,7 +117,7 @@ def convert(
 
 
 # -------------------------------------------------------------------------- what is taken where it is not asked for
-def _check_target(target: Path, sources: Sequence[Path]) -> None:
+def check_target(target: Path, sources: Sequence[Path] = ()) -> None:
     """Raises CheckpointError if the output is a folder, a file of the checkpoint, or named as of another format."""
     for source in sources:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to

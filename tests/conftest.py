@@ -21,7 +21,7 @@ from tools.fuzz.seeds import CONFIGS, write_packed
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = (
-    *("kernels/test_targets.py", "docs/test_guide.py", "tools/test_train.py", "kernels/test_neon.py"),
+    *("kernels/test_targets.py", "docs/test_guide.py", "train/test_loop.py", "kernels/test_neon.py"),
     *("tools/test_fuzz.py", "tools/test_stress.py", "test_attacks.py"),
 )
 """Files that take longest, below tests/."""

@@ -42,6 +42,8 @@ def test_all_is_what_the_package_offers() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
 def test_all_of_a_module_resolves(name: str) -> None:
+    if name.startswith("bitvit.train.") or name == "bitvit.cli.trainbars":
+        pytest.importorskip("torch", reason="needs PyTorch, which training is done with")
     module = importlib.import_module(name)
     offered = getattr(module, "__all__", [])
     assert len(set(offered)) == len(offered)
@@ -112,6 +114,22 @@ def test_the_halves_do_not_import_each_other() -> None:
 
     assert "bitvit.conversion" not in reached("bitvit.model")
     assert "bitvit.model" not in reached("bitvit.conversion")
+
+
+def test_training_is_imported_by_its_command_alone_and_needs_no_tools() -> None:
+    imports = graph()
+    users = {name for name, used in imports.items() if any(other.startswith("bitvit.train") for other in used)}
+    outside = {name for name in users if not name.startswith("bitvit.train")}
+    assert outside == {
+        "bitvit.cli.train",
+        "bitvit.cli.trainbars",
+    }
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        tops = {str(getattr(node, "module", None) or node.names[0].name).split(".")[0] for node in found}
+        assert not tops & {"tools", "tests"}, name
+        assert "torch" not in tops or name.startswith("bitvit.train."), name
 
 
 # ---------------------------------------------------------------------------------------------------------- files

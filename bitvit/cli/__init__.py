@@ -1,5 +1,5 @@
 """The command line: bitvit convert | classify | evaluate | inspect | verify | warmup | bench | bundle | serve |
-push.
+push | train.
 
 Each command has a file: it parses, calls one public function and prints. What a command needs beyond typer is imported
 when it runs, so that --help answers at once. `classify` and `evaluate` with plain arguments start without typer too

@@ -17,6 +17,7 @@ from bitvit.cli.evaluate import evaluate
 from bitvit.cli.inspect import inspect
 from bitvit.cli.push import push
 from bitvit.cli.serve import serve
+from bitvit.cli.train import train
 from bitvit.cli.verify import verify
 from bitvit.cli.warmup import warmup
 
@@ -103,7 +104,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, classify, evaluate, inspect, verify, warmup, bench, bundle, serve, push):
+for command in (convert, classify, evaluate, inspect, verify, warmup, bench, bundle, serve, push, train):
     app.command(cls=_EvaluateCommand if command is evaluate else _Command, help=paragraphs(command.__doc__ or ""))(
         with_typers(command)
     )

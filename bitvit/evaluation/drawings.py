@@ -12,7 +12,7 @@ from bitvit.evaluation.metrics import BINS, CalibrationBin, ClassScores, interva
 from bitvit.extras import figure, require
 from bitvit.files import write_file
 
-__all__ = ["MOST_DRAWN", "draw_calibration", "draw_confusion"]
+__all__ = ["MOST_DRAWN", "draw_calibration", "draw_confusion", "draw_matrix"]
 
 MOST_DRAWN = 200  # classes of a confusion matrix; of more, the most frequent mistakes are drawn
 MOST_NAMED = 40  # classes whose names are written beside it
@@ -37,12 +37,19 @@ def draw_confusion(
 
 
 def _matrix(confusion: Confusion, classes: Sequence[ClassScores], title: str) -> Any:
+    side = max(4.5, min(12.0, 2.5 + 0.42 * confusion.size))
+    drawing = figure(side + 2, side)
+    axes = drawing.subplots()
+    draw_matrix(drawing, axes, confusion, classes)
+    axes.set_title(title)
+    return drawing
+
+
+def draw_matrix(drawing: Any, axes: Any, confusion: Confusion, classes: Sequence[ClassScores]) -> None:
+    """Draw a confusion matrix on axes of a figure of matplotlib's, or of a part of one, as draw_confusion does."""
     count, matrix = confusion.size, np.asarray(confusion)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     own = np.eye(count, dtype=bool)
-    side = max(4.5, min(12.0, 2.5 + 0.42 * count))
-    drawing = figure(side + 2, side)
-    axes = drawing.subplots()
     colours = require("matplotlib.colors", "drawing")
     wrong = np.where(own | (matrix == 0), np.nan, shares)
     worst = float(np.nanmax(wrong, initial=DARKEST))
@@ -60,9 +67,8 @@ def _matrix(confusion: Confusion, classes: Sequence[ClassScores], title: str) ->
         drawing.colorbar(image, ax=axes, shrink=0.7, aspect=30, label=label)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
-    axes.set_title(title)
     if count > MOST_NAMED:
-        return drawing
+        return
     names = drawable([scores.name for scores in classes], [scores.number for scores in classes])
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names.names)) > SHORT else {}
     axes.set_xticks(range(count), names.names, family=names.families, **slanted)
@@ -80,7 +86,6 @@ def _matrix(confusion: Confusion, classes: Sequence[ClassScores], title: str) ->
             color="white" if dark else "black",
             fontsize=8 if count <= LARGE_PRINT else 5,
         )
-    return drawing
 
 
 def _tinted(name: str) -> Any:

@@ -1,12 +1,13 @@
 """The card of a published model: README.md, which the Hub shows as the model's page."""
 
 import re
+from collections.abc import Sequence
 
 from bitvit.errors import HubError
 from bitvit.messages import shown
 from bitvit.summary import Summary
 
-__all__ = ["PUBLISHED", "check_license", "model_card"]
+__all__ = ["PUBLISHED", "check_license", "escaped", "facts", "front_matter", "model_card"]
 
 PUBLISHED = "model.safetensors"
 """What the model file is called in its repository."""
@@ -30,28 +31,10 @@ def model_card(summary: Summary, sha256: str, repository: str, *, branch: str | 
     sha256: of the model file. branch: that it is on, if not on the usual one. license: the Hub's identifier of it; the
     card has none if it is not given.
     """
-    config = summary.config
     name = f"hf://{repository}" + (f"@{branch.replace('/', '%2F')}" if branch else "")
-    front = [
-        "---",
-        *([] if license is None else [f"license: {license}"]),
-        "library_name: bitvit",
-        "pipeline_tag: image-classification",
-        "tags:",
-        *(f"- {tag}" for tag in _TAGS),
-        "---",
-    ]
-    rows = [
-        ("parameters", f"{summary.binary_weights:,} of 1 bit, {summary.float_parameters:,} float32"),
-        ("input", f"{config.image_size} x {config.image_size} pixels, RGB"),
-        ("classes", _classes(config.num_classes, summary.labels)),
-        ("work for one image", f"{summary.ops / 1e6:,.1f} M operations (float + binary / 64)"),
-        ("file", f"`{PUBLISHED}`, {summary.bytes:,} bytes"),
-        ("sha256", f"`{sha256}`"),
-    ]
     return "\n".join(
         [
-            *front,
+            *front_matter(license),
             "",
             f"# {repository.partition('/')[2]}",
             "",
@@ -60,7 +43,7 @@ def model_card(summary: Summary, sha256: str, repository: str, *, branch: str | 
             "",
             "| | |",
             "|---|---|",
-            *(f"| {what} | {value} |" for what, value in rows),
+            *facts(summary, sha256, PUBLISHED),
             "",
             "## Use",
             "",
@@ -82,13 +65,42 @@ def model_card(summary: Summary, sha256: str, repository: str, *, branch: str | 
     )
 
 
+def front_matter(license: str | None, more: Sequence[str] = ()) -> list[str]:
+    """The card's YAML, between its lines of three dashes. more: further lines of it."""
+    return [
+        "---",
+        *([] if license is None else [f"license: {license}"]),
+        "library_name: bitvit",
+        "pipeline_tag: image-classification",
+        "tags:",
+        *(f"- {tag}" for tag in _TAGS),
+        *more,
+        "---",
+    ]
+
+
+def facts(summary: Summary, sha256: str, name: str) -> list[str]:
+    """Rows of the card's table: what the model is. name: of the file."""
+    config = summary.config
+    rows = [
+        ("parameters", f"{summary.binary_weights:,} of 1 bit, {summary.float_parameters:,} float32"),
+        ("input", f"{config.image_size} x {config.image_size} pixels, RGB"),
+        ("classes", _classes(config.num_classes, summary.labels)),
+        ("work for one image", f"{summary.ops / 1e6:,.1f} M operations (float + binary / 64)"),
+        ("file", f"`{name}`, {summary.bytes:,} bytes"),
+        ("sha256", f"`{sha256}`"),
+    ]
+    return [f"| {what} | {value} |" for what, value in rows]
+
+
 def _classes(count: int, labels: tuple[str, ...] | None) -> str:
     """How many, and what they are called; names come from whoever made the model, so nothing in them is markup."""
     if not labels:
         return str(count)
-    named = ", ".join(_escaped(label) for label in labels[:_MOST_LABELS])
+    named = ", ".join(escaped(label) for label in labels[:_MOST_LABELS])
     return f"{count}: {named}" + (", ..." if count > _MOST_LABELS else "")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text of somebody else's, in which nothing is markup."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~$&])", r"\\\1", " ".join(text.split()))

@@ -15,13 +15,14 @@ from PIL import Image
 from tests.support.golden_data import find
 from tests.support.paths import ROOT
 
-for package in ("sklearn", "matplotlib"):
-    pytest.importorskip(package, reason="needs scikit-learn and matplotlib: pip install 'bitvit[dev]'")
+for package in ("sklearn", "matplotlib", "torch"):
+    pytest.importorskip(package, reason="needs scikit-learn, matplotlib and PyTorch: bitvit[dev] and bitvit[train]")
 
 GUIDE = ROOT / "docs" / "guide.md"
 LEFT_BEHIND = (  # what the page says that its commands write
     *("predictions.csv", "heat/photo.png", "model.safetensors", "before.json", "after.json", "profile.png"),
     *("report/report.json", "report/confusion.png", "report/calibration.png", "answers.csv"),
+    *("my-digits.run/results.png", "my-digits.run/log.csv", "my-digits.run/README.md", "my-digits.run/config.json"),
 )
 
 
@@ -97,9 +98,10 @@ def test_everything_on_the_page_runs(workplace: Path) -> None:
 def test_every_verb_and_option_on_the_page_exists() -> None:
     page = GUIDE.read_text(encoding="utf-8")
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
-    verbs = ("convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "push")
+    verbs = ("convert", "classify", "evaluate", "inspect", "verify", "warmup", "bench", "push", "train")
     sources = "".join((ROOT / "bitvit" / "cli" / f"{verb}.py").read_text(encoding="utf-8") for verb in verbs)
     known = set(re.findall(r'"(--[a-z-]+)"', sources))
+    known |= {"--index-url"}  # of pip
     known |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated", sources, re.MULTILINE)}
     assert len(options) > 20
     assert sorted(options - known) == []

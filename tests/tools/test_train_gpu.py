@@ -16,8 +16,9 @@ from tests.support.paths import ROOT
 
 torch = pytest.importorskip("torch")
 
-from tools.train import compact, gpu, loop, operators, parts, probe, timed  # noqa: E402
-from tools.train.settings import Network, Settings, TrainingError  # noqa: E402
+from bitvit.train import loop, operators  # noqa: E402
+from bitvit.train.settings import Network, Settings, TrainingError  # noqa: E402
+from tools.train import compact, gpu, parts, probe, timed  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch has its own
 

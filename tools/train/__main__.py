@@ -19,14 +19,15 @@ except ImportError:
     )
 
 from bitvit.errors import BitvitError
+from bitvit.train import data, export, report
+from bitvit.train.checkpoint import write_bytes
+from bitvit.train.loop import Run
+from bitvit.train.machine import FixedThreads, ThreadChooser, keep_memory
+from bitvit.train.settings import read_settings
+from bitvit.train.start import read_weights
+from bitvit.train.teacher import load_teacher
 
-from . import data, export, report
-from .checkpoint import write_bytes
-from .loop import Run
-from .machine import FixedThreads, ThreadChooser, keep_memory
-from .sets import NAMES
-from .settings import read_settings
-from .teacher import load_teacher
+from .sets import NAMES, read_source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         settings = read_settings(options.config, options.set)
-        images = data.load(options.data, options.data_folder, settings.network.image_size)
+        images = data.load(read_source(options.data, options.data_folder), options.data, settings.network.image_size)
         teacher = load_teacher(options.teacher, len(images.labels)) if options.teacher else None
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             images,
             options.out,
             teacher=teacher,
-            start_from=options.start_from,
+            start=read_weights(options.start_from) if options.start_from else None,
             device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             threads=FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads()),
             say=report.say,

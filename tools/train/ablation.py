@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from bitvit.errors import BitvitError
+from bitvit.train import data
+from bitvit.train.checkpoint import write_bytes
+from bitvit.train.loop import Run
+from bitvit.train.machine import FixedThreads, ThreadChooser, keep_memory
+from bitvit.train.report import say
+from bitvit.train.settings import Settings, read_settings
+from bitvit.train.teacher import load_teacher
 
-from . import data
-from .checkpoint import write_bytes
-from .loop import Run
-from .machine import FixedThreads, ThreadChooser, keep_memory
-from .report import say
-from .sets import NAMES
-from .settings import Settings, read_settings
-from .teacher import load_teacher
+from .sets import NAMES, read_source
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changed settings, changed network
     "everything": ({}, {}),
@@ -71,7 +71,7 @@ def main() -> int:
     threads = FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads())
     try:
         base = read_settings(options.config)
-        images = data.load(options.data, options.data_folder, base.network.image_size)
+        images = data.load(read_source(options.data, options.data_folder), options.data, base.network.image_size)
         teacher = load_teacher(options.teacher, len(images.labels))
         results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
         answers: dict[int, Any] = {}

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .checkpoint import write_bytes
-from .network import BHViT, BinaryDownsampling, Options, binary_weights
-from .settings import DECODER, Settings, TrainingError
+from bitvit.train.checkpoint import write_bytes
+from bitvit.train.layers import BinaryDownsampling, Options
+from bitvit.train.network import BHViT, binary_weights
+from bitvit.train.settings import DECODER, Settings, TrainingError
 
 __all__ = ["read_compact", "write_compact"]
 

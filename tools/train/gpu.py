@@ -27,17 +27,17 @@ from safetensors.torch import save
 from torch import nn
 
 from bitvit.errors import BitvitError
+from bitvit.train import data, operators
+from bitvit.train.checkpoint import write_bytes
+from bitvit.train.data import DataSet, Split
+from bitvit.train.loop import build
+from bitvit.train.report import say
+from bitvit.train.settings import Settings, read_settings
 
-from . import data, operators
-from .checkpoint import write_bytes
 from .compact import read_compact, write_compact
-from .data import DataSet, Split
-from .loop import build
 from .parts import join_parts, write_part
 from .probe import measure, probe
-from .report import say
-from .sets import cifar10_arrays
-from .settings import Settings, read_settings
+from .sets import cifar10_arrays, read_source
 from .timed import Images, TimedRun
 
 __all__ = ["main"]
@@ -106,7 +106,7 @@ class Session:
 
     def load(self, settings: Settings) -> DataSet:
         folder = self.options.data_folder or self.options.keep
-        return data.load("cifar10", folder, settings.network.image_size, self.options.workers)
+        return data.load(read_source("cifar10", folder), "cifar10", settings.network.image_size, self.options.workers)
 
     def model(self, settings: Settings, images: DataSet) -> nn.Module:
         return build(settings, len(images.labels)).to(self.device)
@@ -238,15 +238,18 @@ class Finished:
     train_split: Split
     seconds: float
     made_with: str
+    epochs: float
     taught: bool = True
     device: str = "cpu"
 
 
 def _finish(options: argparse.Namespace) -> None:
-    from . import export  # brings the engine
+    from bitvit.train import export  # brings the engine
 
     model, settings, told = read_compact(options.student)
-    loaded = data.load("cifar10", options.data_folder, settings.network.image_size, options.workers)
+    loaded = data.load(
+        read_source("cifar10", options.data_folder), "cifar10", settings.network.image_size, options.workers
+    )
     run = Finished(
         settings=replace(settings, epochs=max(1, round(told["epochs"]))),
         data=loaded,
@@ -255,6 +258,7 @@ def _finish(options: argparse.Namespace) -> None:
         train_split=loaded.train.first(told["images"]),
         seconds=told["seconds"],
         made_with=told["machine"],
+        epochs=told["epochs"],
     )
     options.out.mkdir(parents=True, exist_ok=True)
     result = export.export(run, "python -m tools.train.gpu, as tools/train/README.md says")

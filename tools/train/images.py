@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, choices=[name for name in NAMES if name != "folder"])
+    parser.add_argument("--data", required=True, choices=NAMES)
     parser.add_argument("--data-folder", type=Path, help="where the set's files are; digits needs none")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the images into")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .settings import TrainingError
+from bitvit.train.settings import TrainingError
 
 __all__ = ["join_parts", "write_part"]
 

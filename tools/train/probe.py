@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from .checkpoint import write_bytes
-from .loop import build
-from .report import say
-from .settings import Settings
+from bitvit.train.checkpoint import write_bytes
+from bitvit.train.loop import build
+from bitvit.train.report import say
+from bitvit.train.settings import Settings
+
 from .timed import Images, TimedRun
 
 __all__ = ["measure", "probe"]

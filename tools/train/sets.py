@@ -1,48 +1,28 @@
-"""Labelled image sets as their files hold them; needs no PyTorch.
+"""Public labelled image sets as their files hold them; needs no PyTorch.
 
     digits    the 1,797 handwritten digits that come with scikit-learn (UCI, CC BY 4.0)
     cifar10   from a folder with cifar10.npz or the original binary files data_batch_1.bin ... test_batch.bin
     fashion   from a folder with fashion_mnist.npz or the original files *-ubyte.gz
-    folder    PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or any image that bitvit reads)
 
 An .npz holds train_x, train_y, test_x, test_y.
 """
 
 import gzip
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitvit.errors import BitvitError
-from bitvit.folders import list_images
+from bitvit.train.settings import TrainingError
+from bitvit.train.source import Raw, Source
 
-from .settings import TrainingError
-
-__all__ = ["NAMES", "Source", "cifar10_arrays", "digits_images", "read_source"]
-
-Raw = list[tuple[Any, int]]  # images as open_image takes them, and their classes
+__all__ = ["NAMES", "cifar10_arrays", "digits_images", "read_source"]
 
 CIFAR10_LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FASHION_LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 FASHION_LABELS += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Both splits, with what a model of it needs to know."""
-
-    train: Raw
-    test: Raw
-    labels: list[str]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    origin: str
-    side: int | None
-    """Of the images, if they all have the same."""
 
 
 def read_source(name: str, folder: Path | None) -> Source:
@@ -113,31 +93,10 @@ def _fashion(folder: Path) -> Source:
     )
 
 
-def _folder(folder: Path) -> Source:
-    train, test = folder / "train", folder / "test"
-    classes = sorted(place.name for place in train.iterdir() if place.is_dir()) if train.is_dir() else []
-    if len(classes) < 2:
-        raise TrainingError(f"{train}: expected a folder for each class, at least two, with images in it")
-    splits = [
-        [(path, label) for label, name in enumerate(classes) for path in _images(split / name)]
-        for split in (train, test)
-    ]
-    return Source(
-        train=splits[0],
-        test=splits[1],
-        labels=classes,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        origin=f"images of the folder {folder.name}",
-        side=None,
-    )
-
-
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "digits": _digits,
     "cifar10": _cifar10,
     "fashion": _fashion,
-    "folder": _folder,
 }
 NAMES = list(SOURCES)
 
@@ -149,13 +108,6 @@ Arrays = dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]
 
 def _pairs(images: Iterable[Any], labels: Iterable[Any]) -> Raw:
     return [(image, int(label)) for image, label in zip(images, labels, strict=True)]
-
-
-def _images(folder: Path) -> list[Path]:
-    try:
-        return list_images(folder)
-    except BitvitError as problem:
-        raise TrainingError(str(problem)) from None
 
 
 def _read_npz(path: Path) -> Arrays | None:

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import losses, schedule
-from .augment import Variants, generator, mixup, normalise
-from .data import DataSet
-from .loop import accuracy
-from .network import BHViT, TokenMixer
-from .optimizers import Average, build_optimizer
-from .settings import Settings
-from .teacher import Teacher
+from bitvit.train import losses, schedule
+from bitvit.train.augment import Variants, generator, mixup, normalise
+from bitvit.train.data import DataSet
+from bitvit.train.layers import TokenMixer
+from bitvit.train.loop import accuracy
+from bitvit.train.network import BHViT
+from bitvit.train.optimizers import Average, build_optimizer
+from bitvit.train.settings import Settings
+from bitvit.train.teacher import Teacher
 
 __all__ = ["Images", "TimedRun"]
 
