@@ -1,4 +1,4 @@
-"""Training images that differ a little each time: shifts, flips, rotations, zoom and blanked squares.
+"""Training images that differ a little each time: shifts, flips, rotations, zoom, blanked squares and colours.
 
 All of an epoch's random numbers are drawn at once from a seed, one row an image, so an image's variant depends on
 nothing but seed, epoch and its place in the set: neither on the order of the batches nor on where a run was resumed.
@@ -29,11 +29,13 @@ class Variants:
     """One variant of every image of a set of `count`."""
 
     settings: Augment
-    numbers: Tensor  # [count, 7], uniform in [0, 1), where the images are
+    numbers: Tensor  # [count, 12], uniform in [0, 1), where the images are
 
     @classmethod
     def draw(cls, settings: Augment, count: int, *seeds: int, device: str = "cpu") -> "Variants":
-        return cls(settings, torch.rand(count, 7, generator=generator(*seeds)).to(device))
+        random = generator(*seeds)
+        places, colours = torch.rand(count, 7, generator=random), torch.rand(count, 5, generator=random)
+        return cls(settings, torch.cat([places, colours], 1).to(device))
 
     def __call__(self, pixels: Tensor, index: Tensor) -> Tensor:
         """Images number `index` [B] of pixels uint8 [N, S, S, 3] -> uint8 [B, S, S, 3]."""
@@ -52,7 +54,16 @@ class Variants:
             inside = [(axis >= corner[:, k, None]) & (axis < corner[:, k, None] + way.cutout) for k in (0, 1)]
             hole = inside[0][:, :, None] & inside[1][:, None, :]
             batch = batch.masked_fill(hole[..., None], 128)
-        return batch
+        return self._coloured(batch, numbers[:, 7:]) if way.colour else batch
+
+    def _coloured(self, batch: Tensor, numbers: Tensor) -> Tensor:
+        """Contrast about an image's mean, brightness, and the strength of each channel."""
+        changes = 1 + self.settings.colour * (2 * numbers[:, :, None, None] - 1)
+        contrast, brightness, channels = changes[:, :1], changes[:, 1:2], (1 + changes[:, 2:].permute(0, 2, 3, 1)) / 2
+        values = batch.float()
+        mean = values.mean((1, 2, 3), keepdim=True)
+        values = (mean + (values - mean) * contrast) * brightness * channels
+        return values.round().clamp(0, 255).to(torch.uint8)
 
     def _rotated(self, batch: Tensor, numbers: Tensor, down: Tensor, across: Tensor, mirrored: Tensor) -> Tensor:
         """Rotation, zoom and shift in one bilinear resampling; edges are continued."""

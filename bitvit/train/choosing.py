@@ -151,8 +151,8 @@ def augment_for(facts: Facts, size: int) -> Augment:
     signs = all(len(last) == 1 or last.isdecimal() for *_, last in words)  # such as 7, digit_7, letter A
     flip = not signs and MIRRORED.isdisjoint(word for label in words for word in label)
     if facts.side <= SMALL:
-        return Augment(shift=size // 8, flip=flip)
-    return Augment(shift=size // 8, flip=flip, rotate=10.0, zoom=0.1)
+        return Augment(shift=size // 8, flip=flip, colour=0.0 if signs else 0.2)
+    return Augment(shift=size // 8, flip=flip, rotate=10.0, zoom=0.2, colour=0.3)
 
 
 def choose_teacher(facts: Facts, student: Settings, speed: Speed) -> Settings | None:

@@ -101,6 +101,8 @@ class Augment:
     """Largest relative change of its size, either way."""
     cutout: int = 0
     """Side in pixels of the square that is blanked; 0: none."""
+    colour: float = 0.0
+    """Largest relative change of contrast and of brightness, either way; of each channel alone, half of it."""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ def test_photographs_are_varied_more_than_small_images() -> None:
     assert (small.rotate, small.zoom, small.cutout) == (0, 0, 0)
     assert large.rotate
     assert large.shift == 12
+    assert 0 < small.colour < large.colour
+    assert choose(Facts(500, ["1", "2"], 32), Wishes(size=32), speed()[0]).augment.colour == 0
 
 
 def test_a_teacher_is_trained_where_there_is_time() -> None:
