@@ -48,8 +48,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, extra: dict[s
     resumed = loop.Run(settings, drawn, tmp_path / "parts", **quiet)
     resumed.train()
     assert resumed.step == whole.step == 10
+    found = states(resumed)
     for name, value in states(whole).items():
-        assert value.equal(states(resumed)[name]), name
+        assert value.equal(found[name]), name
     untimed = [[{**row, "seconds": 0} for row in run.log] for run in (whole, resumed)]
     assert untimed[0] == untimed[1]
     assert whole.flips.share(5) == resumed.flips.share(5) > 0
