@@ -205,8 +205,9 @@ def _variants(prepared: "Prepared") -> str:
         f"turned by up to {way.rotate:g}°" if way.rotate else "",
         f"enlarged or reduced by up to {100 * way.zoom:g} %" if way.zoom else "",
         f"a square of {way.cutout} pixels blanked" if way.cutout else "",
+        f"brighter or darker by up to {100 * way.colour:g} %" if way.colour else "",
     ]
-    return ", ".join(part for part in parts if part) + " (--set augment.flip=..., shift, rotate, zoom, cutout)"
+    return ", ".join(part for part in parts if part) + " (--set augment.flip=..., shift, rotate, zoom, cutout, colour)"
 
 
 def _teacher(prepared: "Prepared") -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import bitvit
 from bitvit.modelfile import load_model_file
-from tests.support.command import run
+from tests.support.command import run, words
 from tests.support.golden_data import find
 from tests.support.imagefolders import draw_folder
 
@@ -141,7 +141,9 @@ def test_a_finished_model_is_not_replaced(done: Done) -> None:
     before = done.model.read_bytes()
     _, error = run("train", done.images, "-o", done.model, *SMALL, code=1)
     assert "halves.safetensors: is there already; name another output, or replace it with --force" in error
-    stdout, _ = run("train", done.images, "-o", done.model, *SMALL, "--force", "--dry-run")
+    colour = ("--set", "augment.colour=0.25")
+    stdout, _ = run("train", done.images, "-o", done.model, *SMALL, *colour, "--force", "--dry-run")
+    assert "brighter or darker by up to 25 %" in words(stdout)
     assert stdout.endswith("nothing is trained (--dry-run)\n")
     assert done.model.read_bytes() == before
 
