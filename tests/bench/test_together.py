@@ -37,4 +37,4 @@ def test_too_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BenchError, match=r"only 2 of 3 threads could be started \(can't start new thread\); measure"):
         run_together(begun.append, 3)
     assert begun == []
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # fewer, where other tests' threads have ended meanwhile

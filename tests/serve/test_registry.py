@@ -55,7 +55,7 @@ def test_a_file_is_read_again_and_the_old_model_goes(
     del old
     gc.collect()
     assert gone() is None
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # fewer, where other tests' threads have ended meanwhile
 
 
 def test_a_file_that_cannot_be_used_changes_nothing(tiny: Path, tmp_path: Path, classifier: bitvit.Classifier) -> None:
