@@ -32,6 +32,7 @@ __all__ = [
     "image_column",
     "is_parquet",
     "naming",
+    "reason_of",
     "resolve",
     "row_images",
 ]
@@ -136,11 +137,11 @@ def naming(name: str) -> Iterator[None]:
         yield
     # ValueError: ArrowInvalid, and text that is not UTF-8; OverflowError: dates that Python has not.
     except (OSError, ValueError, OverflowError, arrow.ArrowException) as problem:
-        raise ImageError(f"{name}: cannot be read as Parquet: {_reason(problem)}") from None
+        raise ImageError(f"{name}: cannot be read as Parquet: {reason_of(problem)}") from None
 
 
-def _reason(problem: Exception) -> str:
-    """The first line of an error's text."""
+def reason_of(problem: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none: pyarrow's and its file systems' go on."""
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
@@ -244,7 +245,7 @@ def _read(file: TableFile, path: str, name: str, root: str | None) -> NamedBytes
         with naming(path), filesystem.open_input_stream(place, compression=None) as stream:
             return NamedBytes(stream.read(), name)
     except Exception as problem:  # file systems have errors of their own
-        return NamedBytes(b"", name, problem=f"{path}: cannot be read: {_reason(problem)}")
+        return NamedBytes(b"", name, problem=f"{path}: cannot be read: {reason_of(problem)}")
 
 
 class Images(Sequence[NamedBytes]):

@@ -18,7 +18,7 @@ from bitvit.classify import Classifier
 from bitvit.errors import BitvitError, ImageError
 from bitvit.extras import require
 from bitvit.messages import listing
-from bitvit.parquet import TableFile, batches, image_column, naming, resolve, row_images
+from bitvit.parquet import TableFile, batches, image_column, naming, reason_of, resolve, row_images
 from bitvit.sources import NamedBytes
 from bitvit.tables import Results, arrow_fields
 from bitvit.version import __version__
@@ -249,8 +249,9 @@ def _refusing(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, arrow.ArrowException) as problem:
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise BitvitError(f"{name}: cannot be written: {reason}; name a folder that you may write to") from None
+        raise BitvitError(
+            f"{name}: cannot be written: {reason_of(problem)}; name a folder that you may write to"
+        ) from None
 
 
 def renamed(options: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from bitvit.errors import HubError
 from bitvit.messages import shown
 from bitvit.summary import Summary
 
-__all__ = ["PUBLISHED", "check_license", "escaped", "facts", "front_matter", "model_card"]
+__all__ = ["PUBLISHED", "check_license", "escaped", "facts", "front_matter", "introduction", "model_card"]
 
 PUBLISHED = "model.safetensors"
 """What the model file is called in its repository."""
@@ -38,9 +38,7 @@ def model_card(summary: Summary, sha256: str, repository: str, *, branch: str | 
             "",
             f"# {repository.partition('/')[2]}",
             "",
-            "A [BHViT](https://arxiv.org/abs/2503.02394), a vision transformer with weights and activations of one",
-            "bit, packed for bitvit, which runs it on the CPU without a deep-learning framework.",
-            "",
+            *introduction("packed for bitvit"),
             "| | |",
             "|---|---|",
             *facts(summary, sha256, PUBLISHED),
@@ -63,6 +61,15 @@ def model_card(summary: Summary, sha256: str, repository: str, *, branch: str | 
             "",
         ]
     )
+
+
+def introduction(made: str) -> list[str]:
+    """What a model is, and an empty line. made: how, such as "packed for bitvit"."""
+    return [
+        "A [BHViT](https://arxiv.org/abs/2503.02394), a vision transformer with weights and activations of one",
+        f"bit, {made}, which runs it on the CPU without a deep-learning framework.",
+        "",
+    ]
 
 
 def front_matter(license: str | None, more: Sequence[str] = ()) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bitvit.hub.card import escaped, facts, front_matter
+from bitvit.hub.card import escaped, facts, front_matter, introduction
 from bitvit.summary import summarize
 from bitvit.train.export import Result, Trained, training_facts
 
@@ -34,9 +34,7 @@ def trained_card(run: Trained, result: Result, packed: Path, name: str, command:
             "",
             f"# {escaped(stem)}",
             "",
-            "A [BHViT](https://arxiv.org/abs/2503.02394), a vision transformer with weights and activations of one",
-            "bit, trained and packed by bitvit, which runs it on the CPU without a deep-learning framework.",
-            "",
+            *introduction("trained and packed by bitvit"),
             "| | |",
             "|---|---|",
             *rows,
