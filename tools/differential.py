@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitvit.config import Config
+from bitvit.files import write_file
 from bitvit.kernels import target
 from bitvit.model import Network
 from bitvit.runtime import Runner
@@ -120,13 +121,9 @@ def portion(number: int, count: int, *, against_reference: bool, widest: int = W
 
 
 def _save(tally: Tally, path: Path) -> None:
-    """As a whole or not at all."""
-    logits = list(tally.logits.values())
-    flat = np.concatenate([values.ravel() for values in logits])
+    flat = np.concatenate([values.ravel() for values in tally.logits.values()])
     names = json.dumps([[name, values.size, name in tally.apart] for name, values in tally.logits.items()])
-    with path.with_suffix(".part").open("wb") as file:
-        np.savez_compressed(file, flat=flat, names=np.array(names))
-    path.with_suffix(".part").replace(path)
+    write_file(path, lambda file: np.savez_compressed(file, flat=flat, names=np.array(names)))
 
 
 def _read(path: Path) -> Iterator[tuple[str, Logits, bool]]:
