@@ -1,8 +1,10 @@
 """bitvit serve: where it listens, and one line for a mistake."""
 
+import logging
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,16 @@ from tests.support.paths import ROOT, WEIGHTS
 
 SERVER = ("uvicorn", "httptools", "orjson", "prometheus_client", "python_multipart")
 MODEL = WEIGHTS / "bhvit-cifar10.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """The command sets the loggers of its whole process, which here is that of the tests."""
+    loggers = [logging.getLogger(name) for name in ("bitvit.serve", "bitvit.serve.access", "uvicorn.error")]
+    before = [(log.handlers, log.propagate, log.level) for log in loggers]
+    yield
+    for log, (log.handlers, log.propagate, level) in zip(loggers, before, strict=True):
+        log.setLevel(level)
 
 
 def packages() -> None:
