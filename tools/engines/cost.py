@@ -74,8 +74,17 @@ def used(text: str, model: Path, images: Path, **variables: str) -> float:
         while (group / "cgroup.procs").read_text() and time.monotonic() < until:
             time.sleep(0.1)  # daemons end after their program
     facts = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
-    group.rmdir()
+    dissolve(group)
     return int(facts["usage_usec"]) / 1e6
+
+
+def dissolve(group: Path) -> None:
+    """Kill what is left in a control group, and remove it. Raises OSError if that takes longer than 30 seconds."""
+    (group / "cgroup.kill").write_text("1")
+    until = time.monotonic() + 30
+    while (group / "cgroup.procs").read_text() and time.monotonic() < until:
+        time.sleep(0.1)
+    group.rmdir()
 
 
 def missing(
