@@ -82,8 +82,8 @@ def dissolve(group: Path) -> None:
     """Kill what is left in a control group, and remove it. Raises OSError if that takes longer than 30 seconds."""
     (group / "cgroup.kill").write_text("1")
     until = time.monotonic() + 30
-    while (group / "cgroup.procs").read_text() and time.monotonic() < until:
-        time.sleep(0.1)
+    while "populated 1" in (group / "cgroup.events").read_text() and time.monotonic() < until:
+        time.sleep(0.1)  # processes that have ended count until their parent has taken notice
     group.rmdir()
 
 
