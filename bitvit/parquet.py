@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bitvit.columns import IMAGE_COLUMNS
 from bitvit.errors import ImageError
 from bitvit.extras import require
 from bitvit.messages import listing
@@ -39,7 +40,6 @@ __all__ = [
 
 ENDING = ".parquet"
 ROWS = 64  # of a batch: images that memory holds at once, and as many again as threads take ahead
-IMAGE_COLUMNS = ("image", "img", "picture", "path", "file", "file_name", "filename", "filepath", "image_path")
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bitvit.columns import IMAGE_COLUMNS, LABEL_COLUMNS, column_of
 from bitvit.errors import ImageError
 from bitvit.evaluation.classes import Label
-from bitvit.evaluation.columns import LABEL_COLUMNS, PATH_COLUMNS, column_of
 from bitvit.files import read_csv
 from bitvit.folders import Found, find_images
 from bitvit.images import EXTENSIONS, ImageSource
@@ -36,7 +36,7 @@ class Layout:
     """What a CSV or Parquet file calls its columns, and where its images are."""
 
     path_column: str | None = None
-    """None: one of PATH_COLUMNS; in Parquet the one whose type is that of images."""
+    """None: one of IMAGE_COLUMNS; in Parquet the one whose type is that of images."""
     label_column: str | None = None
     """None: one of LABEL_COLUMNS; in Parquet, before those, one of Hugging Face's type ClassLabel."""
     root: str | os.PathLike[str] | None = None
@@ -196,7 +196,7 @@ def _from_table(path: Path, layout: Layout, folds: bool = False) -> list[Dataset
     """The data set in a CSV file, or one for each of its folds."""
     header, rows = _rows(path)
     columns = [
-        column_of(path, header, layout.path_column, PATH_COLUMNS, "--path-column (Layout(path_column=))"),
+        column_of(path, header, layout.path_column, IMAGE_COLUMNS, "--path-column (Layout(path_column=))"),
         column_of(path, header, layout.label_column, LABEL_COLUMNS, "--label-column (Layout(label_column=))"),
     ]
     if folds:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bitvit.columns import LABEL_COLUMNS, column_of
 from bitvit.errors import ImageError
 from bitvit.evaluation.classes import Label
-from bitvit.evaluation.columns import LABEL_COLUMNS, column_of
 from bitvit.messages import plural
 from bitvit.parquet import Images, TableFile, class_names, find_files, image_column
 

@@ -148,7 +148,7 @@ def test_repeated_rows_are_noted(tmp_path: Path) -> None:
         ("path,label\n,cat\n", "line 2: 'path' is empty"),
         ("path,label\n", "holds no images"),
         ("", "is empty, expected a table with the columns path,label"),
-        ("name,label\n1.png,cat\n", "columns 'name', 'label': no column path or image or file; say which with --path"),
+        ("name,label\n1.png,cat\n", "columns 'name', 'label': no column image or path or file; say which with --path"),
         ("path,kind\n1.png,cat\n", "no column label or class or target; say which with --label-column"),
         ("path,file,label\n1.png,1.png,cat\n", "'path' and 'file' might be meant"),
     ],

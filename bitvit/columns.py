@@ -1,13 +1,13 @@
-"""Which column of a table is meant: by its name, or because it has a usual one."""
+"""Which column of a table, CSV or Parquet, is meant: by its name, or because it has a usual one."""
 
 from collections.abc import Sequence
 
 from bitvit.errors import ImageError
 from bitvit.messages import listing
 
-__all__ = ["LABEL_COLUMNS", "PATH_COLUMNS", "column_of"]
+__all__ = ["IMAGE_COLUMNS", "LABEL_COLUMNS", "column_of"]
 
-PATH_COLUMNS = ("path", "image", "file", "filename", "filepath", "file_name", "image_path")
+IMAGE_COLUMNS = ("image", "path", "file", "img", "picture", "filename", "filepath", "file_name", "image_path")
 LABEL_COLUMNS = ("label", "class", "target", "class_name", "label_name", "y")
 
 
