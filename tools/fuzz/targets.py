@@ -69,9 +69,7 @@ KINDS = {
     "index": Kind("texts", "Index", _modules("bitvit", "checkpoint.hub checkpoint.read tensorfile files")),
     "labels": Kind("texts", "Labels", _modules("bitvit", "labels evaluation.classes evaluation.words files")),
     "csv": Kind("texts", "Table", _modules("bitvit", "evaluation.dataset columns evaluation.classes files")),
-    "parquet": Kind(
-        "tables", "Cells", _modules("bitvit", "parquet evaluation.rows columns sources images nopaths")
-    ),
+    "parquet": Kind("tables", "Cells", _modules("bitvit", "parquet evaluation.rows columns sources images nopaths")),
     "http": Kind(
         "bodies",
         "Http",

@@ -1,8 +1,11 @@
 """What each part contributes: the same training without it, on the same data, seeds and budget.
 
     python -m tools.train.ablation --data cifar10 --data-folder DATA --teacher TEACHER.safetensors --out runs/ablation
+    python -m tools.train.ablation --data cifar10 --data-folder DATA --set epochs=20 --out runs/regulariser \
+        --only everything "without the oscillation regulariser" "with the regulariser from the start"
 
-Resumable like a single run. Ends with a table on standard output and in OUT/table.md.
+Without a teacher nothing is distilled. Resumable like a single run. Ends with a table on standard output and in
+OUT/table.md.
 """
 
 import argparse
@@ -29,6 +32,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changed settin
     "everything": ({}, {}),
     "without shift residuals": ({}, {"shift3": False, "shift5": False}),
     "without the oscillation regulariser": ({"regulariser": 0.0}, {}),
+    "with the regulariser in the last half": ({"regulariser_share": 0.5}, {}),
+    "with the regulariser from the start": ({"regulariser_share": 1.0}, {}),
     "with single-level attention": ({}, {"attention_levels": 1}),
     "without distillation": ({"distillation": 0.0, "views": 0}, {}),
 }
@@ -60,7 +65,9 @@ def main() -> int:
     parser.add_argument(
         "--config", type=Path, default=Path(__file__).parent / "configs" / "ablation.json", help="settings, JSON"
     )
-    parser.add_argument("--teacher", type=Path, required=True, help="a teacher's model.safetensors, or a .pt2")
+    parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="another value of a setting")
+    parser.add_argument("--teacher", type=Path, help="a teacher's model.safetensors, or a .pt2")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="rows; default: all")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
     parser.add_argument("--threads", type=int, default=0, help="default: one or all, whichever is faster at the time")
@@ -70,10 +77,10 @@ def main() -> int:
         torch.set_num_threads(options.threads)
     threads = FixedThreads() if options.threads else ThreadChooser(torch.get_num_threads())
     try:
-        base = read_settings(options.config)
+        base = read_settings(options.config, options.set)
         images = data.load(read_source(options.data, options.data_folder), options.data, base.network.image_size)
-        teacher = load_teacher(options.teacher, len(images.labels))
-        results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+        teacher = load_teacher(options.teacher, len(images.labels)) if options.teacher else None
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
         answers: dict[int, Any] = {}
         for seed in options.seeds:
             for name, rows in results.items():
