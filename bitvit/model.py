@@ -186,8 +186,8 @@ class BHViT:
     def of_bytes(self, crops: Sequence[NDArray[np.uint8]], *, alone: bool = False) -> NDArray[np.float32]:
         """Logits of images that are not normalised yet, the same bits as a call's.
 
-        crops: uint8 [crop, crop, 3] each, all of one layout, as preprocessing.cropped makes them. alone: compute on
-        this thread, whatever `threads` says. Returns float32 [B, classes].
+        crops: uint8 [crop, crop, 3] each, in which R, G, B are neighbours, as preprocessing.cropped makes them. alone:
+        compute on this thread, whatever `threads` says. Returns float32 [B, classes].
         """
         preprocessing = self.preprocessing
         if self.config.image_norm:  # its sums are over floats

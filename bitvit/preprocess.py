@@ -25,6 +25,7 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 MAX_SIDE = 1 << 16  # of the network input, and of what an image is resized to
+MOST_AROUND = 4  # times as many pixels as the crop: of a larger image the crop is cut out before its bytes are taken
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,13 @@ class Preprocessing:
 
         Raises ImageError as a call does.
         """
-        resized = self.resized(image)
-        side = self.crop
-        if resized.size != (side, side):
+        resized, side = self.resized(image), self.crop
+        if resized.width * resized.height > MOST_AROUND * side * side:
             resized = self.centre_crop(resized)
-        # Four bytes a pixel, as Pillow keeps them: to leave one out would take twice as long.
-        return np.frombuffer(resized.tobytes("raw", "RGBX"), np.uint8).reshape(side, side, 4)[:, :, :3]
+        left, top = self.crop_corner(resized)
+        # Four bytes a pixel, as Pillow keeps them, and what is around the crop: leaving either out takes twice as long.
+        pixels = np.frombuffer(resized.tobytes("raw", "RGBX"), np.uint8).reshape(resized.height, resized.width, 4)
+        return pixels[top : top + side, left : left + side, :3]
 
     def resized(self, image: Image.Image) -> Image.Image:
         """The image with its shorter edge resized (bicubic, antialiased, 8 bits), the longer one truncated."""

@@ -103,7 +103,7 @@ def test_the_table_has_what_becomes_of_each_byte() -> None:
         table[0, 0] = 1
 
 
-@pytest.mark.parametrize("size", [(64, 64), (300, 200), (73, 64), (31, 90)])
+@pytest.mark.parametrize("size", [(64, 64), (300, 200), (73, 64), (31, 90), (90, 900), (2000, 70)])
 def test_the_crop_has_the_bytes_of_the_image(size: tuple[int, int]) -> None:
     prepare = Preprocessing.for_image_size(56)
     image = Image.fromarray(noise(*size))

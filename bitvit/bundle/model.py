@@ -115,7 +115,7 @@ class BundledModel:
         records = np.zeros(len(crops), _IMAGE)
         if crops:
             records["pixels"] = [crop.ctypes.data for crop in crops]
-            records["row_bytes"], records["pixel_bytes"], _ = crops[0].strides
+            records["row_bytes"], records["pixel_bytes"], _ = zip(*(crop.strides for crop in crops), strict=True)
         return self._run(records, alone=alone)
 
     def _run(self, records: "NDArray[np.void]", *, alone: bool) -> NDArray[np.float32]:

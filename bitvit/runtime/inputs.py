@@ -35,12 +35,11 @@ class Inputs:
 
     @classmethod
     def of_bytes(cls, crops: Sequence[NDArray[np.uint8]], pad: int, table: NDArray[np.float32]) -> "Inputs":
-        """crops: uint8 [crop, crop, 3] each, of one size and layout, in which R, G, B are neighbours. pad: black pixels
-        on each side. table: float32 [3, 256], C-contiguous, what becomes of a byte of each channel."""
+        """crops: uint8 [crop, crop, 3] each, in which R, G, B are neighbours. pad: black pixels on each side. table:
+        float32 [3, 256], C-contiguous, what becomes of a byte of each channel."""
         records = np.zeros(len(crops), IMAGE)
         if crops:
-            first = crops[0]
             records["address"] = [crop.ctypes.data for crop in crops]
-            records["row_bytes"], records["pixel_bytes"], _ = first.strides
-            records["crop"], records["pad"], records["table"] = len(first), pad, table.ctypes.data
+            records["row_bytes"], records["pixel_bytes"], _ = zip(*(crop.strides for crop in crops), strict=True)
+            records["crop"], records["pad"], records["table"] = len(crops[0]), pad, table.ctypes.data
         return cls(records, [*crops, table])

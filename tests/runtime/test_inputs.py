@@ -1,5 +1,6 @@
 """Bytes of images and planes of floats are the same to the network."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,8 +79,12 @@ def test_models_of_the_golden_cases_do(name: str, packed: Callable[[str], Path])
 def same(model: Any, images: list[Bytes]) -> None:
     planes = np.stack([model.preprocessing.planes(image) for image in images])
     expected = model(planes)
+    layouts = itertools.cycle([part, np.copy, upside_down, with_a_gap])
     for _ in range(2):
         assert np.array_equal(model.of_bytes(images), expected)
+        assert np.array_equal(
+            model.of_bytes([layout(image) for layout, image in zip(layouts, images, strict=False)]), expected
+        )
         assert np.array_equal(model.of_bytes(images, alone=True), expected)
         assert np.array_equal(model.of_bytes(images[:1]), expected[:1])
         assert np.array_equal(model(planes), expected)
