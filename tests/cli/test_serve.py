@@ -22,7 +22,8 @@ def loggers_as_they_were() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("bitvit.serve", "bitvit.serve.access", "uvicorn.error")]
     before = [(log.handlers, log.propagate, log.level) for log in loggers]
     yield
-    for log, (log.handlers, log.propagate, level) in zip(loggers, before, strict=True):
+    for log, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        log.handlers, log.propagate = handlers, propagate
         log.setLevel(level)
 
 

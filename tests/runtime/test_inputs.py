@@ -1,7 +1,7 @@
 """Bytes of images and planes of floats are the same to the network."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def test_models_of_the_golden_cases_do(name: str, packed: Callable[[str], Path])
 def same(model: Any, images: list[Bytes]) -> None:
     planes = np.stack([model.preprocessing.planes(image) for image in images])
     expected = model(planes)
-    layouts = itertools.cycle([part, np.copy, upside_down, with_a_gap])
+    layouts: Iterator[Callable[[Bytes], Bytes]] = itertools.cycle([part, np.copy, upside_down, with_a_gap])
     for _ in range(2):
         assert np.array_equal(model.of_bytes(images), expected)
         assert np.array_equal(
