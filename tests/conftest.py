@@ -1,7 +1,9 @@
 """Fixtures: golden cases converted once a session."""
 
+import contextlib
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,6 +43,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def quiet() -> None:
     """Which test compiles the first kernel depends on the machine's cache; `cold` has it said again."""
     compile_quietly()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_for_others() -> None:
+    """BLAS's and PyTorch's threads wait for each other in each operation: beside other tests, for those tests' turn."""
+    with contextlib.suppress(ImportError):  # where only some tests run, such as those of a cluster engine
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1, "blas")
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,9 @@ def test_everything_on_the_page_runs(workplace: Path) -> None:
     }
     for block in blocks():
         begin = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[block.language]
-        shorter = re.sub(r"--seconds [\d.]+\b", "--seconds 0.1", block.text).replace("--epochs 2", "--epochs 1")
+        shorter = re.sub(r"--seconds [\d.]+\b", "--seconds 0.1", block.text).replace(
+            "--epochs 2", "--epochs 1 --threads 1"
+        )
         command = [*begin, shorter]
         done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{GUIDE.name}, line {block.line}: {done.stderr}"
