@@ -122,7 +122,7 @@ class Trial:
     def _take_over(self, kernels: Path, module: str) -> Path:
         """Those functions that a module has no part in, which is changed now; returns where its own will be, too."""
         place = self._place()
-        place.mkdir(mode=0o755)
+        place.mkdir(mode=0o755, exist_ok=True)
         for function in catalog.FUNCTIONS:
             if Path(module).stem not in self._uses(function.module):
                 shutil.copy(kernels / cache.file_name(function.name), place)
