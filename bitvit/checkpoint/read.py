@@ -51,7 +51,7 @@ class Checkpoint:
     has_ema: bool
     """Whether the file also holds averaged weights."""
     format: str
-    """'safetensors', 'pth-zip' or 'pth-legacy'."""
+    """'safetensors', 'pth-zip' or 'pth-legacy'; 'memory' if it is of no file."""
     config: Mapping[str, Any] | None = None
     """The fields of config.json, if the path is a folder that has one."""
     preprocessor: Mapping[str, Any] | None = None

@@ -134,6 +134,7 @@ def test_a_state_dict_in_memory() -> None:
     network = TrainedNetwork.from_state(state, MICRO)
     assert network.parameters["head.bias"] is state["classifier.bias"]
     assert network.config is MICRO
+    assert network.checkpoint.format == "memory"
     with pytest.raises(CheckpointError, match=r"^a test: not a BHViT as published: "):
         TrainedNetwork.from_state(state, replace(MICRO, num_classes=4), "a test")
 

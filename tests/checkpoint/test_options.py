@@ -80,6 +80,13 @@ def test_fields_are_found(tmp_path: Path, beside: dict[str, Any]) -> None:
     assert read_claims(None, args_of(tmp_path, **beside)).values == FIELDS
 
 
+def test_fields_are_found_at_any_sane_depth(tmp_path: Path) -> None:
+    fields: Any = FIELDS
+    for _ in range(39):
+        fields = [fields]
+    assert read_claims(None, args_of(tmp_path, args={"model": fields})).values == FIELDS
+
+
 @pytest.mark.parametrize("value", [Settings(), Frozen()], ids=["named tuple", "frozen"])
 @pytest.mark.parametrize("key", ["config", "args", "model_args"])
 def test_values_without_names_are_refused(tmp_path: Path, key: str, value: object) -> None:

@@ -92,6 +92,14 @@ def test_gadgets_are_refused_by_name(tmp_path: Path, payload: bytes, asked: str)
     refuse(path, f"asks for {asked}" if asked[0] != "'" else f"asks for the global {asked}", "nothing was executed")
 
 
+def test_unknown_tensors_are_called_so(tmp_path: Path) -> None:
+    payload = Raw(b"ctorch._utils\n_rebuild_strange_tensor\n)R")
+    path = write_zip(tmp_path / "t.pth", {"model": {"w": payload}}, {})
+    refuse(
+        path, "the global 'torch._utils._rebuild_strange_tensor'", ": it holds a kind of tensor that no BHViT has; only"
+    )
+
+
 @pytest.mark.parametrize(
     ("payload", "problem"),
     [

@@ -26,6 +26,7 @@ def tar() -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a Git LFS pointer"),
         (b"<!DOCTYPE html>\n<html>", "a web page"),
         (b"\n  <HTML><body>404", "a web page"),
+        (b"\xef\xbb\xbf<html>", "a web page"),
         (b'{"error": "Invalid credentials"}', "JSON text"),
         (b"\x89HDF\r\n\x1a\n\0\0", "HDF5 file (Keras"),
         (b"GGUF\x03\0\0\0", "a GGUF model"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tools.mutants.__main__ import Results, chosen, share, tests_of
+from tools.mutants.__main__ import Results, chosen, named_tests, share
 from tools.mutants.living import KERNELS, dead_spans
 from tools.mutants.making import Mutant, make_mutants
 from tools.mutants.table import TESTS
@@ -92,16 +92,17 @@ def test_only_other_programs_are_tried() -> None:
         assert not Mutant(begin, begin + len("found"), new).parses(CODE)
 
 
-@pytest.mark.parametrize("path", ["bitvit/pack.py", "bitvit/checkpoint/pickles.py", "bitvit/kernels/rows.py"])
+@pytest.mark.parametrize("path", ["bitvit/fold.py", "bitvit/kernels/rows.py"])
 def test_no_mutant_of_a_real_module_is_lost(path: str) -> None:
     """Bytes and lines are found behind letters beyond ASCII, and what is made of them is Python."""
     text = (ROOT / path).read_text(encoding="utf-8")
     mutants = make_mutants(text)
     assert len(mutants) > 100
-    assert all(mutant.parses(text) for mutant in mutants[::12])
+    assert all(mutant.parses(text) for mutant in mutants[::10])
 
 
-def test_a_mutant_that_tests_do_not_notice_survives(tmp_path: Path) -> None:
+def test_a_mutant_that_tests_do_not_notice_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a toy needs none, and they take a second each time
     (tmp_path / "clone").mkdir()
     (tmp_path / "clone/toy.py").write_text(TOY)
     (tmp_path / "clone/test_toy.py").write_text(TESTS_OF_TOY)
@@ -150,4 +151,4 @@ def test_every_module_of_the_table_is_there_with_its_tests() -> None:
     assert [start for start in TESTS if not (ROOT / start).exists()] == []
     assert [test for tests in TESTS.values() for test in tests if not (ROOT / test).exists()] == []
     kernels = [path for path in (ROOT / KERNELS).glob("*.py") if path.stat().st_size]
-    assert [path.name for path in kernels if not tests_of(f"{KERNELS}/{path.name}")] == []
+    assert [path.name for path in kernels if not named_tests(f"{KERNELS}/{path.name}")] == []

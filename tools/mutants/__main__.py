@@ -30,7 +30,7 @@ from tools.mutants.making import Mutant, make_mutants
 from tools.mutants.table import TESTS
 from tools.mutants.trial import Trial
 
-__all__ = ["Results", "chosen", "main", "share", "tests_of"]
+__all__ = ["Results", "chosen", "main", "named_tests", "share"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,14 +62,15 @@ class Results:
         return hashlib.sha256(mutant.of(text).encode()).hexdigest()[:16]
 
 
-def tests_of(module: str) -> tuple[str, ...]:
+def named_tests(module: str) -> tuple[str, ...]:
     """The tests of a module, a path below the clone's root; none if it has no row in the table."""
     return next((tests for start, tests in TESTS.items() if module.startswith(start)), ())
 
 
 def share(lines: Mapping[str, int], count: int) -> dict[str, int]:
     """Split a number of mutants over modules, in proportion to their lines."""
-    total, given, before = sum(lines.values()), {}, 0
+    given: dict[str, int] = {}
+    total, before = sum(lines.values()), 0
     for module, own in lines.items():
         before += own
         given[module] = count * before // total - sum(given.values())
@@ -91,7 +92,7 @@ def chosen(module: str, text: str, count: int | None, seed: int, dead: Sequence[
 def _modules(paths: Sequence[Path]) -> list[str]:
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
     modules = [file.resolve().relative_to(ROOT).as_posix() for file in files]
-    return [module for module in modules if tests_of(module)]
+    return [module for module in modules if named_tests(module)]
 
 
 def main(
@@ -119,7 +120,7 @@ def main(
                     score["not tried"] += 1
                     continue
                 start = time.monotonic()
-                outcome = trial.outcome(module, mutant, tests_of(module))
+                outcome = trial.outcome(module, mutant, named_tests(module))
                 place, difference = f"{module}:{mutant.line(text)}", mutant.difference(text)
                 seconds = round(time.monotonic() - start, 1)
                 results.add(text, mutant, outcome, place=place, difference=difference, seconds=seconds)

@@ -137,7 +137,7 @@ def _changes(tree: ast.Module, text: str) -> Iterator[tuple[ast.AST, str]]:
 
 def _assigned_again(tree: ast.Module) -> set[ast.stmt]:
     """Assignments to variables that their function has assigned to before: the function goes on without them."""
-    found = set()
+    found: set[ast.stmt] = set()
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         inside = [node for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
         first = {node.id: node.lineno for node in sorted(inside, key=lambda node: -node.lineno)}
