@@ -157,8 +157,8 @@ def test_config_json_that_disagrees(field: str, value: Any, found: str) -> None:
 def test_args_that_disagree(field: str, value: object, found: str) -> None:
     shown = bool(value) if value == 0 else value
     parts = (
-        f"{field} is {shown} in the checkpoint's args but {found} in the tensors; take the checkpoint",
-        f"the checkpoint and config.json of one training, or, if the option is left over from another, ignore it: --ignore {field}",
+        f"{field} is {shown} in the checkpoint's args but {found} in the tensors; take the checkpoint and config.json",
+        f"of one training, or, if the option is left over from another, ignore it: --ignore {field}",
     )
     refuse_state(zeros(MICRO), *parts, args={**run_args(MICRO), field: value}, error=ConfigError)
     assert infer_config(zeros(MICRO), args={**run_args(MICRO), field: None}) == MICRO
