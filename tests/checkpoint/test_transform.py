@@ -55,8 +55,14 @@ def test_options(args: dict[str, Any], said: str) -> None:
 )
 def test_image_processors(fields: dict[str, Any], said: str) -> None:
     (note,) = notes(None, PROCESSOR | fields)
-    assert note.startswith("not followed in the preprocessing: preprocessor_config.json: ")
-    assert said in note
+    assert note.startswith(f"not followed in the preprocessing: preprocessor_config.json: {said}")
+
+
+def test_image_processors_resize_unless_they_say_otherwise() -> None:
+    processor = PROCESSOR | {"size": {"shortest_edge": 240}}
+    assert notes(None, processor | {"do_resize": False}) == []
+    del processor["do_resize"]
+    assert "shortest_edge 240: give --resize 240" in notes(None, processor)[0]
 
 
 def test_nothing_is_said_where_it_agrees_or_was_decided() -> None:
