@@ -107,6 +107,7 @@ def test_a_mutant_that_tests_do_not_notice_survives(tmp_path: Path, monkeypatch:
     (tmp_path / "clone/toy.py").write_text(TOY)
     (tmp_path / "clone/test_toy.py").write_text(TESTS_OF_TOY)
     trial = Trial(tmp_path / "clone", tmp_path)
+    trial.check(["test_toy.py"])
     mutants = {mutant.difference(TOY).rpartition("return ")[2]: mutant for mutant in make_mutants(TOY)}
     assert trial.outcome("toy.py", mutants["min(value, least)"], ("test_toy.py",)) == "killed"
     assert trial.outcome("toy.py", mutants["value < 11"], ("test_toy.py",)) == "survived"

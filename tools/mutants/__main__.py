@@ -112,20 +112,27 @@ def main(
     dead = dead_spans(ROOT) if any(module.startswith(KERNELS) for module in texts) else {}
     folder.mkdir(parents=True, exist_ok=True)
     results, trial, score = Results(folder / "results.jsonl"), Trial(ROOT, folder.resolve()), Counter[str]()
-    for module, text in texts.items():
-        for mutant in chosen(module, text, counts.get(module), seed, dead.get(module, ())):
-            outcome = results.of(text, mutant)
-            if outcome is None or (again and outcome == "survived"):
-                if time.monotonic() - begin > 60 * minutes:
-                    score["not tried"] += 1
-                    continue
-                start = time.monotonic()
-                outcome = trial.outcome(module, mutant, named_tests(module))
-                place, difference = f"{module}:{mutant.line(text)}", mutant.difference(text)
-                seconds = round(time.monotonic() - start, 1)
-                results.add(text, mutant, outcome, place=place, difference=difference, seconds=seconds)
-            print(f"{outcome:9}  {module}:{mutant.line(text)}  {mutant.difference(text)}", flush=True)
-            score[outcome] += 1
+    tried = [
+        (module, mutant)
+        for module, text in texts.items()
+        for mutant in chosen(module, text, counts.get(module), seed, dead.get(module, ()))
+    ]
+    random.Random(seed).shuffle(tried)  # so that those before a stop are a fair sample too
+    trial.check(dict.fromkeys(test for module in texts for test in named_tests(module)))
+    for module, mutant in tried:
+        text = texts[module]
+        outcome = results.of(text, mutant)
+        if outcome is None or (again and outcome == "survived"):
+            if time.monotonic() - begin > 60 * minutes:
+                score["not tried"] += 1
+                continue
+            start = time.monotonic()
+            outcome = trial.outcome(module, mutant, named_tests(module))
+            place, difference = f"{module}:{mutant.line(text)}", mutant.difference(text)
+            seconds = round(time.monotonic() - start, 1)
+            results.add(text, mutant, outcome, place=place, difference=difference, seconds=seconds)
+        print(f"{outcome:9}  {module}:{mutant.line(text)}  {mutant.difference(text)}", flush=True)
+        score[outcome] += 1
     killed, survived = score["killed"] + score["timeout"], score["survived"]
     print(f"{killed} of {killed + survived} killed; {', '.join(f'{n} {what}' for what, n in sorted(score.items()))}")
     raise typer.Exit(survived > 0)

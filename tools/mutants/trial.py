@@ -22,7 +22,7 @@ from tools.mutants.making import Mutant
 __all__ = ["Outcome", "Trial"]
 
 Outcome = Literal["killed", "timeout", "survived", "same code"]
-SLACK = 120.0  # seconds that a mutant has beyond thrice what its module takes: for kernels that must be compiled anew
+SLACK = 60.0  # seconds that a mutant has beyond what all tests take twice: for kernels that must be compiled anew
 _LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
 
 
@@ -35,7 +35,8 @@ class Trial:
         shutil.rmtree(self.tree, ignore_errors=True)
         shutil.copytree(root, self.tree, ignore=_LEFT_OUT)
         self._environment = {**os.environ, "NUMBA_CACHE_DIR": str(self._kept), "PYTHONPATH": str(self.tree)}
-        self._seconds: dict[tuple[str, ...], float] = {}
+        self.limit: float | None = None
+        """Seconds that the tests of a mutant may take."""
 
     @functools.cached_property
     def _kernels(self) -> Path:
@@ -43,15 +44,13 @@ class Trial:
         self._run("-m", "bitvit", "warmup")
         return self._place()
 
-    def check(self, tests: tuple[str, ...]) -> float:
-        """How long the tests take where nothing is wrong; SystemExit if they fail there."""
-        if tests not in self._seconds:
-            begin = time.monotonic()
-            code, output = self._test(tests, 3600)
-            if code:
-                raise SystemExit(f"{' '.join(tests)}: exit code {code} before any mutant\n{output[-3000:]}")
-            self._seconds[tests] = time.monotonic() - begin
-        return self._seconds[tests]
+    def check(self, tests: Iterable[str]) -> None:
+        """Run the tests where nothing is wrong, which says how long they may take; SystemExit if they fail there."""
+        begin = time.monotonic()
+        code, output = self._test(tests, None)
+        if code:
+            raise SystemExit(f"exit code {code} of pytest before any mutant:\n{output[-3000:]}")
+        self.limit = SLACK + 2 * (time.monotonic() - begin)
 
     def outcome(self, module: str, mutant: Mutant, tests: tuple[str, ...]) -> Outcome:
         """What the tests say of a module's mutant.
@@ -60,11 +59,10 @@ class Trial:
         without it: it is the same program, or on a branch that is not for this processor.
         """
         kernels = self._kernels if module.startswith(KERNELS) else None
-        limit = SLACK + 3 * self.check(tests)
         with self._in_place(module, mutant):
             own = self._take_over(kernels, module) if kernels else None
             try:
-                code, _ = self._test(tests, limit)
+                code, _ = self._test(tests, self.limit)
                 if code is None:
                     return "timeout"
                 if code:
@@ -89,7 +87,7 @@ class Trial:
         path.write_text(text, encoding="utf-8")
         Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
-    def _test(self, tests: Iterable[str], limit: float) -> tuple[int | None, str]:
+    def _test(self, tests: Iterable[str], limit: float | None) -> tuple[int | None, str]:
         """pytest's exit code, None if it took too long, and what it wrote."""
         return self._run("-m", "pytest", "-x", "-p", "no:cacheprovider", *tests, limit=limit)
 
