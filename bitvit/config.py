@@ -207,7 +207,7 @@ def valid_windows(image_size: int, merge_padding: MergePadding = "half") -> tupl
     of the same number.
     """
     side = image_size // 4
-    if image_size > _LIMIT or (side != 12 and (side < 8 or side % 8)):
+    if image_size > _LIMIT or (side != 12 and side % 8):
         return ()
     _, _, third, fourth = map_sides(image_size)
     return tuple(

@@ -38,6 +38,9 @@ def refuse_config(message: str, **changes: Any) -> None:
         (40, ()),
         (28, ()),
         (0, ()),
+        (-32, ()),
+        (1 << 16, (1,)),
+        ((1 << 16) + 32, ()),
         (1 << 40, ()),
     ],
 )
@@ -45,6 +48,13 @@ def test_windows_are_those_of_the_spec(image: int, windows: tuple[int, ...]) -> 
     assert valid_windows(image) == windows
     for window in windows:
         assert replace(TINY, image_size=image, window_size=window).window_size == window
+
+
+@pytest.mark.parametrize(
+    ("image", "windows"), [(96, ()), (224, (7,)), (256, (8,)), (288, (9,)), (448, (7, 14)), (40, ())]
+)
+def test_windows_of_a_fork_that_pads_by_three(image: int, windows: tuple[int, ...]) -> None:
+    assert valid_windows(image, "three") == windows
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2, 3])
@@ -76,6 +86,23 @@ def test_windows_that_do_not_fit_are_refused_with_those_that_do() -> None:
 
 def test_odd_windows_only() -> None:
     refuse_config("window_size is 2", image_size=64, window_size=2)
+
+
+def test_wide_windows_only_where_three_pixels_are_padded() -> None:
+    found = "expected a divisor above 6 of the map sides"
+    refuse_config(
+        f"{found} (6, 3) of image size 96: there is none", image_size=96, window_size=3, merge_padding="three"
+    )
+    refuse_config(f"{found} (16, 8) of image size 256: only 8", image_size=256, window_size=4, merge_padding="three")
+
+
+def test_tokens_that_the_head_takes() -> None:
+    for count in (1, 49):
+        assert replace(TINY, pooling="top", top_tokens=count).top_tokens == count
+    for count in (0, 50):
+        message = f"top_tokens is {count}, expected 1 to 49 for pooling 'top'"
+        refuse_config(message, pooling="top", top_tokens=count)
+    refuse_config("top_tokens is 1, expected 0 to 0 for pooling 'mean'", top_tokens=1)
 
 
 def test_groups_of_the_convolutions() -> None:
@@ -123,7 +150,7 @@ def test_shifts_need_four_chunks(width: int, chunks: int) -> None:
         ("window_size", 0, "an integer from 1 to 65536"),
         ("window_size", "7", "an integer from 1 to 65536"),
         ("depths", (2, 2, 6, 0), "four integers from 1 to 1024"),
-        ("depths", (2, 2, 6, 2000), "four integers from 1 to 1024"),
+        ("depths", (2, 2, 6, 1025), "four integers from 1 to 1024"),
         ("depths", (2, 2, 6), "four integers"),
         ("depths", [2, 2, 6, 2], "four integers"),
         ("hidden_sizes", (64, 128, 256, 1 << 20), "four integers from 1 to 65536"),
@@ -160,6 +187,7 @@ def test_places_are_walked_in_order() -> None:
         ("head", "head"),
     ]
     assert Place("attention_block", 2, 1) in list(MICRO.places())
+    assert [place.stage for place in MICRO.places()] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
 def test_dictionary_survives_json() -> None:
@@ -172,6 +200,11 @@ def test_dictionary_with_missing_or_unknown_fields_is_refused() -> None:
     del fields["norm"]
     with pytest.raises(ConfigError, match=r"missing fields \['norm'\] and unknown fields \['bits', 'x'\]"):
         Config.from_dict({**fields, "x": 1, "bits": 2})
+
+
+def test_a_dictionary_is_one() -> None:
+    with pytest.raises(ConfigError, match=r"config is \[1\], expected an object with the fields \['image_size', "):
+        Config.from_dict([1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
