@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from bitvit.checkpoint import read_checkpoint
-from bitvit.conversion import convert
+from bitvit.conversion import check_target, convert
 from bitvit.errors import CheckpointError, ConfigError, ModelFileError
 from bitvit.model import load
 from bitvit.modelfile import load_model_file
@@ -154,7 +154,9 @@ def test_the_preprocessing_is_said(
         ({"mean": [123, 117, 104]}, "preprocessing: mean is 123,117,104, expected .*0 to 255.* 0.4824,0.4588,0.4078$"),
         ({"std": [58, 57, 57]}, "preprocessing: std is 58,57,57, expected .* then give 0.2275,0.2235,0.2235$"),
         ({"mean": [-0.5]}, "preprocessing: mean is -0.5,-0.5,-0.5, expected numbers from 0 to 1, the range of pixels$"),
-        ({"mean": [1e6]}, "preprocessing: mean is 1e.06,.* the range of pixels$"),
+        ({"mean": [255]}, "preprocessing: mean is 255,255,255, .* then give 1,1,1$"),
+        ({"mean": [256]}, "preprocessing: mean is 256,256,256, .* the range of pixels$"),
+        ({"mean": [-1, 0, 1]}, "preprocessing: mean is -1,0,1, .* the range of pixels$"),
     ],
 )
 def test_numbers_of_another_scale_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -201,6 +203,18 @@ def test_names_of_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"would be written, which is no \.\w+ file; name it model\.safetensors"):
         convert(find("pth/bare.pth"), tmp_path / name, config=config())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        *("ort", "pb", "h5", "hdf5", "keras", "gguf", "ggml", "engine", "trt", "mlmodel", "ckpt", "pkl", "jit", "npz"),
+        *("npy", "msgpack", "xml", "mlpackage", "json", "txt", "csv", "yaml", "zip", "tar", "gz", "png", "jpg", "jpeg"),
+    ],
+)
+def test_names_of_yet_other_formats_are_refused(suffix: str) -> None:
+    with pytest.raises(CheckpointError, match=f"which is no .{suffix} file"):
+        check_target(Path(f"model.{suffix}"))
 
 
 @pytest.mark.parametrize("name", ["model", "bhvit-0.5", "model.bitvit", "model.safetensors"])

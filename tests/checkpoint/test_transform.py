@@ -70,6 +70,9 @@ def test_nothing_is_said_where_it_agrees_or_was_decided() -> None:
     assert notes({"mean": [0.5] * 3, "std": [0.5] * 3}) == []
     assert notes(None, PROCESSOR) == []
     assert notes({"crop_pct": 0.9, "mean": [123] * 3}, resize=248, mean=[0.5], std=[0.5]) == []
+    assert notes({"crop_pct": 0.9}, pad=1) == []
+    assert len(notes({"std": [58.4, 57.1, 57.4]}, mean=[0.5])) == 1
+    assert len(notes({"mean": [123.7, 116.3, 103.5]}, std=[0.5])) == 1
 
 
 def test_integers_beyond_every_float_tell_nothing() -> None:
