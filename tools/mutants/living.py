@@ -8,10 +8,11 @@ from pathlib import Path
 from bitvit.kernels.catalog import FUNCTIONS
 from tools.mutants.making import offsets_of
 
-__all__ = ["KERNELS", "dead_spans"]
+__all__ = ["KERNELS", "dead_spans", "functions_with"]
 
 KERNELS = "bitvit/kernels"
 _WHOLE = ("catalog.py", "inline.py", "target.py")  # declarations, which are executed, not compiled
+_EVERYWHERE = ("inline.py", "target.py")  # what all are compiled with
 Span = tuple[int, int]
 Name = tuple[str, str]
 """The file of a kernel module, and what it calls something."""
@@ -19,7 +20,7 @@ Name = tuple[str, str]
 
 def dead_spans(root: Path) -> dict[str, list[Span]]:
     """Module of the kernels, as a path below root -> where bytes begin and end that no kernel is compiled from."""
-    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((root / KERNELS).glob("*.py"))}
+    trees = _trees(root)
     known = {name: _decided(name) for name in trees}
     dead = {name: list(_dead(tree, known[name])) for name, tree in trees.items()}
     reached = _reached(trees, dead)
@@ -86,22 +87,57 @@ def _names(node: ast.AST) -> set[str]:
 
 def _reached(trees: Mapping[str, ast.Module], dead: Mapping[str, Iterable[ast.AST]]) -> set[Name]:
     """What the catalog's functions and the statements at the modules' top use, and what that uses, and so on."""
+    uses, top = _uses(trees, dead)
+    declared = {(module, given) for module in _WHOLE for node in trees[module].body for given in _names(node)}
+    return _closure({(f"{function.module}.py", function.name) for function in FUNCTIONS} | top | declared, uses)
+
+
+def _uses(
+    trees: Mapping[str, ast.Module], dead: Mapping[str, Iterable[ast.AST]]
+) -> tuple[dict[Name, set[Name]], set[Name]]:
+    """What each thing uses that stands at the top of a module; and what those statements use that name nothing."""
     uses: dict[Name, set[Name]] = {}
-    reached = {(f"{function.module}.py", function.name) for function in FUNCTIONS}
+    top: set[Name] = set()
     for module, tree in trees.items():
         skipped, origin = set(dead[module]), dict(_imported(tree))
         for node in tree.body:
             used = {origin.get(name, (module, name)) for name in _used(node, skipped)}
             for given in _names(node):
                 uses.setdefault((module, given), set()).update(used)
-            if not _names(node) or module in _WHOLE:
-                reached |= used
-    ahead = list(reached)
+            if not _names(node):
+                top |= used
+    return uses, top
+
+
+def _closure(first: Iterable[Name], uses: Mapping[Name, set[Name]]) -> set[Name]:
+    found = set(first)
+    ahead = list(found)
     while ahead:
-        new = uses.get(ahead.pop(), set()) - reached
-        reached |= new
+        new = uses.get(ahead.pop(), set()) - found
+        found |= new
         ahead += new
-    return reached
+    return found
+
+
+def functions_with(root: Path, module: str, place: int) -> set[str]:
+    """Functions of the catalog whose machine code a kernel module's text has a part in, at a place in bytes."""
+    trees, file = _trees(root), Path(module).name
+    uses, top = _uses(trees, dict.fromkeys(trees, ()))
+    span = offsets_of((root / module).read_text(encoding="utf-8"))
+    found = [node for node in trees[file].body if span(node)[0] <= place < span(node)[1]]
+    given = {(file, name) for node in found for name in _names(node)}
+    declares = file == "catalog.py" and any(isinstance(node, ast.ClassDef) for node in found)
+    if not given or file in _EVERYWHERE or declares or given & _closure(top, uses):
+        return {function.name for function in FUNCTIONS}
+    return {
+        function.name
+        for function in FUNCTIONS
+        if ("catalog.py", function.name) in given or given & _closure([(f"{function.module}.py", function.name)], uses)
+    }
+
+
+def _trees(root: Path) -> dict[str, ast.Module]:
+    return {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((root / KERNELS).glob("*.py"))}
 
 
 def _imported(tree: ast.Module) -> Iterator[tuple[str, Name]]:

@@ -1,6 +1,5 @@
 """Mutants on trial: a copy of the clone in which one module at a time is another, and its tests."""
 
-import ast
 import contextlib
 import functools
 import importlib.util
@@ -16,7 +15,7 @@ from typing import Literal
 
 from bitvit.jit import cache
 from bitvit.kernels import catalog
-from tools.mutants.living import KERNELS
+from tools.mutants.living import KERNELS, functions_with
 from tools.mutants.making import Mutant
 
 __all__ = ["Outcome", "Trial"]
@@ -58,9 +57,11 @@ class Trial:
         A mutant of the kernels that survives them is "same code" if each kernel becomes the same machine code as
         without it: it is the same program, or on a branch that is not for this processor.
         """
-        kernels = self._kernels if module.startswith(KERNELS) else None
+        is_kernel = module.startswith(KERNELS)
+        kernels = self._kernels if is_kernel else None
+        changed = functions_with(self.tree, module, mutant.begin) if is_kernel else set()
         with self._in_place(module, mutant):
-            own = self._take_over(kernels, module) if kernels else None
+            own = self._take_over(kernels, changed) if kernels else None
             try:
                 code, _ = self._test(tests, self.limit)
                 if code is None:
@@ -117,28 +118,14 @@ class Trial:
         sources = [*sorted((self.tree / KERNELS).glob("*.py")), self.tree / "bitvit/jit/compiler.py"]
         return self._kept / "bitvit" / cache.fingerprint(cache.toolchain(), sources)
 
-    def _take_over(self, kernels: Path, module: str) -> Path:
-        """Those functions that a module has no part in, which is changed now; returns where its own will be, too."""
+    def _take_over(self, kernels: Path, changed: set[str]) -> Path:
+        """Kernels but for those that have changed; returns where those will be kept, too."""
         place = self._place()
         place.mkdir(mode=0o755, exist_ok=True)
         for function in catalog.FUNCTIONS:
-            if Path(module).stem not in self._uses(function.module):
+            if function.name not in changed:
                 shutil.copy(kernels / cache.file_name(function.name), place)
         return place
-
-    def _uses(self, name: str) -> set[str]:
-        """A kernel module, and those that it imports, and so on."""
-        found, ahead = {name}, [name]
-        while ahead:
-            tree = ast.parse((self.tree / KERNELS / f"{ahead.pop()}.py").read_text(encoding="utf-8"))
-            imported = {
-                node.module.rpartition(".")[2]
-                for node in ast.walk(tree)
-                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bitvit.kernels.") and node.module
-            }
-            ahead += imported - found
-            found |= imported
-        return found
 
     def _is_same_code(self, kernels: Path, own: Path) -> bool:
         code, _ = self._run("-m", "bitvit", "warmup", limit=3600)
