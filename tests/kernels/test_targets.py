@@ -75,6 +75,20 @@ def output(packed: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
         yield Output(answers, pool.submit(compiled, NAMES, (), **znver4))
 
 
+UNASKED = """
+from bitvit.llvm import llvm
+def get_host_cpu_features():
+    raise RuntimeError("of this processor nothing is known")
+llvm.get_host_cpu_features = get_host_cpu_features
+from bitvit.kernels import target
+assert target.FEATURES == "" and not target.LOOKUP and target.LANES == 8
+"""
+
+
+def test_a_processor_that_llvm_cannot_ask_has_no_features() -> None:
+    run_python(UNASKED)
+
+
 @on_x86
 @pytest.mark.parametrize("cpu", OTHERS)
 def test_older_processors_give_the_same_answers(cpu: str, packed: Callable[[str], Path], output: Output) -> None:

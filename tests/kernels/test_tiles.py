@@ -20,7 +20,7 @@ from bitvit.kernels.catalog import Kernel
 from bitvit.kernels.inline import OPTIONS
 from bitvit.kernels.matmul import binary_matmul, float_matmul
 from bitvit.kernels.target import LANES, LOOKUP, TAIL_ROWS, TILE_ROWS
-from bitvit.kernels.tiles import in_tiles, vectors
+from bitvit.kernels.tiles import in_tiles, in_whole_tiles, vectors
 from tests.support.vectors import compiled
 
 Array = NDArray[Any]
@@ -47,6 +47,17 @@ def test_every_row_is_in_one_tile(c: int) -> None:
         assert (x[:rows, c // LANES] == 2).all()
         assert not x[:, 1 - c // LANES].any()
         assert not x[rows + TAIL_ROWS - 1 :].any()
+
+
+def test_a_whole_tile_may_have_one_row_too_many() -> None:
+    """Rather than that what it lacks is done in smaller ones."""
+
+    @compiled
+    def whole(rows: int, height: int) -> Any:
+        return in_whole_tiles(rows, height)
+
+    assert [whole(rows, 7) for rows in (0, 5, 6, 7, 12, 13, 14)] == [0, 0, 7, 7, 7, 14, 14]
+    assert [whole(rows, 4) for rows in (2, 3, 4, 7)] == [0, 4, 4, 8]
 
 
 def test_vectors_hold_all_features() -> None:

@@ -10,9 +10,7 @@ _FOLDED = ("tests/test_fold.py", "tests/test_pack.py", "tests/test_forks.py", "t
 TESTS: dict[str, tuple[str, ...]] = {
     "bitvit/kernels/attention.py": ("tests/kernels/test_attention.py", *_END),
     "bitvit/kernels/catalog.py": (
-        "tests/kernels/test_schedule.py",
-        "tests/layers",
-        "tests/bench/test_limits.py",
+        *("tests/kernels/test_catalog.py", "tests/kernels/test_schedule.py", "tests/layers", "tests/bench"),
         *_END,
     ),
     "bitvit/kernels/downsample.py": _END,
@@ -26,9 +24,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "bitvit/kernels/norm.py": ("tests/layers/test_norm.py", *_END),
     "bitvit/kernels/pixels.py": ("tests/kernels/test_pixels.py", *_END),
     "bitvit/kernels/quantizers.py": ("tests/kernels/test_attention.py", *_END),
-    "bitvit/kernels/roofline.py": ("tests/bench/test_limits.py",),
+    "bitvit/kernels/roofline.py": ("tests/kernels/test_roofline.py", "tests/bench/test_limits.py"),
     "bitvit/kernels/rows.py": ("tests/kernels/test_rows.py", *_END),
-    "bitvit/kernels/schedule.py": ("tests/kernels/test_schedule.py", "tests/runtime", "tests/tools/test_threads.py"),
+    "bitvit/kernels/schedule.py": (
+        *("tests/kernels/test_schedule.py", "tests/tools/test_threads.py", "tests/bench/test_profile.py"),
+        "tests/runtime",
+    ),
     "bitvit/kernels/simd.py": (*_SIMD, *_END),
     "bitvit/kernels/stem.py": ("tests/kernels/test_stem.py", *_END),
     "bitvit/kernels/target.py": ("tests/kernels/test_tiles.py", "tests/kernels/test_targets.py"),
