@@ -189,3 +189,11 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
     assert read_network(tmp_path / "net.safetensors", config={**told, "token_pool": None}).assumed == bare[1:2]
     _, off = read_network(tmp_path / "net.safetensors", config={**told, "token_pool": None, "shortcut": False}).assumed
     assert off == "nothing is changed by 'shortcut', which is not known here and false"
+
+
+def test_a_window_under_the_forks_name_is_not_assumed(tmp_path: Path) -> None:
+    config = replace(MICRO, image_size=224, window_size=7)
+    save_file(random_state(config, 1), tmp_path / "net.safetensors")
+    told = {**config_json(config), "attn_window": 7}
+    del told["window_size"]
+    assert not any("window" in text for text in read_network(tmp_path / "net.safetensors", config=told).assumed)

@@ -91,6 +91,12 @@ def test_words_of_an_optimiser_are_not_harmless_in_a_config_json(name: str) -> N
     assert read_claims({"optimizer": {name: 0.5}}, {name: 0.5, "model_args": {name: 0.5}}).values == {}
 
 
+def test_families_of_options_that_scripts_invent_are_harmless() -> None:
+    families = ("wandb", "neptune", "mlflow", "comet", "tensorboard", "tb", "slurm", "ddp", "fsdp", "deepspeed")
+    assert [family for family in families if not is_harmless(f"{family}_of_their_own")] == []
+    assert not is_harmless("own_wandb_")
+
+
 def test_nothing_that_counts_is_harmless() -> None:
     known = {**OF_A_FORK, **run_args(MICRO)}
     counts = set(read_claims(known, None).values)

@@ -59,12 +59,13 @@ def test_dtypes_come_out_as_numpy_reads_them(
         assert_same(read_checkpoint(path).state, {"w": expected})
 
 
-def test_dtypes_over_untyped_storages(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "uint64"])
+def test_dtypes_over_untyped_storages(kind: str, tmp_path: Path) -> None:
     """torch's uint16 and its like have no storage class: _rebuild_tensor_v3 over bytes."""
-    data = np.array([1, 2, 65535], np.uint16)
-    base, hooks = storage("0", 6, "UntypedStorage"), call("collections", "OrderedDict")
+    data = np.array([1, 2, 65535], kind)
+    base, hooks = storage("0", data.nbytes, "UntypedStorage"), call("collections", "OrderedDict")
     value = {
-        "w": call("torch._utils", "_rebuild_tensor_v3", base, 1, (2,), (1,), False, hooks, glob("torch", "uint16")),
+        "w": call("torch._utils", "_rebuild_tensor_v3", base, 1, (2,), (1,), False, hooks, glob("torch", kind)),
     }
     assert_same(read_zip(tmp_path, value, {"0": data}).state, {"w": data[1:]})
 

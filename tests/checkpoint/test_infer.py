@@ -184,6 +184,7 @@ def test_other_bit_widths_are_refused(field: str) -> None:
     ("sources", "message"),
     [
         ({"config_json": {"image_size": [32, 64]}}, "config.json: image_size is (32, 64), expected an integer"),
+        ({"config_json": {"image_size": [3, 3, 64]}}, "config.json: image_size is (3, 3, 64), expected an integer"),
         ({"config_json": {"hidden_size": 64}}, "config.json: hidden_size is 64, expected four integers"),
         ({"config_json": {"depths": [2, 2, 6]}}, "config.json: depths is (2, 2, 6), expected four integers"),
         ({"config_json": {"num_attention_heads": [1, 1, 4, "eight"]}}, "config.json: num_attention_heads is"),

@@ -115,6 +115,7 @@ def test_objects_show_what_they_stand_for(tmp_path: Path) -> None:
         "phase": call("__main__", "Phase", 1),
         "member": call("__builtin__", "getattr", glob("__main__", "Phase"), "TRAIN"),
         "type": glob("__builtin__", "long"),
+        "seeds": call("numpy.random._pickle", "__generator_ctor", "PCG64"),
         "text": glob("__builtin__", "unicode"),
         "range": call("__builtin__", "xrange", 0, 3, 1),
         "dtype": glob("torch", "float8_e4m3fn"),
@@ -127,6 +128,7 @@ def test_objects_show_what_they_stand_for(tmp_path: Path) -> None:
         "phase": "<__main__.Phase>",
         "member": "<__main__.Phase.TRAIN>",
         "type": "builtins.int",
+        "seeds": "<NumPy random generator>",
         "text": "builtins.str",
         "range": "<range>",
         "dtype": "torch.float8_e4m3fn",
@@ -158,6 +160,21 @@ def test_objects_show_what_they_stand_for(tmp_path: Path) -> None:
 )
 def test_classes_are_told_from_functions(name: str, expected: bool) -> None:
     assert is_class(name) == expected
+
+
+def test_names_of_classes_have_bounds() -> None:
+    assert is_class("m " + "A" * 298)
+    assert not is_class("m " + "A" * 299)
+    assert is_class("m " + ".".join("A" * 13))
+    assert not is_class("m " + ".".join("A" * 14))
+
+
+def test_tensors_have_as_many_dimensions_as_numpy_allows(tmp_path: Path) -> None:
+    """NumPy 1: 32; then 64, which no network needs."""
+    found = read_zip(tmp_path, {"model": {"w": tensor("0", (1,) * 31 + (5,))}}, {"0": FIVE})
+    assert found.state["w"].ndim == 32
+    path = write_zip(tmp_path / "more.pth", {"model": {"w": tensor("0", (1,) * 32 + (5,))}}, {"0": FIVE})
+    refuse(path, "a tensor of 33 dimensions")
 
 
 def test_deep_objects_cost_no_recursion(tmp_path: Path) -> None:

@@ -31,6 +31,14 @@ def test_other_zip_archives_are_named(tmp_path: Path, names: list[str], parts: l
     refuse(tmp_path / "m.pth", *parts)
 
 
+def test_archives_whose_names_are_not_ascii(tmp_path: Path) -> None:
+    """torch.save calls the archive's directory as the file."""
+    with zipfile.ZipFile(tmp_path / "größe.pth", "w") as archive:
+        archive.writestr("größe/data.pkl", pickled({"w": tensor("0", (5,))}))
+        archive.writestr("größe/data/0", FIVE.tobytes())
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "größe.pth").state["w"], FIVE)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

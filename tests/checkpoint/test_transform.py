@@ -51,6 +51,7 @@ def test_options(args: dict[str, Any], said: str) -> None:
         ({"size": {"shortest_edge": 240}}, "shortest_edge 240: give --resize 240"),
         ({"size": {"height": 224, "width": 224}}, "size height 224, width 224: images are resized by their shorter"),
         ({"size": 224}, "size 224: images are resized by"),
+        ({"size": dict.fromkeys("abcde", 1)}, "size a 1, b 1, c 1, d 1: images are resized by"),
     ],
 )
 def test_image_processors(fields: dict[str, Any], said: str) -> None:
