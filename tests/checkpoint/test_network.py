@@ -18,6 +18,7 @@ from bitvit.checkpoint.shapes import parameter_shapes
 from bitvit.errors import BitvitError, CheckpointError, ConfigError
 from tests.support.checkpoints import write_zip
 from tests.support.configs import MICRO, PAIRWISE_ALIKE, config_json, zeros
+from tests.support.crosscompiled import run_python
 from tests.support.golden_data import find, load_case
 from tools.fuzz.pickles import tensor
 
@@ -137,6 +138,11 @@ def test_a_state_dict_in_memory() -> None:
     assert network.checkpoint.format == "memory"
     with pytest.raises(CheckpointError, match=r"^a test: not a BHViT as published: "):
         TrainedNetwork.from_state(state, replace(MICRO, num_classes=4), "a test")
+
+
+def test_only_what_reads_files_imports_what_takes_them_apart() -> None:
+    script = "import sys, bitvit.checkpoint.network; print({'pickletools', 'zipfile'} & sys.modules.keys())"
+    assert run_python(script) == "set()\n"
 
 
 def test_what_the_package_offers() -> None:
