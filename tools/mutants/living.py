@@ -8,10 +8,11 @@ from pathlib import Path
 from bitvit.kernels.catalog import FUNCTIONS
 from tools.mutants.making import offsets_of
 
-__all__ = ["KERNELS", "dead_spans", "functions_with"]
+__all__ = ["DECLARATIONS", "KERNELS", "dead_spans", "functions_with"]
 
 KERNELS = "bitvit/kernels"
-_WHOLE = ("catalog.py", "inline.py", "target.py")  # declarations, which are executed, not compiled
+DECLARATIONS = ("catalog.py", "inline.py", "target.py")
+"""Modules of the kernels that are executed, not compiled."""
 _EVERYWHERE = ("inline.py", "target.py")  # what all are compiled with
 Span = tuple[int, int]
 Name = tuple[str, str]
@@ -27,7 +28,7 @@ def dead_spans(root: Path) -> dict[str, list[Span]]:
     found = {}
     for name, tree in trees.items():
         unused = []
-        if name not in _WHOLE:
+        if name not in DECLARATIONS:
             own = {given for module, given in reached if module == name}
             unused = [node for node in tree.body if _names(node) and not _names(node) & own]
         span = offsets_of((root / KERNELS / name).read_text(encoding="utf-8"))
@@ -88,7 +89,7 @@ def _names(node: ast.AST) -> set[str]:
 def _reached(trees: Mapping[str, ast.Module], dead: Mapping[str, Iterable[ast.AST]]) -> set[Name]:
     """What the catalog's functions and the statements at the modules' top use, and what that uses, and so on."""
     uses, top = _uses(trees, dead)
-    declared = {(module, given) for module in _WHOLE for node in trees[module].body for given in _names(node)}
+    declared = {(module, given) for module in DECLARATIONS for node in trees[module].body for given in _names(node)}
     return _closure({(f"{function.module}.py", function.name) for function in FUNCTIONS} | top | declared, uses)
 
 

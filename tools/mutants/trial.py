@@ -15,7 +15,7 @@ from typing import Literal
 
 from bitvit.jit import cache
 from bitvit.kernels import catalog
-from tools.mutants.living import KERNELS, functions_with
+from tools.mutants.living import DECLARATIONS, KERNELS, functions_with
 from tools.mutants.making import Mutant
 
 __all__ = ["Outcome", "Trial"]
@@ -68,7 +68,8 @@ class Trial:
                     return "timeout"
                 if code:
                     return "killed"
-                return "same code" if kernels and own and self._is_same_code(kernels, own) else "survived"
+                is_compiled = kernels and own and Path(module).name not in DECLARATIONS
+                return "same code" if is_compiled and self._is_same_code(kernels, own) else "survived"
             finally:
                 if own:
                     shutil.rmtree(own)
