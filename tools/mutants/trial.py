@@ -68,8 +68,9 @@ class Trial:
                     return "timeout"
                 if code:
                     return "killed"
-                is_compiled = kernels and own and Path(module).name not in DECLARATIONS
-                return "same code" if is_compiled and self._is_same_code(kernels, own) else "survived"
+                if kernels and own and Path(module).name not in DECLARATIONS and self._is_same_code(kernels, own):
+                    return "same code"
+                return "survived"
             finally:
                 if own:
                     shutil.rmtree(own)
