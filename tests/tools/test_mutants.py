@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tools.mutants.__main__ import Results, chosen, named_tests, share
-from tools.mutants.living import KERNELS, dead_spans
+from tools.mutants.living import KERNELS, dead_spans, functions_with
 from tools.mutants.making import Mutant, make_mutants
 from tools.mutants.table import TESTS
 from tools.mutants.trial import Trial
@@ -145,6 +145,26 @@ def test_what_is_no_code_on_this_processor_is_told_apart() -> None:
     sizes = {module: sum(end - begin for begin, end in spans) for module, spans in dead.items()}
     assert (sizes[neon] > (ROOT / neon).stat().st_size / 2) != ARM
     assert sum(sizes.values()) < sum((ROOT / module).stat().st_size for module in dead) / 4
+
+
+@pytest.mark.parametrize(
+    ("module", "place", "within", "without"),
+    [
+        ("catalog", "mixer_ln = Kernel(", {"mixer_ln"}, {"mixer", "pool"}),
+        ("catalog", '"""As Numba writes it."""', {"mixer_ln", "run_steps", "fma_limit"}, set()),
+        ("rows", "features) + EPS", {"layer_norm", "stem_ln"}, {"stem", "pool", "run_steps"}),
+        ("schedule", "_run_piece(step, piece, const", {"run_steps", "help_image"}, {"open_image", "stem"}),
+        ("simd", "_operator(operator.add", {"stem", "pool"}, set()),
+        ("target", "frozenset(", {"stem", "pool"}, set()),
+    ],
+)
+def test_what_is_compiled_anew(module: str, place: str, within: set[str], without: set[str]) -> None:
+    """Functions that the changed definition is a part of, or all."""
+    path = f"{KERNELS}/{module}.py"
+    begin = (ROOT / path).read_bytes().index(place.encode())
+    found = functions_with(ROOT, path, begin)
+    assert found >= within
+    assert not found & without
 
 
 def test_every_module_of_the_table_is_there_with_its_tests() -> None:
