@@ -63,8 +63,11 @@ class Results:
 
 
 def named_tests(module: str) -> tuple[str, ...]:
-    """The tests of a module, a path below the clone's root; none if it has no row in the table."""
-    return next((tests for start, tests in TESTS.items() if module.startswith(start)), ())
+    """The tests of a module, a path below the clone's root: those of its name first; none if it has no row in TESTS."""
+    tests = next((tests for start, tests in TESTS.items() if module.startswith(start)), ())
+    path = Path("tests", *Path(module).parts[1:])
+    own = path.with_name(f"test_{path.name}").as_posix()
+    return (own, *(test for test in tests if test != own)) if tests and (ROOT / own).exists() else tests
 
 
 def share(lines: Mapping[str, int], count: int) -> dict[str, int]:
