@@ -33,7 +33,11 @@ def test_dtypes_that_no_bhvit_has_are_named_and_not_called_damage(
         read_checkpoint(path)
     message = str(caught.value)
     assert "damaged" not in message
-    remedy = f"load_file({str(path)!r})" if dtype.startswith("F8") else "before they were quantized"
+    line = (
+        "from safetensors.torch import load_file, save_file; "
+        f"save_file({{k: v.float() for k, v in load_file({str(path)!r}).items()}}, 'weights.safetensors')"
+    )
+    remedy = line if dtype.startswith("F8") else "before they were quantized"
     assert remedy in message
 
 

@@ -4,7 +4,8 @@
     python -m tools.mutants bitvit/kernels --again           those that survived, now that a test was added
 
 Mutants are made by `ast` (making.py): a random sample of --count, spread over the modules by their lines. Each is put
-into a copy of the clone, below --folder, where the tests that table.py names for its module run until one fails.
+into a copy of the clone, below --folder, where the tests of its module's name, and those that table.py has for it, run
+until one fails: a quarter of a minute each for most, minutes for a survivor.
 Kernels are compiled anew, but for those that the module has no part in.
 
 A mutant is killed if a test fails, or if the tests take far too long. Two kinds are not counted: those on branches that
