@@ -191,6 +191,15 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
     assert off == "nothing is changed by 'shortcut', which is not known here and false"
 
 
+@pytest.mark.parametrize(("norm", "assumed"), [("batch", ()), ("layer", ("layer norm",))])
+def test_with_gsb_the_heads_are_assumed(norm: Any, assumed: tuple[str, ...], tmp_path: Path) -> None:
+    """And layer norm: there are no buffers by whose lack parameters alone could be told."""
+    config = replace(MICRO, quantizer="gsb", norm=norm, num_heads=(1, 1, 4, 8))
+    save_file(random_state(config, 1), tmp_path / "net.safetensors")
+    assert read_network(tmp_path / "net.safetensors").assumed[2:-1] == ("4 and 8 heads", *assumed)
+    assert read_network(tmp_path / "net.safetensors", config=config_json(config)).config == config
+
+
 def test_a_window_under_the_forks_name_is_not_assumed(tmp_path: Path) -> None:
     config = replace(MICRO, image_size=224, window_size=7)
     save_file(random_state(config, 1), tmp_path / "net.safetensors")
