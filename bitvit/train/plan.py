@@ -9,15 +9,15 @@ from bitvit.files import make_folder, read_json
 from bitvit.train.checkpoint import write_bytes
 from bitvit.train.settings import DECODER, Settings, TrainingError
 
-__all__ = ["Plan", "RunFolder"]
+__all__ = ["PACKED", "Plan", "RunFolder"]
 
-PLAN, RESULT = "plan.json", "result.json"
+PLAN, RESULT, PACKED = "plan.json", "result.json", "packed.safetensors"
 FILES = (
-    *(PLAN, RESULT, "state.pt", "log.csv", "results.png", "README.md", "unreadable.txt", "packed.safetensors"),
+    *(RESULT, "state.pt", "log.csv", "results.png", "README.md", "unreadable.txt", PACKED),
     *("model.safetensors", "config.json", "preprocessor_config.json"),
     *(f"teacher/{name}" for name in ("state.pt", "log.csv", "model.safetensors")),
 )
-"""What a run leaves in its folder, and what is left out or replaced where it begins anew."""
+"""What a run leaves in its folder beside its plan, and what goes where another begins anew."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class RunFolder:
         """A folder that is there, or is not yet. Raises TrainingError if it holds something else than a run."""
         place = path / PLAN
         if not place.exists():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and not (path.is_dir() and all(map(_is_unfinished, path.iterdir()))):
                 raise TrainingError(
                     f"{path}: is there already and is not the folder of a training; name another one with --run-folder"
                 )
@@ -61,12 +61,23 @@ class RunFolder:
         """Whether the run in it has come to its end."""
         return (self.path / RESULT).exists()
 
+    def wrote(self, output: Path) -> bool:
+        """Whether an output is what this run, which was killed right after that, has written."""
+        packed = self.path / PACKED
+        return packed.is_file() and output.is_file() and output.read_bytes() == packed.read_bytes()
+
     def begin(self, plan: Plan) -> None:
         """Make the folder and keep a new plan in it; what an earlier run left there goes.
 
-        Raises BitvitError if it cannot be written.
+        Its plan goes last: without one, nobody would know the folder for that of a training. Raises BitvitError if it
+        cannot be written.
         """
         make_folder(self.path)
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         write_bytes(self.path / PLAN, (json.dumps(dataclasses.asdict(plan), indent=1) + "\n").encode())
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether it is the plan of a run that was killed while it wrote it (bitvit.files.replacing)."""
+    return path.name.startswith(".bitvit.")

@@ -149,7 +149,8 @@ def _to_go_on(request: Request, folder: RunFolder) -> Plan | None:
     output, kept = request.output, folder.kept
     if request.force:
         return None
-    if output.exists() and not (kept is not None and kept.replaces and not folder.finished):
+    goes_on = kept is not None and not folder.finished
+    if output.exists() and not (kept is not None and goes_on and (kept.replaces or folder.wrote(output))):
         raise TrainingError(f"{output}: is there already; name another output, or replace it with --force")
     if kept is None:
         return None

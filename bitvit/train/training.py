@@ -27,6 +27,7 @@ from bitvit.train.data import DataSet
 from bitvit.train.export import Result, measure, pack_network, save_checkpoint, write_json
 from bitvit.train.loop import Run, accuracy
 from bitvit.train.machine import FixedThreads, ThreadChooser, keep_memory
+from bitvit.train.plan import PACKED
 from bitvit.train.preparing import Prepared
 from bitvit.train.report import write_log
 from bitvit.train.results import Page, draw_page
@@ -101,13 +102,14 @@ class _Training:
         start = None if prepared.start is None else self.start()
         run = self.trained(plan.settings, data, folder, "network", teacher, start)
         self.listener.say("measuring PyTorch, the engine and its speed")
-        packed = folder / "packed.safetensors"
+        packed = folder / PACKED
         save_checkpoint(run.best_model, run, folder / "model.safetensors")
         pack_network(run, packed)
         outcome = self.measured(run, packed, faults)
         write_file(prepared.request.output, lambda file: file.write(packed.read_bytes()), TrainingError)
         write_json(folder / "result.json", _told(outcome))
-        for leftover in (packed, folder / "state.pt", folder / "teacher" / "state.pt"):
+        unfinished = folder.rglob(".bitvit.*")  # of runs that were killed
+        for leftover in (packed, folder / "state.pt", folder / "teacher" / "state.pt", *unfinished):
             leftover.unlink(missing_ok=True)
         return outcome
 

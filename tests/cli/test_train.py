@@ -25,6 +25,7 @@ from tests.support.imagefolders import draw_folder
 for package in ("torch", "matplotlib"):
     pytest.importorskip(package, reason="needs PyTorch and matplotlib: pip install 'bitvit[train]'")
 
+from bitvit.train import training  # noqa: E402
 from bitvit.train.choosing import Wishes  # noqa: E402
 from bitvit.train.loop import InterruptedRunError  # noqa: E402
 from bitvit.train.preparing import Request, prepare  # noqa: E402
@@ -187,6 +188,34 @@ def test_other_images_do_not_go_on(done: Done, tmp_path: Path) -> None:
     (images / "above" / "00.png").unlink()
     _, error = run("train", images, "-o", output, *SMALL, code=1)
     assert "are not those that this training was begun with" in error
+
+
+def test_a_training_that_was_killed_after_it_wrote_its_output_ends_well(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "halves.safetensors"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(prepare(request(done.images, output)))
+    assert output.read_bytes() == done.model.read_bytes()
+    stdout, _ = run("train", done.images, "-o", output, *SMALL)
+    assert "(goes on where it stopped)" in stdout
+    assert output.read_bytes() == done.model.read_bytes()
+    assert "state.pt" not in {path.name for path in output.with_suffix(".run").iterdir()}
+
+
+def test_a_file_that_a_stopped_training_has_not_written_is_not_replaced(done: Done, tmp_path: Path) -> None:
+    output = tmp_path / "halves.safetensors"
+    with pytest.raises(InterruptedRunError):
+        train(prepare(request(done.images, output)), Interrupting(1))
+    output.write_bytes(b"mine")
+    _, error = run("train", done.images, "-o", output, *SMALL, code=1)
+    assert "halves.safetensors: is there already" in error
 
 
 # ----------------------------------------------------------------------------------------------------- starting from
