@@ -12,6 +12,7 @@ Every message says where, what was found, what was expected and what to do.
 """
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "HubError",
     "ImageError",
     "ModelFileError",
+    "lacks_memory",
     "located",
 ]
 
@@ -61,3 +63,19 @@ def located(where: object) -> Iterator[None]:
         yield
     except BitvitError as error:
         raise type(error)(f"{where}: {error}") from error.__cause__
+
+
+# What the system's loader of libraries, decoders of images and NumPy say in place of MemoryError.
+_LACKING = ("failed to map segment", "cannot map zero-fill pages", ": cannot allocate memory", "out of memory")
+
+
+def lacks_memory(problem: BaseException | None) -> bool:
+    """Whether an exception, or one that it came of, says that memory was too short."""
+    while problem is not None:
+        text = str(problem).lower()
+        if isinstance(problem, MemoryError) or any(words in text for words in _LACKING):
+            return True
+        if isinstance(problem, OSError) and problem.errno == errno.ENOMEM:
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitvit.cli.console import occupy_standard_descriptors
-from bitvit.cli.ending import INTERRUPTED, told
+from bitvit.cli.ending import told
 
 if TYPE_CHECKING:
     from bitvit.cli.application import app
@@ -38,24 +38,35 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """The console script."""
     try:
-        occupy_standard_descriptors()
-        # Pillow warns of images that bitvit refuses with an error of its own, and of metadata that nobody reads.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(
-                stream, io.TextIOWrapper
-            ):  # file names may hold bytes or letters that the terminal cannot show
-                stream.reconfigure(errors="backslashreplace")
-        gc.set_threshold(10_000)  # at 700, looking for cycles in what is imported takes a tenth of a short command
-        if not _ran_quickly(sys.argv[1:]):
-            from bitvit.cli.application import app
+        with told():  # what keeps a command from beginning, too
+            occupy_standard_descriptors()
+            # Pillow warns of images that bitvit refuses with an error of its own, and of metadata that nobody reads.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):  # names may hold bytes or letters that no terminal shows
+                    stream.reconfigure(errors="backslashreplace")
+            _spare_memory()
+            gc.set_threshold(10_000)  # at 700, looking for cycles in what is imported takes a tenth of a short command
+            if not _ran_quickly(sys.argv[1:]):
+                from bitvit.cli.application import app
 
-            app()
-    except KeyboardInterrupt:  # before a command has begun
-        sys.exit(INTERRUPTED)
+                app()
     finally:  # nothing is left to clean up: Ctrl-C may end Python's own exit, which looks for no cycles then
         gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _spare_memory() -> None:
+    """Where memory has a limit, keep OpenBLAS from starting threads: what these reserve may be more than there is, and
+    then it sends the process a SIGINT, as Ctrl-C does."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    if any(
+        resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    ):
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _ran_quickly(arguments: Sequence[str]) -> bool:
@@ -71,6 +82,5 @@ def _ran_quickly(arguments: Sequence[str]) -> bool:
         return False
     if values.get("explain") is None:  # which multiplies floats; otherwise BLAS is not used, and its idle threads spin
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with told():
-        command(**values)
+    command(**values)
     return True

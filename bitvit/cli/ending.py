@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Iterator
 
-from bitvit.cli.console import print_error
-from bitvit.errors import BitvitError
+from bitvit.cli.console import print_error, printable
+from bitvit.errors import BitvitError, lacks_memory
 
 __all__ = ["INTERRUPTED", "told"]
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)  # EIO: the terminal is gone
+MORE_MEMORY = "allow the process more, or use a smaller --batch-size or fewer --threads"
+LEAST_ROOM = 32 << 20  # bytes
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)  # EIO: a disk, or no terminal any more
 
 
 @contextlib.contextmanager
@@ -26,22 +28,50 @@ def told() -> Iterator[None]:
         if sys.stdout is not None:  # None: its descriptor was closed
             sys.stdout.flush()
     except BitvitError as error:
-        print_error(str(error))
-        raise SystemExit(1) from None
-    except MemoryError:
-        print_error("too little memory; allow the process more, or use a smaller --batch-size or fewer --threads")
+        _tell(str(error))
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
-    except OSError as error:
+    except Exception as error:
+        lacks = lacks_memory(error)
+        if lacks or _is_short_of_memory():
+            reason = "" if lacks else f" ({type(error).__name__}: {error})"
+            _tell(f"too little memory{reason}; {MORE_MEMORY}")
+            raise SystemExit(1) from None
+        if not isinstance(error, OSError):
+            raise
         if isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL):
             _discard_stdout()  # a closed pipe is an invalid argument on Windows
             raise SystemExit(BROKEN_PIPE) from None
         if error.errno not in UNWRITABLE:
             raise
+        if error.filename is not None:
+            _tell(f"{os.fsdecode(error.filename)}: {error.strerror}; check file and disk")
+            raise SystemExit(1) from None
         _discard_stdout()
-        print_error(f"the output cannot be written: {error.strerror}")
+        _tell(f"the output cannot be written: {error.strerror}")
         raise SystemExit(1) from None
+
+
+def _tell(text: str) -> None:
+    """An error, even where there is no memory for what makes it red."""
+    try:
+        print_error(text)
+    except Exception as problem:
+        if not lacks_memory(problem) and not _is_short_of_memory():
+            raise
+        if sys.stderr is not None:
+            sys.stderr.write(f"Error: {printable(text)}\n")
+
+
+def _is_short_of_memory() -> bool:
+    """Whether next to nothing is left of what this process may have. Python and NumPy then raise nearly anything, such
+    as a SyntaxError for a module with none."""
+    try:
+        bytearray(LEAST_ROOM)
+    except MemoryError:
+        return True
+    return False
 
 
 def _discard_stdout() -> None:

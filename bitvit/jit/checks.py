@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable
 
-from bitvit.errors import BitvitError
+from bitvit.errors import BitvitError, lacks_memory
 from bitvit.kernels import target
 from bitvit.kernels.catalog import Function
 from bitvit.llvm import llvm
@@ -67,6 +67,8 @@ def compiler() -> Callable[[Function], bytes]:
 
 def _refusal(problem: Exception) -> str:
     """Why Numba cannot be imported, and what to do."""
+    if lacks_memory(problem):
+        return "too little memory to load Numba, which compiles the kernels; allow the process more"
     import importlib.metadata  # its import takes as long as a twentieth of a warm start
 
     versions = []

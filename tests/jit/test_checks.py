@@ -211,3 +211,13 @@ def test_what_somebody_debugs_with_changes_no_kernel(cold: Callable[[], Path]) -
         assert (config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT) == (1, 1)
     finally:
         config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT = before
+
+
+@pytest.mark.parametrize(("package", "what"), [("llvmlite", "LLVM"), ("numba", "Numba, which compiles the kernels")])
+def test_too_little_memory_for_either_is_called_that(package: str, what: str, tiny: Path, tmp_path: Path) -> None:
+    path = fake(tmp_path, package, "raise OSError('libllvmlite.so: failed to map segment from shared object')")
+    if package == "numba":
+        (path / "numba" / "_version.py").write_text("")
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    code, _, error = run(COMMAND, "warmup", tiny, path=path, environment=environment)
+    assert (code, one_line(error)) == (1, f"Error: too little memory to load {what}; allow the process more")
