@@ -10,12 +10,14 @@ import pytest
 from bitvit.jit import cache, loader, sweeping
 from bitvit.kernels.catalog import pool
 
-OLD, RECENT = "0123456789abcdef01234567", "89abcdef0123456789abcdef"
+OLD, RECENT, LAST = "0123456789abcdef01234567", "89abcdef0123456789abcdef", "fedcba9876543210fedcba98"
 DAY = 86400
 
 
 @pytest.fixture
 def used(tmp_path: Path) -> Path:
+    """The folder in use; beside it is one that another version uses."""
+    made(tmp_path / LAST, 3)
     return made(tmp_path / ("a" * 24), 0)
 
 
@@ -34,12 +36,37 @@ def age(path: Path, days: int) -> None:
 
 
 def test_only_what_nothing_has_used_for_long_is_removed(used: Path) -> None:
-    old = made(used.parent / OLD, sweeping.KEPT_DAYS + 1)
-    recent = made(used.parent / RECENT, sweeping.KEPT_DAYS - 1)
+    old = made(used.parent / OLD, 3 + sweeping.KEPT_DAYS + 1)
+    recent = made(used.parent / RECENT, 3 + sweeping.KEPT_DAYS - 1)
     age(used, 100)
     sweeping.sweep(used)
     assert (old.exists(), recent.exists(), used.exists()) == (False, True, True)
     assert len(list(recent.iterdir())) == len(list(used.iterdir())) == 3
+
+
+@pytest.mark.parametrize("days", [-20000, -1, 1, 5000])
+def test_a_clock_that_is_wrong_removes_nothing(days: int, used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [made(used.parent / RECENT, 20), used.parent / LAST]
+    wrong = time.time() + days * DAY
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    age(used, 0)
+    sweeping.sweep(used)
+    assert all(len(list(other.iterdir())) == 3 for other in others)
+
+
+def test_a_time_in_the_future_counts_for_nothing(used: Path) -> None:
+    """The clock was wrong when that folder was used."""
+    ahead, recent = made(used.parent / OLD, -5000), made(used.parent / RECENT, 20)
+    sweeping.sweep(used)
+    assert ahead.exists()
+    assert recent.exists()
+
+
+def test_the_only_other_folder_stays(tmp_path: Path) -> None:
+    """Until a later one than that has been used."""
+    used, old = made(tmp_path / RECENT, 0), made(tmp_path / OLD, 100)
+    sweeping.sweep(used)
+    assert old.exists()
 
 
 @pytest.mark.parametrize("name", ["0123", "My_kernels", OLD.upper(), OLD + "0"])
@@ -87,11 +114,15 @@ def test_use_is_noted_once_a_day(used: Path) -> None:
     noted = used.stat().st_mtime_ns
     sweeping.mark_used(used)
     assert used.stat().st_mtime_ns == noted
+    age(used, -5000)  # the clock was ahead
+    sweeping.mark_used(used)
+    assert abs(time.time() - used.stat().st_mtime) < DAY / 2
     sweeping.mark_used(used / "nothing")
 
 
 def test_compiling_sweeps_and_loading_notes_the_use(cold: Callable[[], Path]) -> None:
     folder = cold()
+    made(folder.parent / LAST, 1)
     old = made(folder.parent / OLD, 100)
     loader.addresses([pool])
     assert not old.exists()
