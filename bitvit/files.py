@@ -19,6 +19,7 @@ __all__ = [
     "EXHAUSTED",
     "GIT_LFS",
     "LFS_POINTER",
+    "cannot_write",
     "make_folder",
     "open_file",
     "read_csv",
@@ -146,7 +147,7 @@ def write_file(
         with replacing(path, error) as file:
             write(file)
     except OSError as problem:
-        raise _refusal(path, problem, error) from None
+        raise cannot_write(path, problem, error) from None
 
 
 @contextlib.contextmanager
@@ -162,25 +163,26 @@ def replacing(path: str | os.PathLike[str], error: type[BitvitError] = BitvitErr
         ordinary = target.is_file() or not target.exists()
         place = target.with_name(f".bitvit.{secrets.token_hex(8)}")
     except (OSError, ValueError) as problem:  # a name that is none
-        raise _refusal(path, problem, error) from None
+        raise cannot_write(path, problem, error) from None
     if not ordinary:
         raise error(f"{path}: is not an ordinary file, and would be replaced; name another output file")
     try:
         file = place.open("xb")
     except OSError as problem:
-        raise _refusal(path, problem, error) from None
+        raise cannot_write(path, problem, error) from None
     try:
         with file:
             yield file
         try:
             place.replace(target)
         except OSError as problem:
-            raise _refusal(path, problem, error) from None
+            raise cannot_write(path, problem, error) from None
     finally:
         place.unlink(missing_ok=True)
 
 
-def _refusal(path: object, problem: Exception, error: type[BitvitError]) -> BitvitError:
+def cannot_write(path: object, problem: Exception, error: type[BitvitError] = BitvitError) -> BitvitError:
+    """What keeps a file from being written, as an error that names it."""
     reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
     return error(
         f"{path}: cannot be written: {reason}; choose an existing folder that you may write to, on a disk with space"

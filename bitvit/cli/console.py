@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from bitvit.errors import BitvitError
-from bitvit.files import replacing
+from bitvit.files import cannot_write, replacing
 from bitvit.messages import plural
 
 if TYPE_CHECKING:
@@ -207,11 +207,16 @@ def output(path: Path | None) -> Iterator[TextIO]:
         raise BitvitError(f"{path}: is a folder; name a file to write")
     else:
         special = path.exists() and not path.is_file()  # such as /dev/null: not to be replaced
-        with (
-            _device(path) if special else replacing(path) as file,
-            io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="") as text,
-        ):
-            yield text
+        try:
+            with (
+                _device(path) if special else replacing(path) as file,
+                io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="") as text,
+            ):
+                yield text
+        except OSError as problem:
+            if problem.filename is not None or isinstance(problem, BrokenPipeError):  # of another file, or of a reader
+                raise
+            raise cannot_write(path, problem) from None
 
 
 def _device(path: Path) -> BinaryIO:

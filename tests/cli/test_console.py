@@ -1,9 +1,11 @@
 """What the commands share: output that is never left half-written, names escaped for the terminal."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -51,6 +53,32 @@ def test_output_that_cannot_be_written_is_named(
     out = tmp_path / name
     _, stderr = run("classify", model, images, "-o", out, code=1)
     assert stderr.startswith(f"Error: {out}: {message}")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_while_results_come_is_told_with_the_file(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, **_options: object) -> BinaryIO:
+        return open("/dev/full", "wb")  # noqa: PTH123
+
+    monkeypatch.setattr(console, "replacing", full)
+    out = tmp_path / "out.csv"
+    _, error = run("classify", model, images, "-f", "csv", "-o", out, code=1)
+    assert error.splitlines()[-1].startswith(f"Error: {out}: cannot be written: No space left on device; ")
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.EIO, "Input/output error", "photos"), BrokenPipeError()])
+def test_errors_that_are_not_the_outputs_are_not_called_that(problem: OSError, tmp_path: Path) -> None:
+    def half_written() -> None:
+        with console.output(tmp_path / "out.csv") as stream:
+            stream.write("half")
+            raise problem
+
+    with pytest.raises(type(problem)) as raised:
+        half_written()
+    assert raised.value is problem
+    assert not list(tmp_path.iterdir())
 
 
 def test_output_to_a_device_does_not_replace_it(model: Path, images: Path) -> None:
