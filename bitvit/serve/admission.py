@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from bitvit.errors import BitvitError
 from bitvit.serve.messages import RETRY
 
 __all__ = ["Admission", "GoOn", "StoppedError"]
@@ -51,7 +52,8 @@ class Admission:
         """What a job returns, run by a worker when its turn comes.
 
         left: returns once the client has gone away; a job that waits is then dropped, one that runs ends soon. Raises
-        HTTPException 503 if the queue is full, ClientDisconnect, StoppedError if the server ends before its turn comes.
+        HTTPException 503 if the queue is full, ClientDisconnect, StoppedError if the server ends before its turn comes,
+        BitvitError if there is no thread to be had.
         """
         self.check()
         has_left = threading.Event()
@@ -63,8 +65,14 @@ class Admission:
                 raise ClientDisconnect
 
         go_on()
+        try:
+            future = self._pool.submit(job, go_on)
+        except (RuntimeError, MemoryError) as problem:
+            has_left.set()  # it is in the pool's queue all the same
+            raise BitvitError(
+                f"no thread to compute with ({problem}); allow the server more memory or processes, or fewer --workers"
+            ) from None
         self.admitted += 1
-        future = self._pool.submit(job, go_on)
         watching: list[asyncio.Task[None]] = []
 
         async def drop_when_left() -> None:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from bitvit.errors import BitvitError
+from bitvit.errors import BitvitError, lacks_memory
 from bitvit.messages import shown
 from bitvit.serve.admission import Admission, GoOn, StoppedError
 from bitvit.serve.classification import ClassifyJob, whole_number
@@ -150,9 +150,10 @@ class Application(Starlette):
         if isinstance(error, HTTPException):
             return _refusal(error, request)
         name = f"{request.method} {self._route(request.scope)}"
-        if isinstance(error, BitvitError):  # the machine's fault, such as too little memory: not the request's
-            log.error("%s: %s", name, error)
-            return JSON({"error": str(error)}, 503, RETRY)
+        if isinstance(error, BitvitError) or lacks_memory(error):  # the machine's fault, not the request's
+            text = str(error) if isinstance(error, BitvitError) else "too little memory; allow the server more"
+            log.error("%s: %s", name, text)
+            return JSON({"error": text}, 503, RETRY)
         log.error("%s failed", name, exc_info=error)
         return JSON({"error": "an error inside the server, which its log describes"}, 500)
 

@@ -7,6 +7,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from bitvit.errors import BitvitError
 from bitvit.serve.admission import Admission, GoOn, StoppedError
 from tests.support.patience import patience
 
@@ -45,6 +46,29 @@ def test_a_place_is_free_again_after_an_error() -> None:
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             asyncio.run(admission.run(lambda _: 1 // 0, staying))
+    admission.stop()
+
+
+def test_a_thread_that_cannot_be_had_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is in the pool's queue already, and ends there at once."""
+    admission, went_on = Admission(1, 0), list[int]()
+
+    def job(go_on: GoOn) -> int:
+        go_on()
+        went_on.append(len(went_on))
+        return went_on[-1]
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(BitvitError, match=r"no thread to compute with \(can't start new thread\)"):
+                asyncio.run(admission.run(job, staying))
+    assert admission.admitted == 0
+    assert asyncio.run(admission.run(job, staying)) == 0
+    assert went_on == [0]
     admission.stop()
 
 

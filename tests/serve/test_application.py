@@ -300,16 +300,32 @@ def test_a_fault_of_the_server_is_500_and_logged(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_fault_of_the_machine_is_503(tiny: Path, monkeypatch: pytest.MonkeyPatch, encoded: Encoded) -> None:
-    """As too little memory to decode an image is: whoever asks again may get an answer."""
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (bitvit.BitvitError("too little memory to decode"), "too little memory to decode"),
+        (MemoryError(), "too little memory; allow the server more"),
+    ],
+)
+def test_a_fault_of_the_machine_is_503(
+    problem: Exception,
+    told: str,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoded: Encoded,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As too little memory is: whoever asks again may get an answer."""
     app = serve.app(tiny)
 
     def crop(_: bytes) -> None:
-        raise bitvit.BitvitError("too little memory")
+        raise problem
 
     monkeypatch.setattr(app.registry.default, "crop", crop)
     refused = ask(app, "POST", "/classify", encoded(0))
-    assert (refused.status, refused.headers["retry-after"], refused.error) == (503, "1", "too little memory")
+    assert (refused.status, refused.headers["retry-after"], refused.error) == (503, "1", told)
+    assert f"POST /classify: {told}" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_server_about_to_end_is_not_ready_and_closes_connections(tiny: Path, encoded: Encoded) -> None:
