@@ -157,14 +157,20 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *arguments: object, where: str = " at http://127.0.0.1:") -> Iterator[RunningServer]:
+def running(
+    folder: Path,
+    *arguments: object,
+    where: str = " at http://127.0.0.1:",
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[RunningServer]:
     """A server at a free port, that listens; it is ended if it has not been stopped. folder: of its log.
 
-    where: what it says of its address.
+    where: what it says of its address. variables: of its environment, beside this process's.
     """
     log = folder / "serve.log"
     command = [sys.executable, "-m", "bitvit", "serve", "--port", "0", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, **(variables or {})}
     with (
         log.open("w") as errors,
         subprocess.Popen(

@@ -19,6 +19,7 @@ from tests.support.runtime import tireless_team
 from tools.stress import callers, faults, reloads, soak
 from tools.stress.__main__ import DEFAULT
 from tools.stress.callers import Question
+from tools.stress.commands import Command, check_whole, make_commands
 from tools.stress.promise import CheckError
 
 pytestmark = [
@@ -99,31 +100,31 @@ def test_what_a_reload_leaves_behind_is_noticed(kept: str, tiny: Path, monkeypat
 
 # --------------------------------------------------------------------------------------------------------------- faults
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, faults.Command]:
-    return faults.make_commands(tmp_path_factory.mktemp("commands"))
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command]:
+    return make_commands(tmp_path_factory.mktemp("commands"))
 
 
 @pytest.mark.parametrize("name", ["convert", "classify"])
-def test_interrupts(name: str, commands: dict[str, faults.Command]) -> None:
+def test_interrupts(name: str, commands: dict[str, Command]) -> None:
     assert "all next runs equal" in faults.check_interrupts(commands[name], times=2)
 
 
 @pytest.mark.parametrize("name", ["convert", "classify"])
-def test_a_full_disk(name: str, commands: dict[str, faults.Command]) -> None:
+def test_a_full_disk(name: str, commands: dict[str, Command]) -> None:
     assert f"a full disk under {name}: a limit of the file's size" in faults.check_full_disk(commands[name])
 
 
-def test_what_is_left_behind_is_noticed(commands: dict[str, faults.Command]) -> None:
+def test_what_is_left_behind_is_noticed(commands: dict[str, Command]) -> None:
     command = commands["convert"]
     expected = {"model.safetensors": b"whole"}
     for name, content in (("model.safetensors", b"wh"), (".bitvit.0123", b"whole"), ("other", b"")):
         command.empty()
         (command.folder / name).write_bytes(content)
         with pytest.raises(CheckError, match=f"convert, Ctrl-C: {name} is half-written, or left behind"):
-            faults.check_whole(command, expected, "Ctrl-C")
+            check_whole(command, expected, "Ctrl-C")
     command.empty()
     (command.folder / "model.safetensors").write_bytes(b"whole")
-    faults.check_whole(command, expected, "Ctrl-C")
+    check_whole(command, expected, "Ctrl-C")
 
 
 # ----------------------------------------------------------------------------------------------------------------- soak
