@@ -24,6 +24,7 @@ from bitvit.evaluation.state import Computed, StateFile
 from bitvit.hub import local_path, spelled
 from bitvit.images import ImageSource
 from bitvit.messages import listing, plural
+from bitvit.modelfile import read_file
 from bitvit.pipeline import Logits, Model, answers, computing, is_parallel
 from bitvit.system import available_threads
 from bitvit.version import __version__
@@ -185,7 +186,7 @@ def plan(
     if isinstance(source, str | os.PathLike):
         place = local_path(source)
         classifier = Classifier(place, threads=threads, batch_size=batch_size, exif=exif)
-        name, sha256 = spelled(source), hashlib.sha256(Path(place).read_bytes()).hexdigest()
+        name, sha256 = spelled(source), hashlib.sha256(read_file(Path(place))).hexdigest()
     else:
         classifier = Classifier(source, batch_size=batch_size, exif=exif)
         name, sha256 = type(source).__name__, None

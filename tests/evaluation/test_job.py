@@ -1,6 +1,7 @@
 """One model's part: which images and classes take part, what is decoded and computed, and how far it is."""
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,26 @@ import pytest
 from PIL import ImageFile
 
 from bitvit.classify import Classifier
-from bitvit.errors import BitvitError, ConfigError, ImageError
-from bitvit.evaluation import Outputs, Progress, compare, evaluate
+from bitvit.errors import BitvitError, ConfigError, ImageError, ModelFileError
+from bitvit.evaluation import Outputs, Progress, compare, evaluate, job
 from bitvit.preprocess import Preprocessing
 from tests.support.colours import BLUE, IMAGES, LABELS, RED, Colours
 from tests.support.evaluations import same
+
+
+def test_a_model_that_cannot_be_read_for_its_digest_is_named(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(tiny, tmp_path))
+
+    def load_and_lose(model: Path, **options: Any) -> Classifier:
+        classifier = Classifier(model, **options)
+        path.unlink()
+        return classifier
+
+    monkeypatch.setattr(job, "Classifier", load_and_lose)
+    with pytest.raises(ModelFileError, match=f"{path.name}: does not exist"):
+        evaluate(path, (IMAGES, LABELS))
 
 
 def test_a_class_without_images_is_noted() -> None:
