@@ -14,6 +14,7 @@ from typing import Literal, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bitvit.bundle.manifest import MANIFEST
 from bitvit.classify import Classifier
 from bitvit.errors import BitvitError, ConfigError, ImageError
 from bitvit.evaluation.classes import ClassMap, Label, Matching, find_classes, match_classes
@@ -168,6 +169,11 @@ class Part:
         )
 
 
+def _digest(path: Path) -> str:
+    """The sha256 of a model's file; of a bundle, that of its bundle.json. Raises ModelFileError."""
+    return hashlib.sha256(read_file(path / MANIFEST if path.is_dir() else path)).hexdigest()
+
+
 def plan(
     source: ModelSource,
     dataset: Dataset,
@@ -186,7 +192,7 @@ def plan(
     if isinstance(source, str | os.PathLike):
         place = local_path(source)
         classifier = Classifier(place, threads=threads, batch_size=batch_size, exif=exif)
-        name, sha256 = spelled(source), hashlib.sha256(read_file(Path(place))).hexdigest()
+        name, sha256 = spelled(source), _digest(Path(place))
     else:
         classifier = Classifier(source, batch_size=batch_size, exif=exif)
         name, sha256 = type(source).__name__, None

@@ -1,6 +1,7 @@
 """A bundle in Python: the same bits, where no Numba is and no memory may become executable; and what is refused."""
 
 import copy
+import hashlib
 import json
 import multiprocessing
 import os
@@ -272,3 +273,10 @@ def test_what_a_bundle_cannot_do(bundle: Path, images: "NDArray[np.uint8]") -> N
         bitvit.load(bundle, threads=0)
     with pytest.raises(ModelFileError, match=r"has kernels for .*; none is not there or cannot be run here"):
         BundledModel(bundle, level="none")
+
+
+def test_a_bundle_is_evaluated_as_its_model_is(bundle: Path, tiny: Path, images: "NDArray[np.uint8]") -> None:
+    data = ([Image.fromarray(image) for image in images], [0, 1, 2, 0, 1, 2, 0])
+    found, expected = bitvit.evaluate(bundle, data), bitvit.evaluate(tiny, data)
+    assert np.array_equal(found.confusion, expected.confusion)
+    assert found.model_sha256 == hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
