@@ -71,14 +71,20 @@ class TableFile:
 
 
 def is_parquet(place: str) -> bool:
-    """Whether a command's argument stands for Parquet files: by its name, or because such lie in the folder itself."""
+    """Whether a command's argument stands for Parquet files: by its name, or because such lie in the folder itself.
+
+    Raises ImageError for a folder that cannot be read.
+    """
     if is_web_address(place):  # which pyarrow does not read
         return False
     if "://" in place or place.lower().endswith(ENDING):
         return True
-    with contextlib.suppress(OSError, ValueError):
+    try:
         return any(name.lower().endswith(ENDING) for name in os.listdir(place))  # noqa: PTH208  # of any number
-    return False
+    except (OSError, ValueError) as problem:
+        if isinstance(problem, OSError) and os.path.isdir(place):  # noqa: PTH112  # false for what is no path either
+            raise ImageError(f"{place}: cannot be read: {problem.strerror}; check the folder") from None
+        return False
 
 
 def find_files(place: str) -> list[TableFile]:

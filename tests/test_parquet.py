@@ -1,5 +1,7 @@
 """Images in Parquet files: found, told by their columns, read."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,17 @@ def test_what_stands_for_parquet_files(folder: Path, tmp_path: Path) -> None:
         assert is_parquet(str(place))
     for place in (tmp_path, folder / "notes.txt", "-", tmp_path / "missing", "a\0b"):
         assert not is_parquet(str(place))
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a failing disk: it must not be taken for one without Parquet files."""
+
+    def fail(place: str) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(ImageError, match=f"{folder.name}: cannot be read: Input/output error; check the folder"):
+        is_parquet(str(folder))
 
 
 @pytest.mark.parametrize(
