@@ -23,6 +23,7 @@ __all__ = [
     "HubError",
     "ImageError",
     "ModelFileError",
+    "has_room",
     "lacks_memory",
     "located",
 ]
@@ -79,3 +80,12 @@ def lacks_memory(problem: BaseException | None) -> bool:
             return True
         problem = problem.__cause__ or problem.__context__
     return False
+
+
+def has_room(size: int) -> bool:
+    """Whether this process may have so many more bytes."""
+    try:
+        bytearray(size)
+    except MemoryError:
+        return False
+    return True

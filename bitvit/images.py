@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from bitvit.errors import BitvitError, ImageError
+from bitvit.errors import BitvitError, ImageError, has_room
 from bitvit.files import EXHAUSTED, GIT_LFS, LFS_POINTER, open_file, read_small
 from bitvit.nopaths import is_encoded
 from bitvit.orientation import upright
@@ -141,11 +141,7 @@ def _is_short_of_memory(problem: Exception, pixels: int) -> bool:
     """Whether the exception says so, or there would be no room for decoding that many pixels."""
     if isinstance(problem, MemoryError) or "out of memory" in str(problem):
         return True
-    try:
-        bytearray(BYTES_TO_DECODE * pixels)
-    except MemoryError:
-        return pixels <= MAX_PIXELS
-    return False
+    return pixels <= MAX_PIXELS and not has_room(BYTES_TO_DECODE * pixels)
 
 
 def _pixels_of_webp(head: bytes) -> int:

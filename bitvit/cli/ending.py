@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 
 from bitvit.cli.console import print_error, printable
-from bitvit.errors import BitvitError, lacks_memory
+from bitvit.errors import BitvitError, has_room, lacks_memory
 
 __all__ = ["INTERRUPTED", "told"]
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
 MORE_MEMORY = "allow the process more, or use a smaller --batch-size or fewer --threads"
-LEAST_ROOM = 32 << 20  # bytes
+LEAST_ROOM = 32 << 20  # bytes; with less Python and NumPy raise nearly anything, as SyntaxError for a module with none
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)  # EIO: a disk, or no terminal any more
 
 
@@ -34,7 +34,7 @@ def told() -> Iterator[None]:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         lacks = lacks_memory(error)
-        if lacks or _is_short_of_memory():
+        if lacks or not has_room(LEAST_ROOM):
             reason = "" if lacks else f" ({type(error).__name__}: {error})"
             _tell(f"too little memory{reason}; {MORE_MEMORY}")
             raise SystemExit(1) from None
@@ -58,20 +58,10 @@ def _tell(text: str) -> None:
     try:
         print_error(text)
     except Exception as problem:
-        if not lacks_memory(problem) and not _is_short_of_memory():
+        if not lacks_memory(problem) and has_room(LEAST_ROOM):
             raise
         if sys.stderr is not None:
             sys.stderr.write(f"Error: {printable(text)}\n")
-
-
-def _is_short_of_memory() -> bool:
-    """Whether next to nothing is left of what this process may have. Python and NumPy then raise nearly anything, such
-    as a SyntaxError for a module with none."""
-    try:
-        bytearray(LEAST_ROOM)
-    except MemoryError:
-        return True
-    return False
 
 
 def _discard_stdout() -> None:
