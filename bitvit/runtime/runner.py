@@ -114,12 +114,8 @@ class Runner:
             lease = self._team.lease()
             if lease is None:
                 self._run_alone(images, out)
-            elif self._team.policy.use_helpers():
-                self._run_together(images, out)
             else:
-                start = time.perf_counter()
-                self._run_alone(images, out)
-                self._team.policy.computed_alone((time.perf_counter() - start) / max(1, len(images)))
+                self._run_together(images, out)
         finally:
             del lease
         return out
@@ -151,8 +147,15 @@ class Runner:
             whole = len(images) // self.threads * self.threads
             if whole:
                 self._compute_images_apart(images[:whole], out[:whole])
+            policy = self._team.policy
             for i in range(whole, len(images)):
-                self._share_image(images[i : i + 1], out[i])
+                image, answer = images[i : i + 1], out[i : i + 1]
+                if policy.use_helpers():
+                    self._share_image(image, answer[0])
+                else:
+                    start = time.perf_counter()
+                    self._run_alone(image, answer)
+                    policy.computed_alone(time.perf_counter() - start)
             self._forget_nan(out, self._workspaces)
             self._pixels.clear()
             self._clean = True

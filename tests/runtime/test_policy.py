@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitvit.runtime.policy import MOST_CALLS, RestPolicy
+from bitvit.runtime.policy import FIRST, MOST_CALLS, OFTEN, SELDOM, RestPolicy
 
 derandomized = settings(derandomize=True, deadline=None, database=None)
 SLOW, QUICK = 2.0, 0.5  # seconds, where an image takes 1 alone
@@ -20,8 +20,8 @@ def known(most: int = MOST_CALLS) -> RestPolicy:
     return policy
 
 
-def contended(policy: RestPolicy) -> None:
-    policy.computed_together(SLOW, stalled=True, interruptions=0)
+def together(policy: RestPolicy, seconds: float, *, stalled: bool = False, interruptions: int = 0) -> None:
+    policy.computed_together(seconds, stalled=stalled, interruptions=interruptions)
 
 
 def rest(policy: RestPolicy) -> int:
@@ -33,20 +33,14 @@ def rest(policy: RestPolicy) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------- one call
-@pytest.mark.parametrize(("stalled", "interruptions"), [(True, 0), (False, 1), (True, 3)])
-def test_two_contended_calls_in_a_row_make_a_rest(stalled: bool, interruptions: int) -> None:
+@pytest.mark.parametrize(("stalled", "interruptions"), [(False, 0), (True, 0), (False, 1), (True, 3)])
+def test_two_slow_calls_in_a_row_make_a_rest(stalled: bool, interruptions: int) -> None:
+    """Whether something disturbed them, or cores are so far apart that sharing takes longer than computing."""
     policy = known()
     for expected in (0, 2):
         assert policy.use_helpers()
-        policy.computed_together(SLOW, stalled=stalled, interruptions=interruptions)
+        together(policy, SLOW, stalled=stalled, interruptions=interruptions)
         assert policy.resting == expected
-
-
-def test_a_slow_call_that_nobody_disturbed_is_not_contended() -> None:
-    policy = known()
-    for _ in range(5):
-        policy.computed_together(SLOW, stalled=False, interruptions=0)
-        assert policy.resting == 0
 
 
 @pytest.mark.parametrize("seconds", [QUICK, 1.0])
@@ -54,28 +48,58 @@ def test_a_disturbed_team_that_is_no_slower_than_its_leader_goes_on(seconds: flo
     """A machine takes a core away for moments again and again; two cores may still be the faster."""
     policy = known()
     for _ in range(5):
-        policy.computed_together(seconds, stalled=True, interruptions=7)
+        together(policy, seconds, stalled=True, interruptions=7)
         assert policy.resting == 0
 
 
 def test_a_rest_tells_how_long_an_image_takes_alone() -> None:
-    """Until then every disturbed call counts."""
+    """Until then every disturbed call counts, and no other."""
     policy = RestPolicy()
+    for _ in range(5):
+        together(policy, SLOW)
+        assert policy.resting == 0
     for _ in range(2):
-        policy.computed_together(QUICK, stalled=False, interruptions=1)
+        together(policy, QUICK, interruptions=1)
     assert rest(policy) == 2
     policy.computed_alone(1.0)
     for _ in range(2):
-        policy.computed_together(QUICK, stalled=False, interruptions=1)
+        together(policy, QUICK, interruptions=1)
     assert policy.resting == 0
 
 
-def test_rests_become_longer_while_contention_goes_on() -> None:
+def test_rests_become_longer_while_calls_are_in_vain() -> None:
     policy, rests = known(), []
     for _ in range(9):
-        contended(policy)
+        together(policy, SLOW)
         rests.append(rest(policy))
     assert rests == [0, 2, 4, 8, 16, 32, 64, 64, 64]
+
+
+@pytest.mark.parametrize(("alone", "seconds", "calls"), [(None, 1.0, FIRST), (1.0, 0.9, OFTEN), (1.0, QUICK, SELDOM)])
+def test_one_call_is_made_alone_now_and_then(alone: float | None, seconds: float, calls: int) -> None:
+    """Soon if nobody knows what it takes, seldom if the team is far ahead."""
+    policy = RestPolicy()
+    if alone is not None:
+        policy.computed_alone(alone)
+    for _ in range(2):
+        for _ in range(calls):
+            assert policy.use_helpers()
+            together(policy, seconds)
+        assert rest(policy) == 1
+        policy.computed_alone(1.0)
+        calls = OFTEN if seconds > QUICK else SELDOM
+
+
+def test_one_long_call_does_not_change_what_is_known() -> None:
+    policy = known()
+    policy.computed_alone(100.0)
+    for expected in (0, 2):
+        together(policy, SLOW)
+        assert policy.resting == expected
+    for _ in range(20):
+        policy.computed_alone(100.0)  # it has become slow indeed
+    together(policy, SLOW)
+    assert policy.resting == 0
 
 
 # ----------------------------------------------------------------------------------------------------- any sequence
@@ -84,20 +108,15 @@ OUTCOMES = st.lists(
 )  # seconds, stalled, interruptions of calls with helpers
 
 
-def counts(outcome: tuple[float, bool, int]) -> bool:
-    seconds, stalled, interruptions = outcome
-    return seconds > 1.0 and (stalled or interruptions > 0)
-
-
 @derandomized
 @given(OUTCOMES, MOST)
-def test_rests_follow_from_the_contended_calls_just_before(outcomes: list[tuple[float, bool, int]], most: int) -> None:
+def test_rests_follow_from_the_calls_just_before(outcomes: list[tuple[float, bool, int]], most: int) -> None:
     """None before two in a row, then 2, doubling with each, never more than the most; one good call ends it."""
     policy, row = known(most), 0
     for seconds, stalled, interruptions in outcomes:
         assert policy.use_helpers()
         policy.computed_together(seconds, stalled=stalled, interruptions=interruptions)
-        row = row + 1 if counts((seconds, stalled, interruptions)) else 0
+        row = row + 1 if seconds > 1.0 else 0
         assert policy.resting == rest(policy) == (min(most, 2 ** (row - 1)) if row > 1 else 0)
 
 
@@ -111,7 +130,7 @@ def test_a_good_call_makes_it_as_if_nothing_had_been(outcomes: list[tuple[float,
     assert policy.use_helpers()
     found = []
     for _ in range(3):
-        contended(policy)
+        together(policy, SLOW)
         found.append(rest(policy))
     assert found == [0, 2, min(4, most)]
 
@@ -121,7 +140,7 @@ def test_a_good_call_makes_it_as_if_nothing_had_been(outcomes: list[tuple[float,
 def test_a_rest_at_most_doubles(calls: int, most: int) -> None:
     policy, rests = known(most), []
     for _ in range(calls):
-        contended(policy)
+        together(policy, SLOW)
         rests.append(rest(policy))
     assert max(rests) <= most
     assert all(before <= after <= max(2, 2 * before) for before, after in pairwise(rests))

@@ -360,9 +360,9 @@ def test_a_rest_is_timed_by_the_image(packed: Callable[[str], Path], pixels: NDA
     for _ in range(2):
         policy.computed_together(1.0, stalled=True, interruptions=0)
     model(pixels[:1])
-    model(pixels[[0, 1] * 50])
-    one, hundred = policy.alone
-    assert 0 < hundred < 50 * one
+    model(pixels[[0, 1] * 50 + [0]])  # all but the last one by both members, each a whole image at a time
+    one, last = policy.alone
+    assert 0 < last < 50 * one
 
 
 def test_batches_say_nothing_of_contention(packed: Callable[[str], Path], pixels: NDArray[np.float32]) -> None:

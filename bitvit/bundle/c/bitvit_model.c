@@ -20,7 +20,8 @@ enum {
     MOST = 1024,      /* threads, and callers */
     MOST_RANGES = 8,  /* parts of a step's pieces, each of which some members of a team begin with */
     CHUNK = 64,       /* images that are described at once */
-    MOST_REST = 64    /* images that a team rests for */
+    MOST_REST = 64,   /* images that a team rests for */
+    FIRST = 8, OFTEN = 64, SELDOM = 1024 /* shared images until one is computed alone */
 };
 
 /* Counters that a team shares, a cache line apart. */
@@ -60,12 +61,15 @@ typedef struct {
     enum work work;
 } helper;
 
-/* A team pays only if each member has a core. Where the leader waited long for a helper, or was taken off its own core, and
- * it took longer than alone, an image was contended. After two such images in a row the next 2 are computed alone, then 4,
- * 8 … as long as every image in between that is shared is contended too. */
+/* A team pays where it takes less time than an image that is computed alone: not if a member has no core, nor for a small
+ * network if cores are far apart. After two images in a row that took longer, the next 2 are computed alone, then 4, 8 … as
+ * long as every image in between that is shared takes longer too. Until the time alone is known, an image counts for which
+ * the leader waited long for a helper, or was taken off its own core. Where a team never rests, one image now and then tells
+ * that time. */
 typedef struct {
-    int contended, length, left; /* the last image; the last rest, and what is left of it, in images */
-    double alone;                /* seconds of an image that was computed alone */
+    int in_vain, length, left; /* the last image; the last rest, and what is left of it, in images */
+    int together;              /* shared images since one was computed alone */
+    double alone;              /* seconds of an image that was computed alone; 0 until it is known */
 } rest_policy;
 
 struct bitvit_model {
@@ -262,15 +266,25 @@ static int is_resting(rest_policy *policy)
     return 1;
 }
 
+static void note_alone(rest_policy *policy, double took)
+{
+    /* An interruption can make one of them long. */
+    policy->alone = policy->alone == 0 || took < 1.25 * policy->alone ? took : 1.25 * policy->alone;
+    policy->together = 0;
+}
+
 static void note_shared(rest_policy *policy, double took, int disturbed)
 {
-    const int contended = disturbed && took > policy->alone;
-    if (!contended)
+    const int known = policy->alone > 0, in_vain = known ? took > policy->alone : disturbed;
+    const int patience = !known ? FIRST : took > 0.75 * policy->alone ? OFTEN : SELDOM;
+    if (!in_vain)
         policy->length = 0;
-    else if (policy->contended)
+    else if (policy->in_vain)
         policy->length = policy->length == 0 ? 2 : policy->length < MOST_REST ? 2 * policy->length : MOST_REST;
-    policy->contended = contended;
+    policy->in_vain = in_vain;
     policy->left = policy->length;
+    if (++policy->together >= patience && policy->left == 0)
+        policy->left = 1;
 }
 
 /* --------------------------------------------------------------------------------------------------------- images */
@@ -340,7 +354,7 @@ static void compute(bitvit_model *model, const workspace *own, int together, con
         program->run_steps(as_int(program->steps), program->step_count, as_int(model->weights), as_int(own->state),
                            as_int(own->scratch));
         if (together)
-            model->policy.alone = seconds() - start;
+            note_alone(&model->policy, seconds() - start);
     }
     memcpy(logits, own->state + 4 * program->output_at, BITVIT_OUTPUTS * sizeof *logits);
 }
