@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -22,7 +23,8 @@ from bitvit.bundle.writing import write_bundle
 from bitvit.errors import BitvitError, ModelFileError
 from bitvit.model import functions_of
 from bitvit.modelfile import load_model_file
-from tests.support.paths import TOOLS
+from bitvit.runtime.policy import RestPolicy
+from tests.support.paths import TESTS, TOOLS
 
 COUNT = 3
 
@@ -109,6 +111,30 @@ def test_every_way_to_call_the_library_gives_bitvits_bits(built: Path, tiny: Pat
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{bitvit.__version__}\n"
     assert (tmp_path / "logits").read_bytes() == model(planes).tobytes()
+
+
+def test_a_team_rests_as_that_of_python(built: Path) -> None:
+    """2,000 images, now with helpers and now without, whose times wander to either side of each other."""
+    command = ["cc", "-I.", "-o", "policy", str(TESTS / "bundle" / "policy.c"), "bitvit_program.c", "weights.S"]
+    objects = [str(path) for path in built.glob("objects/*/*.o")]
+    done = subprocess.run([*command, *objects, "-pthread"], cwd=built, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    generator, policy = random.Random(0), RestPolicy()
+    lines, expected = [], []
+    for number in range(2000):
+        seconds, disturbed = generator.uniform(0.5, 1.5), generator.random() < 0.3
+        if number % 500 > 400:
+            seconds /= 3  # so far ahead that it is seldom measured alone
+        if policy.use_helpers():
+            policy.computed_together(seconds, stalled=disturbed, interruptions=0)
+            lines.append(f"{seconds!r} {int(disturbed)}")
+        else:
+            policy.computed_alone(seconds)
+            lines.append(f"{seconds!r} -1")
+        expected.append(policy.resting)
+    said = subprocess.run([built / "policy"], input="\n".join(lines), capture_output=True, text=True).stdout
+    assert list(map(int, said.split())) == expected
+    assert len(set(expected)) > 5
 
 
 def test_the_example_classifies_a_ppm(built: Path, tiny: Path, tmp_path: Path) -> None:
