@@ -52,17 +52,19 @@ def configs(draw: st.DrawFn, widest: int = 160) -> Config:
         raise
 
 
-def check_layers(config: Config, seed: int) -> tuple[int, int, bool]:
+def check_layers(config: Config, seed: int, pixels: NDArray[np.float32] | None = None) -> tuple[int, int, bool]:
     """Compare each layer with the oracle, alone and, bit for bit, as a part of the whole program.
 
-    Returns how many tokens of how many hang on the last bits of a value, and whether the logits of the whole network
-    agree with the oracle's.
+    seed: of the weights, and of the pixels if there are none. pixels: float32 [3, S, S]. Returns how many tokens of how
+    many hang on the last bits of a value, and whether the logits of the whole network agree with the oracle's.
     """
     state = random_state(config, seed)
     network = Network.read(config, folded(config, state))
     runner = Runner(network.program(), 1)
     trace = Trace(runner)
-    pixels = np.random.default_rng(seed).standard_normal((3, config.image_size, config.image_size)).astype(np.float32)
+    if pixels is None:
+        shape = 3, config.image_size, config.image_size
+        pixels = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     trace.workspace.set_image(pixels)
     x: NDArray[np.float32] = pixels
     undecided = tokens = 0

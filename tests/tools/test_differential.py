@@ -39,6 +39,23 @@ def test_a_layer_that_errs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         check(config, 1, against_reference=True)
 
 
+def test_the_image_that_differs_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bytes] = []
+
+    def check_layers(_config: Config, _seed: int, image: differential.Logits) -> tuple[int, int, bool]:
+        looked.append(image.tobytes())
+        return len(looked) - 1, 1, True  # nothing hangs on last bits, then something does
+
+    monkeypatch.setattr(differential, "close", lambda *_: np.array([True, False, True]))
+    monkeypatch.setattr(differential, "check_layers", check_layers)
+    config = shape(32, 1, (8, 8, 8, 16), (1, 1, 2, 1))
+    with pytest.raises(AssertionError, match="no sign hangs on last bits"):
+        check(config, 1, against_reference=True)
+    assert not check(config, 1, against_reference=True)[1]
+    image = np.random.default_rng(1).standard_normal((3, 3, 32, 32), np.float32)[1]
+    assert looked == [image.tobytes()] * 2
+
+
 def test_what_fails_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(config: Config, number: int, *, against_reference: bool) -> tuple[differential.Logits, bool]:
         assert max(config.hidden_sizes) < 40, f"too wide: {number}, {against_reference}"
