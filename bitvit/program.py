@@ -93,9 +93,14 @@ class Program:
     outputs: int
 
     @property
+    def kernels(self) -> list[Kernel]:
+        """Each once."""
+        return list(dict.fromkeys(step.kernel for step in self.steps))
+
+    @property
     def functions(self) -> list[Function]:
-        """What runs it: each kernel once, then the scheduling functions."""
-        return [*dict.fromkeys(step.kernel for step in self.steps), *SCHEDULING]
+        """What runs it: its kernels, then the scheduling functions."""
+        return [*self.kernels, *SCHEDULING]
 
     @property
     def working_bytes(self) -> int:

@@ -21,7 +21,7 @@ class Program(TypedDict):
     """What bitvit_program.c has to say of a level; counts of units are of 4 bytes."""
 
     kernels: list[str]
-    """With the scheduling functions behind them."""
+    """With scheduling functions behind them."""
     steps: list[Step]
     state_units: int
     scratch_units: int
@@ -34,15 +34,16 @@ def object_name(kernel: str, suffix: str) -> str:
     return f"{kernel}_{suffix}.o"
 
 
-def write_level(model: str, digest: str, place: str, suffix: str, part: int, parts: int) -> None:
+def write_level(model: str, digest: str, place: str, suffix: str, team: bool, part: int, parts: int) -> None:
     """Compile a share of a model's kernels for the target of this process, into a folder.
 
-    model: path of the packed model, whose bytes have this digest. suffix: of the kernels' names. part, parts: every
-    `parts`-th kernel from `part` on. Part 0 writes the weights too, into the file weights.bin of the folder, and prints
-    the Program as JSON.
+    model: path of the packed model, whose bytes have this digest. suffix: of the kernels' names. team: whether with the
+    functions that share an image among threads. part, parts: every `parts`-th kernel from `part` on. Part 0 writes the
+    weights too, into the file weights.bin of the folder, and prints the Program as JSON.
     """
     from bitvit.errors import ModelFileError
     from bitvit.jit.compiler import compile_for_library
+    from bitvit.kernels.catalog import Function, run_steps
     from bitvit.model import Network
     from bitvit.modelfile import load_model_file
 
@@ -50,7 +51,7 @@ def write_level(model: str, digest: str, place: str, suffix: str, part: int, par
     if file.digest != digest:
         raise ModelFileError(f"{model}: has changed meanwhile; run bitvit bundle again")
     program = Network.read(file.config, file.tensors).program()
-    functions = program.functions
+    functions: list[Function] = program.functions if team else [*program.kernels, run_steps]
     for function in functions[part::parts]:
         code = compile_for_library(function, f"bitvit_{function.name}_{suffix}")
         (folder / object_name(function.name, suffix)).write_bytes(code)

@@ -93,6 +93,11 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(f"format {found!r:.80}, this bitvit reads format {FORMAT}")
         if fields.pop("checksum") != _checksum(fields):
             raise ValueError("its checksum is another one")
+        if str(fields["target"]).startswith("wasm"):
+            raise ModelFileError(
+                f"{folder}: is a bundle for WebAssembly, which browsers run; open its index.html, or write one for "
+                "Python with bitvit bundle --python"
+            )
         return _manifest(fields, hashlib.sha256(data).hexdigest())
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise ModelFileError(

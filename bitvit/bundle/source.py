@@ -28,9 +28,9 @@ class Built:
     code_bytes: int
 
 
-def template(name: str, values: Mapping[str, object] | None = None) -> str:
-    """A file of the folder c, with values in place of @NAMES@."""
-    text = (importlib.resources.files("bitvit.bundle") / "c" / name).read_text(encoding="utf-8")
+def template(name: str, values: Mapping[str, object] | None = None, *, folder: str = "c") -> str:
+    """A file of a folder beside this module, with values in place of @NAMES@."""
+    text = (importlib.resources.files("bitvit.bundle") / folder / name).read_text(encoding="utf-8")
     for key, value in (values or {}).items():
         text = text.replace(f"@{key}@", str(value))
     return text

@@ -18,7 +18,16 @@ from bitvit.errors import BitvitError
 from bitvit.llvm import llvm
 from bitvit.messages import plural, shown
 
-__all__ = ["DEFAULT_CPUS", "Architecture", "Level", "architecture_of", "default_target", "describe", "levels_of"]
+__all__ = [
+    "DEFAULT_CPUS",
+    "WASM",
+    "Architecture",
+    "Level",
+    "architecture_of",
+    "default_target",
+    "describe",
+    "levels_of",
+]
 
 _OS = "linux"  # where these libraries are built, and their features found
 
@@ -32,6 +41,7 @@ class Architecture:
     unchecked: features that a program cannot look for, so that a processor with one of them is refused.
     least: features without which kernels would call the library of mathematical functions.
     machine: as platform.machine() calls it.
+    team: whether several threads may compute an image together.
     """
 
     machine: str
@@ -39,6 +49,7 @@ class Architecture:
     saved: Mapping[str, int]
     unchecked: tuple[str, ...]
     least: tuple[str, ...] = ()
+    team: bool = True
 
 
 def _from(start: int, **bits: int) -> dict[str, int]:
@@ -80,6 +91,8 @@ _ARM = Architecture(
     {},
     ("lut", "faminmax", "fp8", "cpa"),
 )
+
+WASM = Architecture("wasm32", {"simd128": 0}, {}, (), team=False)
 
 _ARCHITECTURES = {"x86_64": _X86, "aarch64": _ARM}
 
@@ -130,14 +143,14 @@ def architecture_of(triple: str) -> Architecture:
         llvm.Target.from_triple(triple)
     except RuntimeError as problem:
         raise BitvitError(
-            f"--target {shown(triple)}: LLVM does not know it ({problem}); expected x86_64-unknown-linux-gnu or "
-            "aarch64-unknown-linux-gnu"
+            f"--target {shown(triple)}: LLVM does not know it ({problem}); expected x86_64-unknown-linux-gnu, "
+            "aarch64-unknown-linux-gnu or wasm32"
         ) from None
     name = triple.split("-", maxsplit=1)[0]
     if name not in _ARCHITECTURES or _OS not in triple:
         raise BitvitError(
-            f"--target {shown(triple)}: bundles are made for 64-bit Linux on x86-64 and ARM; expected "
-            "x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu, or -musl for -gnu"
+            f"--target {shown(triple)}: bundles are made for 64-bit Linux on x86-64 and ARM, and for WebAssembly; "
+            "expected x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu, or -musl for -gnu, or wasm32"
         )
     return _ARCHITECTURES[name]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bitvit.bundle import wasm
 from bitvit.bundle.level import Program, object_name, write_level
 from bitvit.bundle.linking import compiler_for, link_library
 from bitvit.bundle.manifest import FORMAT, LIBRARY, MANIFEST, WEIGHTS, as_text
@@ -56,6 +57,9 @@ class BundleReport:
     weights_bytes: int
     """Of weights.bin: levels whose weights are in the same order share them."""
     library_bytes: int | None
+    """Of the library for Python."""
+    module_bytes: int | None = None
+    """Of model.wasm, with the weights."""
 
 
 def write_bundle(
@@ -71,12 +75,16 @@ def write_bundle(
     folder: to be made; it may be there if it is empty. target: LLVM's triple; default: this machine's. cpus: LLVM's
     names of processors, or "native", of which the best that a processor can run is chosen when the model is loaded;
     default: DEFAULT_CPUS. Equal arguments give equal bytes, those of the library too if the C compiler is the same.
+    The target wasm32 gives a WebAssembly module and a page for browsers in place of C code; it has neither cpus nor
+    Python.
 
     Raises ModelFileError for what is not a packed model; BitvitError for a target or processor that LLVM does not know,
     for a folder that is not empty or cannot be made, and where Numba, a C compiler or space is lacking.
     """
     file = load_model_file(local_path(model))
     triple = target or default_target()
+    if triple in ("wasm32", wasm.TRIPLE):
+        return _write_for_web(file, Path(folder), cpus, python)
     asked = list(cpus) or list(DEFAULT_CPUS[architecture_of(triple).machine])
     command = compiler_for(triple) if python else []
     compiler()  # which says what is wrong with Numba
@@ -95,10 +103,26 @@ def write_bundle(
         (place / "README.md").write_text(_readme(file, triple, built, weights_bytes), encoding="utf-8")
         (place / MANIFEST).write_text(as_text(_fields(file, triple, built, place)), encoding="utf-8")
         library_bytes = (place / LIBRARY).stat().st_size if python else None
-    reports = [
-        LevelReport(b.level.cpu, b.level.features, b.code_bytes, b.weights_bytes, _working_bytes(b)) for b in built
-    ]
-    return BundleReport(Path(folder), triple, tuple(reports), weights_bytes, library_bytes)
+    return BundleReport(Path(folder), triple, tuple(map(_report, built)), weights_bytes, library_bytes)
+
+
+def _write_for_web(file: ModelFile, folder: Path, cpus: Sequence[str], python: bool) -> BundleReport:
+    if cpus or python:
+        option = "--cpu" if cpus else "--python"
+        raise BitvitError(f"{option}: is not for wasm32, whose one module runs wherever WebAssembly does; leave it out")
+    wasm.linker()  # which says if there is none
+    compiler()
+    with _new_folder(folder) as place:
+        (built,) = _compile(file, [wasm.LEVEL], wasm.TRIPLE, place)
+        objects = sorted(path.relative_to(place) for path in place.glob("objects/*/*.o"))
+        wasm.write_module(file, built, place, objects, place / WEIGHTS)
+        shutil.rmtree(place / "objects")
+        (place / WEIGHTS).unlink()
+        wasm.write_page(file, built, place)
+        fields = {"format": FORMAT, "version": __version__, "target": wasm.TRIPLE, "model": _model(file)}
+        (place / MANIFEST).write_text(as_text({**fields, "files": _files(place)}), encoding="utf-8")
+        size = (place / wasm.MODULE).stat().st_size
+    return BundleReport(folder, wasm.TRIPLE, (_report(built),), built.weights_bytes, None, size)
 
 
 @contextlib.contextmanager
@@ -163,12 +187,19 @@ def _compile(file: ModelFile, levels: Sequence[Level], triple: str, place: Path)
 def _start(file: ModelFile, level: Level, triple: str, place: Path, part: int, parts: int) -> Process:
     folder = place / "objects" / level.cpu
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = [str(file.path.absolute()), file.digest, str(folder), level.suffix, part, parts]
+    team = level.architecture.team
+    arguments = [str(file.path.absolute()), file.digest, str(folder), level.suffix, team, part, parts]
     function = write_level.__module__, write_level.__name__
     return Process(function, arguments, target=f"{triple} {level.cpu} {level.flags}")
 
 
 # --------------------------------------------------------------------------------------------------------- describing
+def _report(built: Built) -> LevelReport:
+    return LevelReport(
+        built.level.cpu, built.level.features, built.code_bytes, built.weights_bytes, _working_bytes(built)
+    )
+
+
 def _working_bytes(built: Built) -> int:
     return 4 * (built.program["state_units"] + built.program["scratch_units"])
 
@@ -191,25 +222,34 @@ def _fields(file: ModelFile, triple: str, built: Sequence[Built], place: Path) -
         }
         for item in built
     ]
-    files = sorted(path for path in place.rglob("*") if path.is_file())
     return {
         "format": FORMAT,
         "version": __version__,
         "target": triple,
-        "model": {
-            "config": file.config.to_dict(),
-            "preprocessing": file.preprocessing.to_dict(),
-            "labels": None if file.labels is None else list(file.labels),
-            "source_sha256": file.source_sha256,
-            "digest": file.digest,
-        },
+        "model": _model(file),
         "levels": levels,
         "outputs": built[0].program["outputs"],
-        "files": {
-            path.relative_to(place).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path.read_bytes())}
-            for path in files
-        },
+        "files": _files(place),
         "library": LIBRARY if (place / LIBRARY).exists() else None,
+    }
+
+
+def _model(file: ModelFile) -> dict[str, Any]:
+    return {
+        "config": file.config.to_dict(),
+        "preprocessing": file.preprocessing.to_dict(),
+        "labels": None if file.labels is None else list(file.labels),
+        "source_sha256": file.source_sha256,
+        "digest": file.digest,
+    }
+
+
+def _files(place: Path) -> dict[str, Any]:
+    """Bytes and sha256 of all files, by name."""
+    return {
+        path.relative_to(place).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path.read_bytes())}
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
     }
 
 

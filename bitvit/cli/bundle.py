@@ -23,8 +23,8 @@ def bundle(
         str | None,
         typer.Option(
             metavar="TRIPLE",
-            help="What the library is for, as LLVM names it: x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu. "
-            "Default: this machine.",
+            help="What it is for, as LLVM names it: x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu, or wasm32 for "
+            "browsers. Default: this machine.",
         ),
     ] = None,
     cpu: Annotated[
@@ -43,7 +43,8 @@ def bundle(
     """Write a model as a small native library: C code, the kernels that it needs, compiled, and its weights.
 
     The folder builds with make or CMake and needs no more than the C library and POSIX threads; README.md in it says
-    how. Of several processors the best that there is one for is chosen when a model is created.
+    how. Of several processors the best that there is one for is chosen when a model is created. For wasm32 there is a
+    module and a page that runs it in a browser, without a server.
     """
     require_stdout()
     from bitvit.bundle.writing import write_bundle
@@ -52,8 +53,9 @@ def bundle(
 
 
 def _print_report(report: "BundleReport") -> None:
-    library = "" if report.library_bytes is None else f", library for Python {report.library_bytes:,} bytes"
-    print(f"{printable(str(report.folder))}: for {report.target}, weights {report.weights_bytes:,} bytes{library}")
+    parts = {"library for Python": report.library_bytes, "model.wasm": report.module_bytes}
+    sizes = "".join(f", {name} {size:,} bytes" for name, size in parts.items() if size is not None)
+    print(f"{printable(str(report.folder))}: for {report.target}, weights {report.weights_bytes:,} bytes{sizes}")
     rows = [
         [level.cpu, f"{level.code_bytes:,}", f"{level.weights_bytes:,}", f"{level.working_bytes:,}"]
         for level in report.levels

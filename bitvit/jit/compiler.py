@@ -19,7 +19,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from bitvit.kernels.catalog import Function
 from bitvit.kernels.inline import inline
 from bitvit.kernels.simd import I8
-from bitvit.kernels.target import ARM, CPU, FEATURES, TRIPLE
+from bitvit.kernels.target import ARM, CPU, FEATURES, TRIPLE, WASM
 
 __all__ = ["compile_for_library", "compile_object", "llvm_code", "machine", "optimize"]
 
@@ -31,7 +31,10 @@ def machine(*, library: bool = False) -> Any:
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(TRIPLE)
     static = target.name.startswith("x86")
-    reloc, model = ("pic", "default") if library else ("static" if static else "default", "jitdefault")
+    if library:
+        reloc, model = "static" if WASM else "pic", "default"
+    else:
+        reloc, model = "static" if static else "default", "jitdefault"
     # AArch64 at level 3 fuses a product and a sum where its model of the processor says that it is quicker; at level 2
     # wherever they may be, as for x86, so that answers are the same on every processor.
     level = 2 if ARM else 3

@@ -16,7 +16,6 @@ v transposed to one bit a token. The gsb quantizer has three planes instead.
 """
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.catalog import COARSEN, LANE_BITS, OUTPUT, PROJECT
 from bitvit.kernels.inline import inline
@@ -34,6 +33,7 @@ from bitvit.kernels.simd import (
     nonzero,
     popcount,
     prelu,
+    record,
     row_sums,
     shift_left,
     shift_right,
@@ -166,14 +166,14 @@ def project_rows(first, rows, a, const, state, scratch, layer_norms):
 
 def project(piece, arguments, const, state, scratch):
     """Tokens to q, k, v with batch norms."""
-    a = carray(arguments, 1, PROJECT)[0]
+    a = record(arguments, PROJECT)
     first = piece * a.piece_rows
     project_rows(first, min(a.piece_rows, a.rows - first), a, const, state, scratch, False)
 
 
 def project_ln(piece, arguments, const, state, scratch):
     """Tokens to q, k, v with layer norms."""
-    a = carray(arguments, 1, PROJECT)[0]
+    a = record(arguments, PROJECT)
     first = piece * a.piece_rows
     project_rows(first, min(a.piece_rows, a.rows - first), a, const, state, scratch, True)
 
@@ -348,12 +348,12 @@ def coarsen_rows(piece, a, const, state, layer_norms):
 
 def coarsen(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, batch norms."""
-    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, False)
+    coarsen_rows(piece, record(arguments, COARSEN), const, state, False)
 
 
 def coarsen_ln(piece, arguments, const, state, scratch):
     """Coarse map of some merged tokens, layer norms."""
-    coarsen_rows(piece, carray(arguments, 1, COARSEN)[0], const, state, True)
+    coarsen_rows(piece, record(arguments, COARSEN), const, state, True)
 
 
 # ------------------------------------------------------------------------------------------------------- output
@@ -408,9 +408,9 @@ def output_rows(piece, a, const, state, scratch, layer_norms):
 
 def output(piece, arguments, const, state, scratch):
     """Attention output of some fine tokens, batch norms."""
-    output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, False)
+    output_rows(piece, record(arguments, OUTPUT), const, state, scratch, False)
 
 
 def output_ln(piece, arguments, const, state, scratch):
     """Attention output of some fine tokens, layer norms."""
-    output_rows(piece, carray(arguments, 1, OUTPUT)[0], const, state, scratch, True)
+    output_rows(piece, record(arguments, OUTPUT), const, state, scratch, True)

@@ -1,7 +1,6 @@
 """Downsampling by 2x2 patches: one float product (some-fp), or one binary product with a pooled shortcut (SPEC 7.7)."""
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.catalog import BINARY_DOWN, FLOAT_DOWN, LANE_BITS
 from bitvit.kernels.inline import inline
@@ -13,6 +12,7 @@ from bitvit.kernels.simd import (
     load,
     load_rows,
     prelu,
+    record,
     splat,
     store,
     store_mask,
@@ -64,12 +64,12 @@ def project_patches(piece, a, const, state, scratch):
 
 def float_down(piece, arguments, const, state, scratch):
     """out = W'·norm0(patch) + offset of the token: the outer batch norm and the positions are folded."""
-    project_patches(piece, carray(arguments, 1, FLOAT_DOWN)[0], const, state, scratch)
+    project_patches(piece, record(arguments, FLOAT_DOWN), const, state, scratch)
 
 
 def float_down_ln(piece, arguments, const, state, scratch):
     """out = LN(W·patch) + position; `source` is normalised already, `bias` is zero, and a piece has all columns."""
-    a = carray(arguments, 1, FLOAT_DOWN)[0]
+    a = record(arguments, FLOAT_DOWN)
     first, rows = project_patches(piece, a, const, state, scratch)
     out = floats_at(state, a.out + first * a.stride)
     affine, position = floats_at(const, a.affine), floats_at(const, a.position + first * a.width)
@@ -147,9 +147,9 @@ def binary_down_rows(piece, a, const, state, scratch, layer_norms):
 
 def binary_down(piece, arguments, const, state, scratch):
     """Binary downsampling, batch norms."""
-    binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, False)
+    binary_down_rows(piece, record(arguments, BINARY_DOWN), const, state, scratch, False)
 
 
 def binary_down_ln(piece, arguments, const, state, scratch):
     """Binary downsampling, layer norms; `source` is normalised already."""
-    binary_down_rows(piece, carray(arguments, 1, BINARY_DOWN)[0], const, state, scratch, True)
+    binary_down_rows(piece, record(arguments, BINARY_DOWN), const, state, scratch, True)

@@ -1,18 +1,17 @@
 """Head: mean over the tokens, or another pooling of them, norm, classifier (SPEC 7.2, 7.9.4, 7.9.5)."""
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.catalog import CLASSIFY, CLASSIFY_COLUMNS, POOL, SUM_LANES, TOKEN_WEIGHTS, WEIGHTED_POOL
 from bitvit.kernels.inline import inline
 from bitvit.kernels.rows import sum_lanes
-from bitvit.kernels.simd import broadcast, exp2, floats_at, fma, load, splat, store
+from bitvit.kernels.simd import broadcast, exp2, floats_at, fma, load, record, splat, store
 from bitvit.kernels.target import LANES
 
 
 def pool(piece, arguments, const, state, scratch):
     """out = mean over rows of source, then scale and bias, for some channels; affine: [width/LANES][2][LANES]."""
-    a = carray(arguments, 1, POOL)[0]
+    a = record(arguments, POOL)
     source, out, affine = floats_at(state, a.source), floats_at(state, a.out), floats_at(const, a.affine)
     share = splat(np.float32(1) / np.float32(a.rows))
     for c in range(piece * a.piece_width, min((piece + 1) * a.piece_width, a.width), LANES):
@@ -28,7 +27,7 @@ LOG2_E_REST = np.float32(1.4426950408889634 - float(np.float32(1.442695040888963
 
 def weigh_attention(piece, arguments, const, state, scratch):
     """weights = softmax over the tokens of source·vector (`affine`), in one piece."""
-    a = carray(arguments, 1, TOKEN_WEIGHTS)[0]
+    a = record(arguments, TOKEN_WEIGHTS)
     source, weights = floats_at(state, a.source), floats_at(state, a.weights)
     vector, sums = floats_at(const, a.affine), floats_at(scratch, a.sums)
     for r in range(a.rows):
@@ -67,7 +66,7 @@ def weigh_top(piece, arguments, const, state, scratch):
 
     Tokens are source under `affine`. Of equal norms the earlier token counts as the larger.
     """
-    a = carray(arguments, 1, TOKEN_WEIGHTS)[0]
+    a = record(arguments, TOKEN_WEIGHTS)
     source, weights, affine = floats_at(state, a.source), floats_at(state, a.weights), floats_at(const, a.affine)
     scores, sums = floats_at(scratch, a.scores), floats_at(scratch, a.sums)
     for r in range(a.rows):
@@ -88,7 +87,7 @@ def weigh_top(piece, arguments, const, state, scratch):
 
 def weighted_pool(piece, arguments, const, state, scratch):
     """out = sum over rows of weights·source, then scale and bias, for some channels."""
-    a = carray(arguments, 1, WEIGHTED_POOL)[0]
+    a = record(arguments, WEIGHTED_POOL)
     source, weights = floats_at(state, a.source), floats_at(state, a.weights)
     out, affine = floats_at(state, a.out), floats_at(const, a.affine)
     for c in range(piece * a.piece_width, min((piece + 1) * a.piece_width, a.width), LANES):
@@ -103,7 +102,7 @@ def classify(piece, arguments, const, state, scratch):
 
     panels: [n/CLASSIFY_COLUMNS][k][CLASSIFY_COLUMNS].
     """
-    a = carray(arguments, 1, CLASSIFY)[0]
+    a = record(arguments, CLASSIFY)
     source, out = floats_at(state, a.source), floats_at(state, a.out)
     panels, bias = floats_at(const, a.panels + piece * a.depth * CLASSIFY_COLUMNS), floats_at(const, a.bias)
     n = piece * CLASSIFY_COLUMNS

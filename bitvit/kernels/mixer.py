@@ -15,7 +15,6 @@ straight from the planes. Either way word j of pixel x is words[base + offsets[j
 """
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.catalog import BORDER, GROUPS, LANE_BITS, MIXER, MIXER_SIGNS
 from bitvit.kernels.inline import inline
@@ -33,6 +32,7 @@ from bitvit.kernels.simd import (
     load_rows_at,
     popcount,
     prelu,
+    record,
     shift_left,
     shift_right,
     splat,
@@ -52,7 +52,7 @@ def mixer_signs(piece, arguments, const, state, scratch):
 
     norm: [group][half word][scale, bias + move][LANES], lanes beyond the group (0, -1): their bits are 0.
     """
-    a = carray(arguments, 1, MIXER_SIGNS)[0]
+    a = record(arguments, MIXER_SIGNS)
     source, norm, planes = floats_at(state, a.source), floats_at(const, a.norm), words_at(state, a.planes)
     zero = splat(np.float32(0))
     side, stride, group, group_words, plane = a.side, a.stride, a.group, a.group_words, a.plane
@@ -197,7 +197,7 @@ def convolve_and_add_row(y, a, const, state, scratch):
 
 def mixer(piece, arguments, const, state, scratch):
     """X + BN(Σ RPReLU(conv)) for some image rows."""
-    a = carray(arguments, 1, MIXER)[0]
+    a = record(arguments, MIXER)
     rest = a.side - in_whole_tiles(a.side)
     whole = rest >= 0 and rest % TAIL_ROWS == 0 and a.group % LANES == 0
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
@@ -210,7 +210,7 @@ def mixer(piece, arguments, const, state, scratch):
 
 def mixer_ln(piece, arguments, const, state, scratch):
     """X + LN(Σ RPReLU(conv) + shift) for some image rows; shift: float32 [width], the RPReLUs' outer offsets."""
-    a = carray(arguments, 1, MIXER)[0]
+    a = record(arguments, MIXER)
     mixed, shift, valid = floats_at(scratch, a.mixed), floats_at(const, a.shift), floats_at(const, a.valid)
     for y in range(piece * a.piece_rows, min((piece + 1) * a.piece_rows, a.side)):
         convolve_row(y, a, const, state, scratch)

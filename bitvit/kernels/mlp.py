@@ -17,7 +17,6 @@ The six shift residuals are one circular depthwise stencil of N2 with nine taps:
 """
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.catalog import LANE_BITS, MLP
 from bitvit.kernels.inline import inline
@@ -32,6 +31,7 @@ from bitvit.kernels.simd import (
     load_rows,
     minimum,
     prelu,
+    record,
     splat_rows,
     store,
     store_mask,
@@ -248,9 +248,9 @@ def mlp_rows(piece, a, const, state, scratch, layer_norms):
 
 def mlp(piece, arguments, const, state, scratch):
     """MLP with batch norms."""
-    mlp_rows(piece, carray(arguments, 1, MLP)[0], const, state, scratch, False)
+    mlp_rows(piece, record(arguments, MLP), const, state, scratch, False)
 
 
 def mlp_ln(piece, arguments, const, state, scratch):
     """MLP with layer norms; `source` holds N2, normalised already."""
-    mlp_rows(piece, carray(arguments, 1, MLP)[0], const, state, scratch, True)
+    mlp_rows(piece, record(arguments, MLP), const, state, scratch, True)

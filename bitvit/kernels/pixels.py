@@ -11,7 +11,6 @@ sees whole rows of context, what `coarsen` would make of the windows' rows is do
 """
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.attention import copy_head, count_common, score, transpose_values
 from bitvit.kernels.catalog import ATTEND_PIXELS, LANE_BITS
@@ -27,6 +26,7 @@ from bitvit.kernels.simd import (
     load,
     load_rows,
     prelu,
+    record,
     shift_right,
     splat,
     splat_rows,
@@ -222,7 +222,7 @@ def attend_merged(head, first, rows, a, const, state, scratch, quantize, weights
 @inline
 def attend(piece, arguments, const, state, scratch, quantize, plane_weights, planes, layer_norms):
     """Some rows of a head, with a quantizer of so many planes."""
-    a = carray(arguments, 1, ATTEND_PIXELS)[0]
+    a = record(arguments, ATTEND_PIXELS)
     head, first = piece % a.heads, piece // a.heads * a.piece_rows
     rows = min(a.piece_rows, a.merged - first)
     gather_head(head, first, rows, a, state, scratch)

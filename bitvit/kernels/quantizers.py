@@ -5,7 +5,6 @@ What a quantizer makes of probabilities are planes of bits, and planes weigh val
 """
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.attention import attend_head, weigh_values
 from bitvit.kernels.catalog import ATTEND, LANE_BITS
@@ -18,6 +17,7 @@ from bitvit.kernels.simd import (
     load,
     load_rows,
     minimum_int,
+    record,
     row_mins,
     row_sums,
     splat,
@@ -144,9 +144,9 @@ def attend(piece, a, const, state, scratch, quantize, plane_weights, planes):
 
 def attend_levels(piece, arguments, const, state, scratch):
     """One window and head with the multi-level quantizer."""
-    attend(piece, carray(arguments, 1, ATTEND)[0], const, state, scratch, levels_tile, levels_weights, 2)
+    attend(piece, record(arguments, ATTEND), const, state, scratch, levels_tile, levels_weights, 2)
 
 
 def attend_gsb(piece, arguments, const, state, scratch):
     """One window and head with the gsb quantizer."""
-    attend(piece, carray(arguments, 1, ATTEND)[0], const, state, scratch, gsb_tile, gsb_weights, 3)
+    attend(piece, record(arguments, ATTEND), const, state, scratch, gsb_tile, gsb_weights, 3)

@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from bitvit.kernels.catalog import CLAIMS, DONE, EPOCH, GATE, IMAGE, INSIDE, JOB, LINE, OPEN, STALLED, STEP
 from bitvit.kernels.inline import inline
-from bitvit.kernels.simd import I8, I32, I64, floats_at_address, words_at_address
+from bitvit.kernels.simd import I8, I32, I64, floats_at_address, record, words_at_address
 from bitvit.kernels.target import TRIPLE
 
 SPINS = 2000  # polls before a waiting thread offers its core to others
@@ -75,7 +74,7 @@ def atomic_store(typingctx, cells, cell, value):
 
 @intrinsic
 def pointer(typingctx, address):
-    """A memory address as `carray` takes it."""
+    """A memory address as `record` takes it."""
 
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], I8.as_pointer())
@@ -161,7 +160,7 @@ def store_at_address(typingctx, address, value):
 @inline
 def _step(table, s):
     """Step s: a record STEP."""
-    return carray(pointer(table + STEP_BYTES * s), 1, STEP)[0]
+    return record(pointer(table + STEP_BYTES * s), STEP)
 
 
 @inline
@@ -239,7 +238,7 @@ def _run_image(table, steps, const, state, scratch, cells, ranges, home, leads):
 @inline
 def _run_batch(table, steps, const, state, scratch, cells, job):
     """Whole images, claimed one by one."""
-    batch = carray(pointer(job), 1, JOB)[0]
+    batch = record(pointer(job), JOB)
     while True:
         i = atomic_add(cells, DONE, 1)
         if i >= batch.count:

@@ -363,6 +363,20 @@ def words_at_address(typingctx, address):
     return _array_at_address(types.uint32)
 
 
+@intrinsic
+def record(typingctx, address, fields):
+    """The record of a dtype at a memory address (voidptr).
+
+    Numba's `carray` would do, but is compiled for the machine that it runs on before it becomes part of a kernel.
+    """
+    kind = fields.dtype
+
+    def codegen(context, builder, sig, args):
+        return builder.bitcast(args[0], context.get_value_type(kind))
+
+    return kind(types.voidptr, fields), codegen
+
+
 def _array_at_address(elem: Any) -> Any:
     array_type = types.Array(elem, 1, "C")
 

@@ -1,7 +1,6 @@
 """Stem: image norm -> 4x4 patches -> float product -> norm -> GELU -> + positions (SPEC 7.1, 7.9.1)."""
 
 import numpy as np
-from numba import carray
 
 from bitvit.kernels.catalog import DEPTH, IMAGE, IMAGE_NORM, PATCH, STEM, SUM_LANES
 from bitvit.kernels.inline import inline
@@ -15,6 +14,7 @@ from bitvit.kernels.simd import (
     floats_at_address,
     fma,
     load,
+    record,
     splat,
     store,
     store_fours,
@@ -38,7 +38,7 @@ def image_norm(piece, arguments, const, state, scratch):
 
     Sums of CHUNK values in float32, of chunks in float64; the variance is summed around the mean.
     """
-    a = carray(arguments, 1, IMAGE_NORM)[0]
+    a = record(arguments, IMAGE_NORM)
     image, sums = floats_at_address(image_field(state, a.image, ADDRESS)), floats_at(scratch, a.sums)
     affine, out = floats_at(const, a.affine), floats_at(state, a.out)
     count = a.image_side * a.image_side
@@ -144,7 +144,7 @@ def stem_rows(first, rows, a, state, const, scratch):
 
 def stem(piece, arguments, const, state, scratch):
     """Stem with the batch norm folded into weights and bias."""
-    a = carray(arguments, 1, STEM)[0]
+    a = record(arguments, STEM)
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
     stem_rows(first, rows, a, state, const, scratch)
@@ -157,7 +157,7 @@ def stem(piece, arguments, const, state, scratch):
 
 def stem_ln(piece, arguments, const, state, scratch):
     """Stem with layer norm."""
-    a = carray(arguments, 1, STEM)[0]
+    a = record(arguments, STEM)
     first = piece * a.piece_rows
     rows = min(a.piece_rows, a.rows - first)
     stem_rows(first, rows, a, state, const, scratch)

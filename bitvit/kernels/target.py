@@ -36,6 +36,7 @@ def target_has(feature: str) -> bool:
 
 
 ARM = TRIPLE.startswith(("aarch64", "arm64"))
+WASM = TRIPLE.startswith("wasm")
 
 
 def _counts_by_dot_products() -> bool:

@@ -60,7 +60,15 @@ def test_a_kernel_that_is_compiled_again_has_the_same_bytes(bundle: Path, tiny: 
     with Process((describe.__module__, describe.__name__), (triple, ["native"])) as process:
         (level,) = levels_of(triple, ["native"], json.loads(process.result()))
     names = [function.name for function in functions_of(tiny)]
-    arguments = [str(tiny), load_model_file(tiny).digest, str(tmp_path), level.suffix, names.index("pool"), len(names)]
+    arguments = [
+        str(tiny),
+        load_model_file(tiny).digest,
+        str(tmp_path),
+        level.suffix,
+        True,
+        names.index("pool"),
+        len(names),
+    ]
     with Process(
         (write_level.__module__, write_level.__name__), arguments, target=f"{triple} {level.cpu} {level.flags}"
     ) as process:

@@ -3,23 +3,27 @@
 Playwright is imported when it is used: without it these tests are skipped.
 """
 
+import contextlib
 import importlib
 import io
 import json
+import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from bitvit import Classifier
 from tests.support.paths import WEIGHTS
 
 __all__ = [
-    "BELOW", "DESKTOP", "MODELS", "PATIENCE", "PHONE", "SAMPLES",
-    "answer_of", "encoded", "expect", "expected_classes", "give", "photo", "pixels_of", "settled", "shown_classes",
-    "upload",
+    "BELOW", "DESKTOP", "MODELS", "PATIENCE", "PHONE", "SAMPLES", "WHERE",
+    "answer_of", "encoded", "expect", "expected_classes", "give", "launched", "photo", "pixels_of", "settled",
+    "shown_classes", "upload",
 ]  # fmt: skip
 
 MODELS = {"cifar": WEIGHTS / "bhvit-cifar10.safetensors", "digits": WEIGHTS / "bhvit-digits.safetensors"}
@@ -27,6 +31,27 @@ BELOW = "/below/it"  # where the same application is mounted once more
 SAMPLES = sorted((WEIGHTS / "samples").glob("*.png"))
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1400, "height": 900}
 PATIENCE = 20_000  # milliseconds
+WHERE = "tools/page/check says what is needed"
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+    "--host-resolver-rules=MAP elsewhere.test 127.0.0.1",  # a name that is not localhost: no secure context
+]
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Any]:
+    """Playwright's browser; the test is skipped where there is none."""
+    sync_api: Any = pytest.importorskip("playwright.sync_api", reason=WHERE)
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip(f"no Chromium: {WHERE}")
+    sync_api.expect.set_options(timeout=PATIENCE)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def expect(locator: Any) -> Any:

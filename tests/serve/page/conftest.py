@@ -6,7 +6,6 @@ Each page that a test opens is watched: it must ask no other server, break no po
 import asyncio
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
@@ -15,16 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.browser import BELOW, DESKTOP, MODELS, PATIENCE, expect
+from tests.support.browser import BELOW, DESKTOP, MODELS, PATIENCE, WHERE, expect, launched
 
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
-WHERE = "tools/page/check says what is needed"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-    "--host-resolver-rules=MAP elsewhere.test 127.0.0.1",  # a name that is not localhost: no secure context
-]
 Open = Callable[..., Any]
 
 
@@ -54,15 +46,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api: Any = pytest.importorskip("playwright.sync_api", reason=WHERE)
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip(f"no Chromium: {WHERE}")
-    sync_api.expect.set_options(timeout=PATIENCE)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,0 +1,301 @@
+"""bitvit bundle --target wasm32: the module has the engine's bits, its script Pillow's, and the page shows them.
+
+What runs it needs LLVM's linker, Node and Chromium: `tools/page/check` says what to install.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import bitvit
+from bitvit.bundle import wasm
+from bitvit.bundle.writing import write_bundle
+from bitvit.errors import BitvitError, ModelFileError
+from bitvit.kernels.catalog import CLASSIFY
+from bitvit.kernels.target import ELSEWHERE
+from bitvit.preprocess import Preprocessing
+from tests.support.browser import DESKTOP, PATIENCE, PHONE, WHERE, encoded, expect, give, launched, photo, upload
+from tests.support.crosscompiled import compiled, run_python
+from tests.support.paths import TESTS, WEIGHTS
+
+DIGITS = WEIGHTS / "bhvit-digits.safetensors"
+Ask = Callable[..., Any]
+
+
+def test_kernels_read_their_arguments_where_they_are() -> None:
+    """Numba's `carray` is laid out for the machine that it runs on: kernels would read from address 0."""
+    variables = {ELSEWHERE: f"{wasm.TRIPLE} {wasm.LEVEL.cpu} {wasm.LEVEL.flags}"}
+    (code,) = compiled([], ["classify"], **variables).assembly.values()
+    place = CLASSIFY.fields["bias"][1]  # type: ignore[index]
+    assert re.search(rf"local\.get\s+1\n\s+i32\.load\s+{place}\b", code)
+
+
+# ------------------------------------------------------------------------------------------------------------- refused
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"cpus": ["generic"]}, "--cpu: is not for wasm32"), ({"python": True}, "--python: is not for wasm32")],
+)
+def test_options_that_have_no_meaning(options: dict[str, Any], message: str, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(BitvitError, match=message):
+        write_bundle(tiny, tmp_path / "out", target="wasm32", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_kind_of_wasm(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(BitvitError, match=r"wasm64-unknown-unknown.*expected .* or wasm32"):
+        write_bundle(tiny, tmp_path / "out", target="wasm64-unknown-unknown")
+
+
+def test_no_linker(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    with pytest.raises(BitvitError, match=r"there is no 'wasm-ld', .*apt install lld.*, or let WASM_LD name it"):
+        write_bundle(tiny, tmp_path / "out", target="wasm32")
+    monkeypatch.setenv("WASM_LD", "no-such-linker --verbose")
+    with pytest.raises(BitvitError, match="there is no 'no-such-linker'"):
+        write_bundle(tiny, tmp_path / "out", target="wasm32")
+
+
+# ------------------------------------------------------------------------------------------------------------- in Node
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        wasm.linker()
+    except BitvitError:
+        pytest.skip(f"no wasm-ld: {WHERE}")
+    folder = tmp_path_factory.mktemp("web") / "digits"
+    write_bundle(DIGITS, folder, target="wasm32")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(web: Path, tmp_path_factory: pytest.TempPathFactory) -> Ask:
+    """ask(name, ...): what wasm.mjs answers."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip(f"no Node: {WHERE}")
+    folder = tmp_path_factory.mktemp("node")
+    shutil.copy(web / "model.wasm", folder)
+    shutil.copy(web / "bitvit.js", folder / "bitvit.mjs")
+
+    def ask(*request: object) -> Any:
+        command = [node, str(TESTS / "bundle" / "wasm.mjs"), str(folder)]
+        done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return ask
+
+
+def text_of(array: NDArray[Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def image_of(pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    """As ImageData is."""
+    alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    data = text_of(np.concatenate([pixels, alpha], axis=2))
+    return {"data": data, "width": pixels.shape[1], "height": pixels.shape[0]}
+
+
+def random_image(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# Without fused products, which WebAssembly has not: x86-64-v2 has neither.
+_REFERENCE = """
+import sys
+import numpy as np
+import bitvit
+model = bitvit.load(sys.argv[1], threads=1)
+np.save(sys.argv[3], model(np.load(sys.argv[2])))
+"""
+
+
+def reference(planes: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
+    np.save(folder / "planes.npy", planes)
+    places = [str(folder / name) for name in ("planes.npy", "logits.npy")]
+    run_python(_REFERENCE, str(DIGITS), *places, NUMBA_CPU_NAME="nehalem", NUMBA_CPU_FEATURES="+sse4.2,+popcnt")
+    found: NDArray[np.float32] = np.load(places[1])
+    return found
+
+
+def test_it_imports_nothing(ask: Ask) -> None:
+    names = ["about", "bytes", "logits", "planes", "run_bytes", "run_planes", "table"]
+    assert ask("interface") == [[], [*(f"bitvit_{name}" for name in names), "memory"]]
+
+
+def test_logits_have_the_engines_bits(ask: Ask, tmp_path: Path) -> None:
+    preprocessing = bitvit.load(DIGITS).preprocessing
+    side = preprocessing.crop
+    crops = [random_image(seed, side, side) for seed in range(4)]
+    planes = np.stack([preprocessing.planes(crop) for crop in crops])
+    expected = reference(planes, tmp_path).view(np.uint32).tolist()
+    # `resize` is the crop's side here, so that these images are taken as they are.
+    assert preprocessing.resize == side
+    assert ask("logits", [image_of(crop) for crop in crops]) == expected
+    unusable = np.full_like(planes[0], np.nan)
+    found = ask("planes", [text_of(one) for one in (planes[0], unusable, *planes)])
+    assert [found[0], *found[2:]] == [expected[0], *expected]
+
+
+# The last ones are resized in the other order, where each rounds.
+SIZES = [(1, 1), (1, 9), (7, 7), (8, 33), (96, 96), (97, 96), (130, 400), (300, 301), (375, 500), (64, 640)]
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(96, 96), (109, 96), (36, 32), (8, 7)])
+def test_images_are_resized_and_cropped_as_by_pillow(resize: int, crop: int, ask: Ask) -> None:
+    preprocessing = Preprocessing(crop, resize, crop, 0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    images = [random_image(number, *size) for number, size in enumerate(SIZES)]
+    images += [image.transpose(1, 0, 2).copy() for image in images]
+    if int(PIL.__version__.partition(".")[0]) < 13:
+        images = images[: len(SIZES)]  # tall ones had the order of wide ones
+    found = ask("cropped", [image_of(image) for image in images], preprocessing.to_dict())
+    for image, data in zip(images, found, strict=True):
+        seen = np.frombuffer(base64.b64decode(data), np.uint8).reshape(crop, crop, 4)
+        np.testing.assert_array_equal(seen[:, :, :3], preprocessing.cropped(Image.fromarray(image)))
+
+
+def test_classes_are_those_of_a_classifier(ask: Ask) -> None:
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((WEIGHTS / "samples-digits").iterdir())]
+    expected = bitvit.Classifier(DIGITS)(images, top_k=3)
+    for found, wanted in zip(ask("classify", [image_of(image) for image in images], 3), expected, strict=True):
+        assert [(one["label"], one["index"]) for one in found] == [(one["label"], one["index"]) for one in wanted]
+        assert [one["score"] for one in found] == pytest.approx([one["score"] for one in wanted], rel=1e-5)
+
+
+def test_an_image_that_is_not_as_it_says(ask: Ask) -> None:
+    image = image_of(random_image(0, 3, 3))
+    assert ask("error", {**image, "width": 4}) == "RangeError: an image of 4 x 3 pixels in 36 bytes"
+    assert ask("error", {**image, "height": 0}) == "RangeError: an image of 3 x 0 pixels in 36 bytes"
+
+
+def test_what_is_written(web: Path, tmp_path: Path) -> None:
+    """The same bytes again, all listed."""
+    listed = json.loads((web / "bundle.json").read_text(encoding="utf-8"))["files"]
+    names = {path.name for path in web.iterdir()}
+    assert names == {"README.md", "bitvit.js", "bundle.json", "index.html", "model.wasm"} == {*listed, "bundle.json"}
+    assert not re.search(r"@\w+@", (web / "README.md").read_text(encoding="utf-8"))
+    write_bundle(DIGITS, tmp_path / "again", target="wasm32-unknown-unknown")
+    for name in names:
+        assert (web / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_python_does_not_load_it(web: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"digits: is a bundle for WebAssembly.*--python"):
+        bitvit.load(web)
+
+
+@pytest.mark.usefixtures("web")
+def test_a_linker_that_fails_leaves_nothing(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WASM_LD", f"{wasm.linker()[0]} --no-such-option")
+    with pytest.raises(BitvitError, match=r"cannot link model\.wasm: .*no-such-option"):
+        write_bundle(tiny, tmp_path / "out", target="wasm32")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- in Chromium
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(web: Path, browser: Any) -> Iterator[Callable[..., Any]]:
+    """open_page(**options): the page, opened from the disk; it must ask for nothing and log nothing."""
+    contexts, faults = [], []
+
+    def open_page(**options: Any) -> Any:
+        context = browser.new_context(**{"viewport": DESKTOP, **options})
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "request", lambda asked: faults.append(asked.url) if not asked.url.startswith(("file:", "blob:")) else None
+        )
+        page.goto((web / "index.html").as_uri())
+        expect(page.locator("#facts")).to_contain_text("10 classes; sees 96 x 96 pixels")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def shown(page: Any, number: int = 0) -> list[tuple[str, str]]:
+    rows = page.locator(".card").nth(number).locator("ol li")
+    expect(rows).to_have_count(5)
+    labels, shares = (rows.locator(name).all_text_contents() for name in (".label", ".share"))
+    return list(zip(labels, shares, strict=True))
+
+
+def expected_of(data: bytes) -> list[tuple[str, str]]:
+    return [(one["label"], f"{100 * one['score']:.1f} %") for one in bitvit.Classifier(DIGITS)(data)]
+
+
+def test_the_page_classifies(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    turned = Image.open(min((WEIGHTS / "samples-digits").iterdir())).convert("RGB").rotate(90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # which calls for a quarter turn, as the training code does not make it
+    images = {
+        "wide.png": encoded(Image.fromarray(random_image(1, 130, 400))),
+        "small.png": encoded(Image.fromarray(random_image(2, 9, 14))),
+        **{f"turned.{kind}": encoded(turned, kind, exif=exif, lossless=True) for kind in ("png", "webp")},
+    }
+    give(page, *(upload(name, data) for name, data in images.items()))
+    expect(page.locator(".card")).to_have_count(len(images))
+    for number, data in enumerate(reversed(images.values())):  # the last one on top
+        assert shown(page, number) == expected_of(data)
+    expect(page.locator("#status")).to_contain_text("turned.webp: ")
+
+
+def test_a_photograph_is_not_turned(open_page: Callable[..., Any]) -> None:
+    """Browsers decode a JPEG a little differently, so shares may differ in their last digits."""
+    page = open_page()
+    digit = Image.open(min((WEIGHTS / "samples-digits").iterdir())).convert("RGB").resize((480, 480)).rotate(90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(digit, "JPEG", quality=95, exif=exif)
+    give(page, upload("turned.jpg", data))
+    found, expected = shown(page), expected_of(data)
+    assert [label for label, _ in found[:2]] == [label for label, _ in expected[:2]]
+    assert float(found[0][1].split()[0]) == pytest.approx(float(expected[0][1].split()[0]), abs=3)
+
+
+def test_what_is_no_image(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    give(page, upload("notes.txt", b"text"), upload("waves.jpg", photo()))
+    expect(page.locator(".error")).to_have_text("This browser cannot decode the file as an image.")
+    assert len(shown(page)) == 5  # of the image behind it
+
+
+@pytest.mark.parametrize(("scheme", "viewport"), [("light", PHONE), ("dark", DESKTOP)], ids=["light", "dark"])
+def test_axe_finds_nothing_on_it(open_page: Callable[..., Any], scheme: str, viewport: dict[str, int]) -> None:
+    axe_package = pytest.importorskip("axe_playwright_python", reason=WHERE)
+    page = open_page(color_scheme=scheme, viewport=viewport)
+    script = files(axe_package).joinpath("axe.min.js").read_text(encoding="utf-8")
+    page.evaluate(script)
+    give(page, upload("notes.txt", b"text"), upload("waves.jpg", photo()))
+    expect(page.locator("ol li")).to_have_count(5)
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"wasm-{scheme}.png", full_page=True)
