@@ -11,11 +11,19 @@ from bitvit.bundle.manifest import LIBRARY
 from bitvit.bundle.targets import architecture_of, default_target
 from bitvit.errors import BitvitError
 
-__all__ = ["compiler_for", "link_library"]
+__all__ = ["command_of", "compiler_for", "link_library"]
 
 FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread", "-DBITVIT_WEIGHTS_APART")
 # -z defs: what no library has is told now, not when the library is loaded.
 LINKING = ("-shared", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack")
+
+
+def command_of(variable: str) -> list[str]:
+    """The words of a command in an environment variable. Raises BitvitError for a quote that does not end."""
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as problem:
+        raise BitvitError(f"{variable}: {problem}; expected a command as a shell takes it") from None
 
 
 def compiler_for(triple: str) -> list[str]:
@@ -23,10 +31,9 @@ def compiler_for(triple: str) -> list[str]:
 
     Raises BitvitError if there is none.
     """
-    chosen = os.environ.get("CC", "")
     machine = architecture_of(triple).machine
     here = machine == architecture_of(default_target()).machine
-    command = shlex.split(chosen) or ["cc" if here else f"{machine}-linux-gnu-gcc"]
+    command = command_of("CC") or ["cc" if here else f"{machine}-linux-gnu-gcc"]
     if shutil.which(command[0]) is None:
         debian = "gcc" if here else f"gcc-{machine.replace('_', '-')}-linux-gnu"
         raise BitvitError(

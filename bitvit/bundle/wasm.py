@@ -8,8 +8,6 @@ them together.
 import base64
 import hashlib
 import json
-import os
-import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bitvit.bundle.linking import command_of
 from bitvit.bundle.source import Built, template
 from bitvit.bundle.targets import WASM, Level
 from bitvit.errors import BitvitError
@@ -42,22 +41,22 @@ _RUN_STEPS = f"bitvit_{run_steps.name}_{LEVEL.suffix}"
 
 def linker() -> list[str]:
     """The command of LLVM's linker for WebAssembly: $WASM_LD, else wasm-ld. Raises BitvitError if there is none."""
-    chosen = shlex.split(os.environ.get(LINKER, ""))
+    chosen = command_of(LINKER)
     names = chosen[:1] or ["wasm-ld", *(f"wasm-ld-{version}" for version in VERSIONS)]
-    found = next((name for name in names if shutil.which(name)), None)
+    found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         raise BitvitError(
             f"there is no {names[0]!r}, LLVM's linker for WebAssembly; install it (Debian: apt install lld), or let "
             f"{LINKER} name it"
         )
-    return [found, *chosen[1:]]
+    return [str(Path(found).absolute()), *chosen[1:]]
 
 
 def write_module(file: ModelFile, built: Built, folder: Path, objects: Sequence[Path], weights: Path) -> None:
     """Link a model's objects to model.wasm in the folder. Raises BitvitError if that fails."""
-    exports = ["about", "bytes", "planes", "logits", "table", "run_planes"]
+    exports = ["about", "planes", "logits", "table", "run_planes"]
     if not file.config.image_norm:  # whose first kernel takes floats alone
-        exports.append("run_bytes")
+        exports += ["bytes", "run_bytes"]
     rest = folder / "model.o"
     rest.write_bytes(_object("\n".join(_code(file, built, weights.read_bytes()))))
     command = [
@@ -73,7 +72,8 @@ def write_module(file: ModelFile, built: Built, folder: Path, objects: Sequence[
             "a wasm-ld of LLVM 17 or later"
         )
     rest.unlink()
-    (folder / MODULE).chmod(0o644)  # nobody runs it as a program
+    module = folder / MODULE
+    module.chmod(module.stat().st_mode & ~0o111)  # nobody runs it as a program
 
 
 # --------------------------------------------------------------------------------------------------------- LLVM code
@@ -136,19 +136,19 @@ def _code(file: ModelFile, built: Built, weights: bytes) -> Iterator[str]:
         "i64 ptrtoint (ptr @weights to i64), i64 ptrtoint (ptr @state to i64), i64 ptrtoint (ptr @scratch to i64))",
         f"%output = getelementptr i8, ptr @state, i32 {4 * program['output_at']}",
         f"call void @llvm.memcpy.p0.p0.i32(ptr @bitvit_logits, ptr %output, i32 {4 * outputs}, i1 false)",
-        "ret void",
-        "}",
     ]
     describe = "call void @llvm.memcpy.p0.p0.i32(ptr @state, ptr @{}, i32 48, i1 false)"
     yield "define void @bitvit_run_bytes() {"
     yield describe.format("of_bytes")
     yield from run
-    # What is not a number would stay in lanes that are multiplied by 0.
+    yield "ret void }"
     yield "define void @bitvit_run_planes() {"
-    yield f"call void @llvm.memset.p0.i32(ptr @state, i8 0, i32 {state}, i1 false)"
-    yield f"call void @llvm.memset.p0.i32(ptr @scratch, i8 0, i32 {scratch}, i1 false)"
     yield describe.format("of_planes")
     yield from run
+    # What is not a number would stay in lanes that are multiplied by 0.
+    yield f"call void @llvm.memset.p0.i32(ptr @state, i8 0, i32 {state}, i1 false)"
+    yield f"call void @llvm.memset.p0.i32(ptr @scratch, i8 0, i32 {scratch}, i1 false)"
+    yield "ret void }"
 
 
 def _room(name: str, size: int, linkage: str = "") -> str:
@@ -156,11 +156,8 @@ def _room(name: str, size: int, linkage: str = "") -> str:
 
 
 def _text(name: str, data: bytes, align: int, linkage: str = "") -> str:
-    letters = "".join(_ESCAPED[byte] for byte in data)
-    return f'@{name} = {linkage}constant [{len(data)} x i8] c"{letters}", align {align}'
-
-
-_ESCAPED = [f"\\{byte:02X}" for byte in range(256)]
+    letters = data.hex("\\")
+    return f'@{name} = {linkage}constant [{len(data)} x i8] c"\\{letters}", align {align}'
 
 
 def _object(code: str) -> bytes:
@@ -197,8 +194,9 @@ def _policy(script: str) -> str:
 
 def _facts(file: ModelFile, built: Built, module: bytes) -> dict[str, object]:
     """What README.md says of a model."""
-    crop, page, bytes_row = file.preprocessing.crop, "", ""
+    crop, call, page, bytes_row = file.preprocessing.crop, "logits(image)", "", ""
     if file.config.num_classes:
+        call = "classify(image, 5)"
         page = f"| `{PAGE}` | a page that classifies images, all in one file: open it |\n"
     if not file.config.image_norm:
         bytes_row = (
@@ -212,6 +210,7 @@ def _facts(file: ModelFile, built: Built, module: bytes) -> dict[str, object]:
         "IMAGE_SIZE": file.config.image_size,
         "MODULE_BYTES": f"{len(module):,}",
         "CODE_BYTES": f"{built.code_bytes:,}",
+        "CALL": call,
         "PAGE": page,
         "RUN_BYTES": bytes_row,
     }

@@ -203,6 +203,9 @@ def test_no_compiler(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CC", "no-such-compiler -m64")
     with pytest.raises(BitvitError, match="there is no C compiler 'no-such-compiler' to link the library"):
         write_bundle(tiny, tmp_path / "out", python=True)
+    monkeypatch.setenv("CC", "gcc '-m64")
+    with pytest.raises(BitvitError, match="CC: No closing quotation; expected a command"):
+        write_bundle(tiny, tmp_path / "out", python=True)
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(BitvitError, match="Debian: apt install gcc"):

@@ -23,6 +23,7 @@ const answers = {
       const model = Object.assign(Object.create(Model.prototype), { about: { preprocessing } });
       return Buffer.from(model.cropped(image(one))).toString("base64");
     }),
+  missing: () => Model.load(new Response("no such file", { status: 404 })).catch(String),
   error: (model, one) => {
     try {
       return model.logits(image(one)) && "none";
@@ -32,4 +33,4 @@ const answers = {
   },
 };
 const [name, ...rest] = JSON.parse(readFileSync(0, "utf8"));
-process.stdout.write(JSON.stringify(answers[name](await Model.load(Promise.resolve(bytes)), ...rest)));
+process.stdout.write(JSON.stringify(await answers[name](await Model.load(Promise.resolve(bytes)), ...rest)));

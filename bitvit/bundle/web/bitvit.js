@@ -24,6 +24,7 @@ export class Model {
   /** source: the bytes of model.wasm, or a Response that has them, or a promise of one of these. */
   static async load(source) {
     const found = await source;
+    if (found.ok === false) throw new Error(`${found.url}: HTTP status ${found.status}`);
     const bytes = typeof found.arrayBuffer === "function" ? await found.arrayBuffer() : found;
     const { instance } = await WebAssembly.instantiate(bytes);
     return new Model(instance);
@@ -67,7 +68,7 @@ export class Model {
     if (!(width >= 1 && height >= 1) || data.length !== 4 * width * height)
       throw new RangeError(`an image of ${width} x ${height} pixels in ${data.length} bytes`);
     if (resize === null && (width !== crop || height !== crop))
-      throw new RangeError(`the image has ${width} x ${height} pixels, the model takes ${crop} x ${crop} alone`);
+      throw new RangeError(`an image of ${width} x ${height} pixels, expected exactly ${crop} x ${crop}`);
     const short = resize ?? crop;
     const long = Math.trunc((short * Math.max(width, height)) / Math.min(width, height));
     const newWidth = width <= height ? short : long;

@@ -25,22 +25,40 @@ function unturned(bytes) {
     for (let at = 12; at + 8 <= bytes.length; at += 8 + 2 * Math.ceil(view.getUint32(at + 4, true) / 2))
       if (text(at, 4) === "EXIF") rename(at);
   } else if (bytes[0] === 0xff && bytes[1] === 0xd8) {
-    for (let at = 2; at + 10 <= bytes.length && bytes[at] === 0xff && bytes[at + 1] !== 0xda; at += 2 + view.getUint16(at + 2))
+    for (let at = 2; at + 10 <= bytes.length && bytes[at] === 0xff && bytes[at + 1] !== 0xda; ) {
       if (bytes[at + 1] === 0xe1 && text(at + 4, 4) === "Exif") rename(at + 4);
+      at += bytes[at + 1] === 0xff ? 1 : 2 + view.getUint16(at + 2); // any number of 0xff before a marker
+    }
   }
   return bytes;
 }
 
-/** An image file's pixels as they are stored: not turned, colours not converted. */
+const TILE = 2048; // pixels a side: in a canvas larger than a browser can have, all is black without an error
+
+/** An image file's pixels as they are stored: not turned, colours not converted. What is transparent becomes black. */
 async function pixelsOf(file) {
   const blob = new Blob([unturned(new Uint8Array(await file.arrayBuffer()))]);
   const bitmap = await createImageBitmap(blob, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
-  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
   const { width, height } = bitmap;
+  const data = new Uint8ClampedArray(4 * width * height);
+  const context = new OffscreenCanvas(TILE, TILE).getContext("2d", { willReadFrequently: true });
+  context.globalCompositeOperation = "copy";
+  for (let top = 0; top < height; top += TILE)
+    for (let left = 0; left < width; left += TILE) {
+      const [across, down] = [Math.min(TILE, width - left), Math.min(TILE, height - top)];
+      context.drawImage(bitmap, -left, -top);
+      const tile = context.getImageData(0, 0, across, down).data;
+      for (let y = 0; y < down; y++)
+        data.set(tile.subarray(4 * across * y, 4 * across * (y + 1)), 4 * ((top + y) * width + left));
+    }
   bitmap.close();
-  return context.getImageData(0, 0, width, height);
+  return { data, width, height };
+}
+
+function isOpaque({ data }) {
+  let all = 255;
+  for (let i = 3; i < data.length; i += 4) all &= data[i];
+  return all === 255;
 }
 
 function showClasses(item, classes) {
@@ -49,7 +67,6 @@ function showClasses(item, classes) {
     row.querySelector(".label").textContent = label;
     row.querySelector(".share").textContent = `${(100 * score).toFixed(1)} %`;
     row.querySelector("meter").value = score;
-    row.querySelector("meter").setAttribute("aria-label", label);
     item.querySelector("ol").append(row);
   }
 }
@@ -69,6 +86,8 @@ async function add(file) {
     const milliseconds = (performance.now() - begin).toFixed(0);
     showClasses(item, classes);
     note.textContent = `${pixels.width} x ${pixels.height} pixels, resized and classified in ${milliseconds} ms`;
+    if (!isOpaque(pixels))
+      note.textContent += ". In a browser transparent pixels lose their colours, so bitvit may answer otherwise elsewhere.";
     return `${file.name}: ${classes[0].label}`;
   } catch (problem) {
     note.textContent =
@@ -100,7 +119,8 @@ try {
   model = await Model.load(decoded(find("module").textContent));
   find("module").remove();
   const size = model.about.preprocessing.crop;
-  find("facts").textContent = `${model.labels.length} classes; sees ${size} x ${size} pixels; bitvit ${model.about.version}`;
+  const { length } = model.labels;
+  find("facts").textContent = `${length} ${length === 1 ? "class" : "classes"}; sees ${size} x ${size} pixels; bitvit ${model.about.version}`;
   find("files").disabled = false;
   listen();
 } catch (problem) {
