@@ -75,6 +75,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {  # marker -> 
     "peers-tiny": ("peers-tiny", peers.table),
     "peers-photos": ("peers-photos", compare_photos.table),
     "speed": ("speed", speed.table),
+    "cores": ("cores", speed.table),
     "kernels": ("kernels", bench_kernels.markdown),
     "pipeline": ("pipeline", bench_pipeline.table),
 }
