@@ -81,7 +81,8 @@ def test_import_from_the_folder_that_holds_the_clone(clone: Path, python: Path) 
 def test_a_wheel_holds_the_package_alone(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    found = [*(ROOT / "bitvit").rglob("*.py"), *(ROOT / "bitvit" / "bundle" / "c").iterdir()]
+    templates = (ROOT / "bitvit" / "bundle" / folder for folder in ("c", "web"))
+    found = [*(ROOT / "bitvit").rglob("*.py"), *(path for folder in templates for path in folder.iterdir())]
     sources = {path.relative_to(ROOT).as_posix() for path in found}
     assert {name for name in names if ".dist-info/" not in name} == {
         *sources,

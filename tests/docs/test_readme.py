@@ -78,7 +78,7 @@ def test_tables_are_those_of_the_stored_results() -> None:
         text = page.read_text(encoding="utf-8")
         assert benchmarks.with_tables(text, results, page.name) == text, f"{page.name}: run python -m tools.benchmarks"
         written |= set(re.findall(r"<!-- ([\w-]+):start -->", text))
-    assert written == set(benchmarks.TABLES)
+    assert written == {name for name, (stored, _) in benchmarks.TABLES.items() if stored in results}
 
 
 def test_stored_accuracy_is_that_of_the_cards() -> None:
