@@ -20,7 +20,7 @@ from bitvit.bundle.linking import command_of
 from bitvit.bundle.source import Built, template
 from bitvit.bundle.targets import WASM, Level
 from bitvit.errors import BitvitError
-from bitvit.kernels.catalog import run_steps
+from bitvit.kernels.catalog import IMAGE, run_steps
 from bitvit.llvm import llvm
 from bitvit.modelfile import ModelFile
 from bitvit.version import __version__
@@ -137,13 +137,13 @@ def _code(file: ModelFile, built: Built, weights: bytes) -> Iterator[str]:
         f"%output = getelementptr i8, ptr @state, i32 {4 * program['output_at']}",
         f"call void @llvm.memcpy.p0.p0.i32(ptr @bitvit_logits, ptr %output, i32 {4 * outputs}, i1 false)",
     ]
-    describe = "call void @llvm.memcpy.p0.p0.i32(ptr @state, ptr @{}, i32 48, i1 false)"
+    describe = f"call void @llvm.memcpy.p0.p0.i32(ptr @state, ptr @%s, i32 {IMAGE.itemsize}, i1 false)"
     yield "define void @bitvit_run_bytes() {"
-    yield describe.format("of_bytes")
+    yield describe % "of_bytes"
     yield from run
     yield "ret void }"
     yield "define void @bitvit_run_planes() {"
-    yield describe.format("of_planes")
+    yield describe % "of_planes"
     yield from run
     # What is not a number would stay in lanes that are multiplied by 0.
     yield f"call void @llvm.memset.p0.i32(ptr @state, i8 0, i32 {state}, i1 false)"
