@@ -281,7 +281,9 @@ class Answer:
     def assert_close(self, got: Array, what: str) -> None:
         assert got.shape == self.value.shape, what
         error = np.abs(got - self.value).max(axis=-1)
-        allowed = TOLERANCE * spread(self.value) + self.response
+        # A nudge flips signs together that hang on the same value, such as a pixel's and that of a merged token made
+        # of this pixel alone; of those, an engine may flip one, which can move a token further than both.
+        allowed = TOLERANCE * spread(self.value) + np.where(self.undecided, 4, 1) * self.response
         worst = np.argmax(error / allowed)
         assert (error <= allowed).all(), (
             f"{what}: {(error > allowed).sum()} of {error.size} tokens differ, at worst by"
