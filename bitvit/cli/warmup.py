@@ -32,9 +32,9 @@ def warmup(
 
     functions = list(dict.fromkeys(f for path in models for f in functions_of(path))) if models else list(FUNCTIONS)
     missing = loader.missing_of(functions)
-    if missing and cache.folder() is None:
+    if missing and (problem := cache.problem()):
         raise BitvitError(
-            f"{len(missing)} kernels are missing and cannot be kept: {cache.problem()}; let NUMBA_CACHE_DIR name a "
+            f"{len(missing)} kernels are missing and cannot be kept: {problem}; let NUMBA_CACHE_DIR name a "
             "folder that only you or root may write to"
         )
     columns = TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()

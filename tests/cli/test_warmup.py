@@ -1,11 +1,14 @@
 """`bitvit warmup`, and the messages of a first run."""
 
+import errno
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -130,3 +133,21 @@ def test_warmup_names_a_file_that_is_no_model(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["warmup", str(tmp_path / "missing.safetensors")])
     assert result.exit_code == 1
     assert "does not exist" in result.stderr
+
+
+def test_a_disk_that_is_full_for_a_moment(
+    cold: Callable[[], Path], packed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason was asked for a second time, when there was none any more."""
+    path, place = packed("micro96_pth"), cold()
+    shutil.rmtree(place)
+    problems, mkdir = iter([OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]), Path.mkdir
+
+    def full_at_first(self: Path, *arguments: Any, **options: Any) -> None:
+        if problem := next(problems, None):
+            raise problem
+        mkdir(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full_at_first)
+    _, stderr = run("warmup", path, code=1)
+    assert f"kernels are missing and cannot be kept: {place}: No space left on device; let" in stderr
