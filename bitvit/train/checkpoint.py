@@ -32,8 +32,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors, numbers and containers of them."""
-    write_whole(path, lambda file: torch.save(state, file))
+    """Save tensors, numbers and containers of them. Raises TrainingError."""
+
+    def save(file: BinaryIO) -> None:
+        try:
+            torch.save(state, file)
+        except RuntimeError as problem:  # with which PyTorch ends its archive after an error of the system
+            raise problem.__context__ if isinstance(problem.__context__, OSError) else problem from None
+
+    write_whole(path, save)
 
 
 def load_state(path: Path, digest: str) -> dict[str, Any] | None:
