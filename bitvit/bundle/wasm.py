@@ -52,19 +52,21 @@ def linker() -> list[str]:
     return [str(Path(found).absolute()), *chosen[1:]]
 
 
-def write_module(file: ModelFile, built: Built, folder: Path, objects: Sequence[Path], weights: Path) -> None:
-    """Link a model's objects to model.wasm in the folder. Raises BitvitError if that fails."""
+def write_module(
+    file: ModelFile, built: Built, folder: Path, objects: Sequence[Path], weights: Path, command: Sequence[str]
+) -> None:
+    """Link a model's objects to model.wasm in the folder. command: the linker's. Raises BitvitError if that fails."""
     exports = ["about", "planes", "logits", "table", "run_planes"]
     if not file.config.image_norm:  # whose first kernel takes floats alone
         exports += ["bytes", "run_bytes"]
     rest = folder / "model.o"
     rest.write_bytes(_object("\n".join(_code(file, built, weights.read_bytes()))))
-    command = [
-        *linker(), "--no-entry", "--gc-sections", "--strip-all", "--stack-first", "-z", f"stack-size={STACK}",
+    line = [
+        *command, "--no-entry", "--gc-sections", "--strip-all", "--stack-first", "-z", f"stack-size={STACK}",
         *(f"--export=bitvit_{name}" for name in exports), "-o", MODULE, rest.name, *map(str, objects),
     ]  # fmt: skip
     done = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        line, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode != 0:
         raise BitvitError(

@@ -110,12 +110,12 @@ def _write_for_web(file: ModelFile, folder: Path, cpus: Sequence[str], python: b
     if cpus or python:
         option = "--cpu" if cpus else "--python"
         raise BitvitError(f"{option}: is not for wasm32, whose one module runs wherever WebAssembly does; leave it out")
-    wasm.linker()  # which says if there is none
+    command = wasm.linker()
     compiler()
     with _new_folder(folder) as place:
         (built,) = _compile(file, [wasm.LEVEL], wasm.TRIPLE, place)
         objects = sorted(path.relative_to(place) for path in place.glob("objects/*/*.o"))
-        wasm.write_module(file, built, place, objects, place / WEIGHTS)
+        wasm.write_module(file, built, place, objects, place / WEIGHTS, command)
         shutil.rmtree(place / "objects")
         (place / WEIGHTS).unlink()
         wasm.write_page(file, built, place)

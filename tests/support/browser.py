@@ -11,6 +11,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tests.support.paths import WEIGHTS
 __all__ = [
     "BELOW", "DESKTOP", "MODELS", "PATIENCE", "PHONE", "SAMPLES", "WHERE",
     "answer_of", "encoded", "expect", "expected_classes", "give", "launched", "photo", "pixels_of", "settled",
-    "shown_classes", "upload",
+    "shown_classes", "upload", "violations",
 ]  # fmt: skip
 
 MODELS = {"cifar": WEIGHTS / "bhvit-cifar10.safetensors", "digits": WEIGHTS / "bhvit-digits.safetensors"}
@@ -114,3 +115,11 @@ def answer_of(server: str, data: bytes, **parameters: object) -> Any:
 def pixels_of(locator: Any) -> Any:
     """uint8 [H, W, 3]: how it looks."""
     return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB"))
+
+
+def violations(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds wrong with a page as it is now: rules, and the elements that break them."""
+    axe: Any = pytest.importorskip("axe_playwright_python", reason=WHERE)
+    page.evaluate(files(axe).joinpath("axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]

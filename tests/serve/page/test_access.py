@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from tests.support.browser import (
     photo,
     settled,
     upload,
+    violations,
 )
 
 Open = Callable[..., Any]
@@ -124,23 +124,16 @@ def test_nothing_moves_for_those_who_do_not_want_it(page: Any) -> None:
 
 @pytest.mark.parametrize(("scheme", "viewport"), [("light", PHONE), ("dark", DESKTOP)], ids=["light", "dark"])
 def test_axe_finds_nothing(open_page: Open, scheme: str, viewport: dict[str, int]) -> None:
-    axe_package = pytest.importorskip("axe_playwright_python", reason="tools/page/check says what is needed")
     page = open_page(color_scheme=scheme, viewport=viewport)
-    page.evaluate(files(axe_package).joinpath("axe.min.js").read_text(encoding="utf-8"))
-
-    def violations() -> list[tuple[str, list[str]]]:
-        found = page.evaluate("axe.run().then(({ violations }) => violations)")
-        return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
-
-    assert violations() == []
+    assert violations(page) == []
     give(page, upload("waves.jpg", photo()), upload("notes.txt", b"not an image"))
     settled(page, 2)
     page.get_by_role("button", name="Heat maps").click()
     expect(page.locator(".seen:visible")).to_have_count(1)
-    assert violations() == []
+    assert violations(page) == []
     page.get_by_role("button", name="Use the camera").click()
     expect(page.get_by_role("button", name="Take a photo")).to_be_enabled()
-    assert violations() == []
+    assert violations(page) == []
     page.keyboard.press("Escape")
     page.evaluate("document.querySelector('#cards img').removeAttribute('alt')")
-    assert [rule for rule, _ in violations()] == ["image-alt"]  # so it does look
+    assert [rule for rule, _ in violations(page)] == ["image-alt"]  # so it does look
