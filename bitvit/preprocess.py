@@ -16,6 +16,7 @@ from PIL import Image
 
 from bitvit.errors import ConfigError, ImageError
 from bitvit.images import MAX_PIXELS
+from bitvit.rgbx import rgbx
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "batch_of_planes"]
 
@@ -25,7 +26,7 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 MAX_SIDE = 1 << 16  # of the network input, and of what an image is resized to
-MOST_AROUND = 4  # times as many pixels as the crop: of a larger image the crop is cut out before its bytes are taken
+MOST_AROUND = 4  # times as many pixels as the crop: of a larger image the crop is cut out, which takes less memory
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,7 @@ class Preprocessing:
         if resized.width * resized.height > MOST_AROUND * side * side:
             resized = self.centre_crop(resized)
         left, top = self.crop_corner(resized)
-        # Four bytes a pixel, as Pillow keeps them, and what is around the crop: leaving either out takes twice as long.
-        pixels = np.frombuffer(resized.tobytes("raw", "RGBX"), np.uint8).reshape(resized.height, resized.width, 4)
-        return pixels[top : top + side, left : left + side, :3]
+        return rgbx(resized, own=resized is not image)[top : top + side, left : left + side, :3]
 
     def resized(self, image: Image.Image) -> Image.Image:
         """The image with its shorter edge resized (bicubic, antialiased, 8 bits), the longer one truncated."""

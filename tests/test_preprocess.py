@@ -114,6 +114,17 @@ def test_the_crop_has_the_bytes_of_the_image(size: tuple[int, int]) -> None:
     assert np.array_equal(prepare(image), prepare.planes(cropped))
 
 
+@pytest.mark.parametrize("size", [(56, 56), (64, 90), (200, 64), (64, 2000)])
+def test_a_crop_stays_when_the_image_changes(size: tuple[int, int]) -> None:
+    """As one does whose owner draws on it or goes to its next frame, before the network has seen the crop."""
+    prepare = Preprocessing.for_image_size(56)
+    image = Image.fromarray(noise(*size))
+    cropped = prepare.cropped(image)
+    expected = cropped.copy()
+    image.paste((1, 2, 3), (0, 0, *image.size))
+    assert np.array_equal(cropped, expected)
+
+
 def test_padding_is_black_before_normalisation() -> None:
     prepare = Preprocessing.for_image_size(32, mean=(0.25, 0.5, 0.75), std=(0.5, 0.5, 0.25), pad=2)
     assert (prepare.resize, prepare.crop) == (28, 28)
