@@ -62,3 +62,5 @@ def _print_report(report: "BundleReport") -> None:
     ]
     print_table(Table(["level", "objects", "weights", "memory a thread"], rows))
     print_lines([f"  {level.cpu}: needs {', '.join(level.features) or 'nothing special'}" for level in report.levels])
+    how = "open index.html in a browser" if report.module_bytes is not None else "build it with make or CMake"
+    print_lines([f"  next: {how}; README.md in the folder says more"])

@@ -32,8 +32,17 @@ def test_the_report_tells_sizes_and_what_the_processor_needs(tmp_path: Path, mon
         f"{tmp_path / 'out'}: for x86_64-unknown-linux-gnu, weights 8,523,776 bytes, library for Python 247,192 bytes"
     )
     assert ["x86-64-v3", "126,488", "4,571,520", "559,424"] in [line.split() for line in rest]
-    assert rest[-2:] == ["  x86-64-v3: needs avx2, fma", "  any: needs nothing special"]
+    assert rest[-3:-1] == ["  x86-64-v3: needs avx2, fma", "  any: needs nothing special"]
+    assert rest[-1] == "  next: build it with make or CMake; README.md in the folder says more"
     assert stderr == ""
+
+
+def test_the_report_of_a_page_says_what_to_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = (LevelReport("bleeding-edge", ("simd128",), 1, 20, 3),)
+    report = BundleReport(tmp_path / "out", "wasm32-unknown-unknown", levels, 8_523_776, None, 9_000_000)
+    monkeypatch.setattr("bitvit.bundle.writing.write_bundle", lambda *_, **__: report)
+    stdout, _ = run("bundle", "model.safetensors", "-o", tmp_path / "out", "--target", "wasm32")
+    assert stdout.splitlines()[-1] == "  next: open index.html in a browser; README.md in the folder says more"
 
 
 @pytest.mark.parametrize(
