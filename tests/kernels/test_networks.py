@@ -46,6 +46,17 @@ def test_every_layer_of_random_networks() -> None:
     assert agreeing[0] >= 0.75 * networks[0]
 
 
+def test_a_norm_of_nearly_equal_values_is_as_wrong_as_float32_is() -> None:
+    """A layer norm of three almost equal dot products: 3e-5 of the spread, in NumPy's float32 too."""
+    config = shape(32, 1, (20, 16, 3, 3), (1, 1, 1, 1), norm="layer", downsampling="float", quantizer="levels",
+        layer_scale=False, shift3=False, shift5=False, merge_padding="half", positions="sinusoidal",
+        num_classes=0)  # fmt: skip
+    image = np.random.default_rng(16241).standard_normal((3, 3, 32, 32), np.float32)[1]
+    undecided, tokens, agrees = check_layers(config, 16241, image)
+    assert agrees
+    assert undecided < tokens
+
+
 @pytest.mark.parametrize("name", ["window 3", "window 5, layer norm, gsb", "binary, layer norm", "even ratios"])
 def test_pieces_may_run_in_any_order_by_any_thread(name: str) -> None:
     """Backwards, by two threads with their own scratch in turn: the same bits."""
