@@ -271,7 +271,7 @@ class Answer:
 
     value: Array
     response: Array  # to noise in the input; shape of value without the channels
-    rounding: Array  # of the oracle itself when it computes in float32; same shape
+    rounding: Array  # of the oracle itself where it computes in float32; same shape
 
     @property
     def undecided(self) -> NDArray[np.bool_]:
@@ -298,7 +298,7 @@ class Answer:
 def ask(oracle: Callable[[Array], Array], x: Floats) -> Answer:
     """The oracle's answer to one input."""
     noise = np.random.default_rng(0).standard_normal((SAMPLES, *x.shape)) * (NOISE * spread(x))
-    wide = x.astype(np.float64)
-    y = oracle(np.concatenate([wide[None], wide + noise]))
-    in_float32 = oracle(x[None].astype(np.float32))[0]
-    return Answer(y[0], np.abs(y[1:] - y[0]).max(axis=(0, -1)), np.abs(in_float32 - y[0]).max(axis=-1))
+    inputs = np.concatenate([x[None], x + noise]).astype(np.float32)
+    y = oracle(inputs.astype(np.float64))
+    rounding = np.abs(oracle(inputs) - y).max(axis=(0, -1))  # of all: any one may be near the truth by chance
+    return Answer(y[0], np.abs(y[1:] - y[0]).max(axis=(0, -1)), rounding)

@@ -82,7 +82,15 @@ def check_layers(config: Config, seed: int, pixels: NDArray[np.float32] | None =
     geometry: dict[str, Any] = {
         name: getattr(config, name) for name in ("depths", "num_heads", "window_size", "padding", "top_tokens")
     }  # fmt: skip
-    whole = ask(lambda image: reference.forward(state, image, **geometry), pixels)
+
+    def forward(images: NDArray[Any]) -> NDArray[Any]:
+        if images.dtype == np.float64:
+            return reference.forward(state, images, **geometry)
+        for part in parts(config, state, network):  # as a whole, or a stem, the reference computes in float64
+            images = part.oracle(images).astype(np.float32)
+        return images
+
+    whole = ask(forward, pixels)
     undecided += int(whole.undecided.sum())
     try:
         whole.assert_close(runner(pixels[None])[0], "logits")
