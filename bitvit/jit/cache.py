@@ -57,8 +57,19 @@ def problem() -> str:
     """Where compiled functions were to be kept, and why they cannot be; empty if they can."""
     found, fault = _examine(make=True)
     if found is not None and not _is_writable(found):
-        return f"{found}: this user may not write to it, or it is on a read-only disk"
+        return _unreadable(found) or f"{found}: this user may not write to it, or it is on a read-only disk"
     return fault
+
+
+def _unreadable(found: Path) -> str:
+    """Why what is in a folder cannot be read, or is not to be used; empty if it can."""
+    for path in (found, *sorted(found.glob("*.o"))):
+        with contextlib.suppress(OSError):
+            if fault := fault_of(path, path.lstat()):
+                return fault
+        if not os.access(path, os.R_OK | (os.X_OK if path is found else 0)):
+            return f"{path}: this user may not read it, which chmod -R a+rX {found} would change"
+    return ""
 
 
 def _is_writable(path: Path) -> bool:
@@ -80,9 +91,16 @@ def _examine(*, make: bool) -> tuple[Path | None, str]:
             fault = fault_around(str(path.parent))  # somebody else may have been quicker
         fault = fault or fault_of(path, path.lstat())
     except OSError as error:
-        has_others = make and path.parent.is_dir() and any(path.parent.iterdir())
-        return None, f"{path}: {error.strerror}{OTHERS if has_others else ''}"
+        return None, f"{path}: {error.strerror}{OTHERS if make and _holds_any(path.parent) else ''}"
     return (None, fault) if fault else (path, "")
+
+
+def _holds_any(folder: Path) -> bool:
+    """Whether there is something in a folder, as far as this user may know."""
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False
 
 
 def _users_caches() -> Path:

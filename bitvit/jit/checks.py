@@ -56,11 +56,12 @@ def compiler() -> Callable[[Function], bytes]:
 
         from bitvit.jit.compiler import compile_object
     except Exception as problem:  # a wrong setting may give any
+        check_execution()  # where memory must not be executable Numba cannot be imported
         raise BitvitError(_refusal(problem)) from problem
     if numba.config.DISABLE_JIT:
         raise BitvitError(
             "NUMBA_DISABLE_JIT keeps Numba from compiling the kernels, which are not in the cache; unset it for one "
-            "run of bitvit warmup, after which it does no harm"
+            "run of this command, after which it does no harm"
         )
     return compile_object
 

@@ -94,6 +94,31 @@ def test_kernels_of_a_third_user_are_not_used(baked: Path) -> None:
     assert cache.place() is None, "nor by root"
 
 
+@pytest.mark.skipif(not is_root(), reason="only root becomes another user")
+@pytest.mark.parametrize(
+    ("closed", "mode", "told"),
+    [
+        ("bitvit", 0o700, "Permission denied"),
+        ("bitvit/*", 0o700, "this user may not read it, which chmod -R a+rX "),
+        ("bitvit/*/pool.o", 0o600, "this user may not read it, which chmod -R a+rX "),
+        ("bitvit/*/pool.o", 0o666, "others may write to it, which chmod go-w would end"),
+    ],
+)
+def test_what_another_user_may_not_read_is_told(closed: str, mode: int, told: str, baked: Path) -> None:
+    """As `umask 077; bitvit warmup` leaves it. There is nothing to be used then, which is no error."""
+    cache.write("pool", b"code")
+    script = (
+        "import os; from bitvit.jit import cache; cache.problem(); os.setgroups([]); os.setuid(54321)\n"
+        "print(cache.read('pool'), cache.problem())\n"
+    )
+    (path,) = (baked / "cache").glob(closed)
+    path.chmod(mode)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"None {path}")
+    assert f": {told}" in done.stdout
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux has them")
 def test_kernels_on_a_read_only_disk_are_used(baked: Path) -> None:
     """Mounted in a namespace of the process's own."""
