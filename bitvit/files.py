@@ -20,6 +20,8 @@ __all__ = [
     "GIT_LFS",
     "LFS_POINTER",
     "cannot_write",
+    "is_file",
+    "is_folder",
     "make_folder",
     "open_file",
     "read_csv",
@@ -35,6 +37,16 @@ EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 GIT_LFS = b"version https://git-lfs"
 """How a file begins that a clone without Git LFS has in place of a large one."""
 LFS_POINTER = "is a Git LFS pointer, not the file itself; fetch it with git lfs pull"
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether it is that of a folder; False for what can be no path, for which pathlib raises an OSError."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether it is that of an ordinary file; False for what can be no path."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def open_file(

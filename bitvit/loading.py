@@ -1,9 +1,9 @@
 """bitvit.load: a model from its file, or from a bundle's folder, where neither Numba nor LLVM need be installed."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from bitvit.files import is_folder
 from bitvit.hub import local_path
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> "BHViT"
     for a name of the Hub; ValueError for an impossible number of threads.
     """
     path = local_path(path)
-    if os.fspath(path) and Path(path).is_dir():
+    if os.fspath(path) and is_folder(path):
         from bitvit.bundle.model import load_bundle
 
         return cast("BHViT", load_bundle(path, threads=threads))

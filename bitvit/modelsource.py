@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitvit.errors import ConfigError, ModelFileError
+from bitvit.files import is_folder
 from bitvit.hub import local_path
 from bitvit.modelfile import digest, read_file, read_model
 from bitvit.pipeline import Model
@@ -42,7 +43,7 @@ class ModelSource:
             raise ModelFileError("the model's path is empty; expected that of a packed model written by bitvit convert")
         place = Path(local_path(path)).absolute()
         data = None
-        if place.is_dir():
+        if is_folder(place):
             from bitvit.bundle.manifest import read_manifest
 
             manifest = read_manifest(place)

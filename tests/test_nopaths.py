@@ -2,12 +2,18 @@
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import bitvit
+from bitvit.bundle.writing import write_bundle
+from bitvit.errors import BitvitError
+from bitvit.labels import read_labels
 from bitvit.nopaths import is_encoded, no_path, path_text
+from bitvit.verify.verifying import verify
 
 
 def image_in(form: str) -> str:
@@ -30,6 +36,34 @@ def test_base64_of_anything_is_known_by_its_length() -> None:
     text = base64.b64encode(bytes(3_000_000)).decode()
     assert is_encoded(text)
     assert path_text(text) == f"'{text[:76]}... (4,000,000 characters)"
+
+
+@pytest.mark.parametrize("name", [300 * "A", 1_000_000 * "A", "a/" + 3000 * "b"])
+def test_a_long_text_in_place_of_any_path_is_an_error_that_can_be_read(name: str, tiny: Path, tmp_path: Path) -> None:
+    classify = bitvit.Classifier(tiny)
+    image = Image.new("RGB", (32, 32))
+    report = bitvit.evaluate(classify.model, ([image], [0]))
+    calls: list[Callable[[], object]] = [
+        lambda: bitvit.load(name),
+        lambda: bitvit.Classifier(name),
+        lambda: bitvit.BatchClassifier(name),
+        lambda: classify(name),
+        lambda: bitvit.evaluate(name, ([image], [0])),
+        lambda: bitvit.evaluate(classify.model, name),
+        lambda: bitvit.convert(name, tmp_path / "out.safetensors"),
+        lambda: verify(name, tiny),
+        lambda: write_bundle(name, tmp_path / "out"),
+        lambda: write_bundle(tiny, name),
+        lambda: report.save(name),
+        lambda: report.save_predictions(f"{name}.csv"),
+        lambda: classify.explain(image).save(f"{name}.png"),
+        lambda: read_labels(name),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(BitvitError) as error:
+            call()
+        assert len(str(error.value)) < 1500, number
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

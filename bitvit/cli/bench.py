@@ -21,6 +21,7 @@ from bitvit.cli.console import (
 )
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BenchError
+from bitvit.files import is_folder
 
 if TYPE_CHECKING:
     from bitvit.bench import BenchReport, ReportComparison
@@ -215,7 +216,7 @@ def _found(images: list[str] | None, recursive: bool) -> tuple[list[str] | None,
     files: list[str] = []
     left_out: list[str] = []
     for path in images:
-        if not Path(path).is_dir():
+        if not is_folder(path):
             files.append(path)
             continue
         found = find_images(path, recursive=recursive)

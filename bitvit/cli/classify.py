@@ -25,6 +25,7 @@ from bitvit.cli.console import (
 )
 from bitvit.cli.declare import Argument, Option
 from bitvit.errors import BitvitError, ImageError
+from bitvit.files import is_folder
 from bitvit.nopaths import is_web_address
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _named(path: str, recursive: bool, urls: bool) -> Iterable[str]:
 
 def _in_folder(path: str, recursive: bool) -> Iterable[str]:
     """The images in a folder; a path that is none stands for itself."""
-    if not Path(path).is_dir():
+    if not is_folder(path):
         return [path]
     from bitvit.folders import find_images
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from bitvit.errors import BitvitError
-from bitvit.files import cannot_write, replacing
+from bitvit.files import cannot_write, is_file, is_folder, replacing
 from bitvit.messages import plural
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def check_drawing(path: Path) -> None:
     """Raises BitvitError if no PNG can be written there: better known before the work than after it."""
     if path.suffix.lower() != ".png":
         raise BitvitError(f"{path}: drawings are PNG files; end the name with .png")
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    if is_folder(path) or not is_folder(path.absolute().parent):
         raise BitvitError(f"{path}: cannot be written: name a .png file in an existing folder")
 
 
@@ -203,10 +203,10 @@ def output(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         require_stdout()
         yield sys.stdout
-    elif path.is_dir():
+    elif is_folder(path):
         raise BitvitError(f"{path}: is a folder; name a file to write")
     else:
-        special = path.exists() and not path.is_file()  # such as /dev/null: not to be replaced
+        special = os.path.exists(path) and not is_file(path)  # noqa: PTH110  # such as /dev/null: not to be replaced
         try:
             with (
                 _device(path) if special else replacing(path) as file,

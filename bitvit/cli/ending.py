@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from bitvit.cli.console import print_error, printable
-from bitvit.errors import BitvitError, has_room, lacks_memory
+from bitvit.errors import BitvitError, has_room, lacks_memory, shortened
 
 __all__ = ["INTERRUPTED", "told"]
 
@@ -43,6 +43,9 @@ def told() -> Iterator[None]:
         if isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL):
             _discard_stdout()  # a closed pipe is an invalid argument on Windows
             raise SystemExit(BROKEN_PIPE) from None
+        if error.errno == errno.ENAMETOOLONG and error.filename is not None:
+            _tell(shortened(f"{os.fsdecode(error.filename)}: {error.strerror}; check the path"))
+            raise SystemExit(1) from None
         if error.errno not in UNWRITABLE:
             raise
         if error.filename is not None:

@@ -22,6 +22,7 @@ from bitvit.cli.console import (
 from bitvit.cli.declare import Argument, Option
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
+from bitvit.files import is_folder
 from bitvit.messages import plural
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def evaluate(
 
     if output is None and predictions is None:
         require_stdout()
-    if root is not None and not root.is_dir():
+    if root is not None and not is_folder(root):
         raise BitvitError(f"{root}: --root: no such folder; name the one where the paths of the table start")
     place = state or output or (Path() if os.access(".", os.W_OK) else None)
     if place is None and resume:

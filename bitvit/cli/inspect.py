@@ -11,6 +11,7 @@ import typer
 from bitvit.cli.console import IGNORE, printable, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
+from bitvit.files import is_file
 from bitvit.hub import is_hub_name
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _checked(path: Path) -> str:
     from bitvit.modelfile import load_model_file
     from bitvit.summary import is_packed
 
-    if path.is_file() and not is_packed(path):
+    if is_file(path) and not is_packed(path):
         raise BitvitError(
             f"{path}: --check: is not a packed model, or its header is damaged; only packed models carry a checksum, a "
             "training checkpoint has none"

@@ -16,6 +16,7 @@ from bitvit.cli.console import (
     stderr_console,
 )
 from bitvit.errors import BitvitError
+from bitvit.files import is_file
 from bitvit.messages import plural
 from bitvit.modelsource import ModelSource
 from bitvit.parquet import find_files, is_parquet
@@ -41,7 +42,7 @@ def classify_parquet(
         raise BitvitError(f"{others[0]}: is not Parquet, as others are; classify the two kinds one after the other")
     if out is None:
         raise BitvitError("Parquet files of images need --output FOLDER, which gets a file of predictions for each")
-    if "://" not in out and Path(out).is_file():
+    if "://" not in out and is_file(out):
         raise BitvitError(f"{out}: is a file; name a folder, which gets a file of predictions for each of images")
     files = [file for place in places for file in find_files(place)]
     console = stderr_console()

@@ -9,6 +9,7 @@ import typer
 
 from bitvit.cli.console import IGNORE, check_drawing, compiling_status, output, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
+from bitvit.files import is_folder
 from bitvit.messages import plural
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _expanded(paths: list[Path] | None) -> list[Path] | None:
 
     images: list[Path] = []
     for path in paths:
-        found = find_images(path, recursive=False, required=False).images if path.is_dir() else [path]
+        found = find_images(path, recursive=False, required=False).images if is_folder(path) else [path]
         if not found:
             raise ImageError(f"{path}: --images: no images in this folder; name one that has some, or the files")
         images += found

@@ -28,6 +28,7 @@ from bitvit.cli.console import (
     require_stdout,
 )
 from bitvit.errors import BitvitError, ImageError
+from bitvit.files import is_folder
 from bitvit.folders import find_images
 from bitvit.messages import plural
 from bitvit.predictions import Prediction
@@ -54,7 +55,7 @@ def classify_new(
     if form not in ("jsonl", "csv"):
         raise BitvitError(f"--watch writes results as they come, which {form} is not for; add --format jsonl or csv")
     for folder in folders:
-        if not Path(folder).is_dir():
+        if not is_folder(folder):
             raise BitvitError(f"{folder}: is not a folder; --watch wants folders, which are there when it begins")
     from bitvit.classify import Classifier
 
@@ -209,7 +210,7 @@ class Journal:
             self._append(_csv([COLUMNS]))
 
     def _open(self, path: Path) -> None:
-        if path.is_dir():
+        if is_folder(path):
             raise BitvitError(f"{path}: is a folder; name a file to write")
         try:
             if path.exists() and not path.is_file():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitvit.errors import BitvitError
 from bitvit.evaluation.metrics import parts
-from bitvit.files import open_file, write_file
+from bitvit.files import is_folder, open_file, write_file
 
 __all__ = ["Computed", "StateFile"]
 
@@ -135,7 +135,7 @@ class StateFile:
 
 
 def _file_at(place: Path, job: str) -> Path:
-    path = place / f"bitvit-evaluate-{job[:8]}.state" if place.is_dir() else place
+    path = place / f"bitvit-evaluate-{job[:8]}.state" if is_folder(place) else place
     if not os.access(path.resolve().parent, os.W_OK):
         raise BitvitError(f"{path}: cannot be written; name a state in a folder that you may write to")
     return path

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitvit.errors import BitvitError
 from bitvit.evaluation.metrics import parts
 from bitvit.extras import require
-from bitvit.files import write_file
+from bitvit.files import is_folder, write_file
 from bitvit.predictions import softmax
 
 __all__ = ["Answer", "answers", "check_answers", "write_answers", "write_csv", "write_json"]
@@ -104,7 +104,7 @@ def check_answers(path: str | os.PathLike[str]) -> None:
         raise BitvitError(f"{path}: predictions are written as {', '.join(_WRITERS)}; end the name with one of them")
     if path.suffix.lower() == ".parquet":
         require("pyarrow.parquet", f"writing {path}")
-    if path.is_dir() or not path.resolve().parent.is_dir():
+    if is_folder(path) or not is_folder(path.resolve().parent):
         raise BitvitError(f"{path}: cannot be written; name a file in an existing folder")
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from bitvit.checkpoint import names, read_network
 from bitvit.config import Config
 from bitvit.errors import CheckpointError
-from bitvit.files import write_file
+from bitvit.files import is_file, write_file
 from bitvit.hub import local_path
 from bitvit.images import open_image
 from bitvit.messages import plural
@@ -167,7 +167,7 @@ def verify(
         model = local_path(model)
     if is_packed(checkpoint):
         swap = ""
-        if not isinstance(model, BHViT) and Path(model).is_file() and not is_packed(model):
+        if not isinstance(model, BHViT) and is_file(model) and not is_packed(model):
             swap = f"; the packed model comes first, then {os.fspath(model)}"
         raise CheckpointError(
             f"{os.fspath(checkpoint)}: is a packed model, expected the training checkpoint that the model was converted"

@@ -55,6 +55,37 @@ def test_help_needs_no_engine() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", [256 * "A", 5000 * "A", "dir/" + 300 * "é"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "convert NAME -o OUT.safetensors", "convert MODEL -o NAME.safetensors", "classify NAME IMAGE",
+        "classify MODEL NAME", "classify MODEL @NAME", "classify MODEL IMAGE -o NAME",
+        "classify MODEL IMAGE --explain NAME", "classify MODEL NAME.parquet -o OUT",
+        "classify MODEL --watch NAME -f csv", "evaluate NAME IMAGE", "evaluate MODEL NAME", "inspect NAME",
+        "inspect NAME --check", "verify NAME MODEL", "warmup NAME", "bench NAME", "bench MODEL --images NAME",
+        "bundle NAME -o OUT", "bundle MODEL -o NAME", "serve NAME", "train NAME -o OUT.safetensors",
+        "train DATA -o NAME.safetensors", "push NAME owner/name",
+    ],
+)  # fmt: skip
+def test_a_name_that_is_too_long_is_a_mistake(command: str, name: str, tiny: Path, tmp_path: Path) -> None:
+    """As base64 is, the text form of an image."""
+    if command.startswith("train"):
+        pytest.importorskip("torch")
+    image = ROOT / "weights" / "samples-digits" / "3.png"
+    (tmp_path / "data").mkdir()
+    texts = {"NAME": name, "MODEL": tiny, "IMAGE": image, "OUT": tmp_path / "out", "DATA": tmp_path / "data"}
+    arguments = [
+        re.sub("NAME|MODEL|IMAGE|OUT|DATA", lambda found: str(texts[found[0]]), word) for word in command.split()
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code in (1, 3), result.exception
+    assert isinstance(result.exception, SystemExit)
+    assert "Error: " in result.stderr
+    assert len(result.stderr) < 1500
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_a_mistake_gives_one_line_and_no_traceback() -> None:
     result = shell("inspect", "no.pth")
     assert (result.returncode, result.stdout) == (1, b"")
