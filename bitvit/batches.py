@@ -90,7 +90,8 @@ class BatchClassifier:
         self._list_length = None if top_k == 1 else self.top_k
 
     def __repr__(self) -> str:
-        return f"<bitvit.BatchClassifier {self.source.path!r}, column {self.image!r}, top {self.top_k}>"
+        upright = ", turned upright by EXIF" if self.exif else ""
+        return f"<bitvit.BatchClassifier {self.source.path!r}, column {self.image!r}, top {self.top_k}{upright}>"
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         """What its answers depend on; Dask would otherwise hash its pickle."""

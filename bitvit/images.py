@@ -124,8 +124,9 @@ def _naming_faults(where: str) -> Iterator[_Decoding]:
         raise _too_large(where) from None
     except Exception as problem:  # decoders of damaged files raise nearly anything, SyntaxError included
         if _is_short_of_memory(problem, decoding.pixels):
+            amount = f" of {decoding.pixels:,} pixels" if decoding.pixels else ""
             raise BitvitError(
-                f"{where}: too little memory to decode {decoding.pixels:,} pixels; the image is not at fault: give "
+                f"{where}: too little memory to decode an image{amount}; the image is not at fault: give "
                 "the process more memory, or scale the image down"
             ) from None
         if isinstance(problem, OSError) and problem.errno is not None:  # of the system, not of a decoder

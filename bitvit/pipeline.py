@@ -11,11 +11,11 @@ other, and where no more are to be had it does the work alone.
 import contextlib
 import itertools
 import os
-import queue
 import sys
 import threading
 import time
 import weakref
+from _queue import Empty, SimpleQueue  # those of queue may be gevent's, which are not for threads of the system
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -205,7 +205,7 @@ class _Owner:
     """The generator's, gone when it is."""
 
 
-_Jobs: TypeAlias = queue.SimpleQueue[_Portion[Item, Result] | weakref.ref[_Owner]]
+_Jobs: TypeAlias = SimpleQueue[_Portion[Item, Result] | weakref.ref[_Owner]]
 """The reference tells helpers to end. Its callback puts it there once its owner is gone: C code that no exception can
 interrupt, as Ctrl-C might an orderly end."""
 
@@ -223,7 +223,7 @@ def in_order(
     generator to stop early: what has not begun is dropped, and no thread is left behind.
     """
     source, size, ended, process = iter(items), most if threads == 1 else 1, False, os.getpid()
-    jobs: _Jobs[Item, Result] = queue.SimpleQueue()
+    jobs: _Jobs[Item, Result] = SimpleQueue()
     waiting: deque[_Portion[Item, Result]] = deque()
     helpers: list[threading.Thread] = []
     owner = _Owner()
@@ -279,7 +279,7 @@ def _advance(
     """Do a portion that nobody has begun, or else wait for the oldest, which a helper does."""
     try:
         portion = jobs.get_nowait()
-    except queue.Empty:
+    except Empty:
         if os.getpid() == process:
             oldest.ready.acquire()
             return
@@ -335,7 +335,7 @@ def _help(
 
 def _dismiss(helpers: list[threading.Thread], jobs: _Jobs[Any, Any], over: weakref.ref[_Owner]) -> None:
     """End all helpers, and wait for them."""
-    with contextlib.suppress(queue.Empty):
+    with contextlib.suppress(Empty):
         while True:
             jobs.get_nowait()
     jobs.put(over)

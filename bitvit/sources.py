@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitvit.errors import ImageError
+from bitvit.errors import BitvitError, ImageError
 from bitvit.messages import plural, shown
 from bitvit.nopaths import path_text
 
@@ -110,7 +110,10 @@ def plain(source: object) -> tuple[Plain, str]:
         name = _file_name(source)
         return _read(file, name), name
     if _is_buffer(source):
-        array = np.asarray(memoryview(source))  # type: ignore[arg-type]
+        try:
+            array = np.asarray(memoryview(source))  # type: ignore[arg-type]
+        except ValueError as problem:
+            raise ImageError(f"image: a {type(source).__name__} that cannot be read: {problem}") from None
         if array.ndim == 1 and array.itemsize == 1:
             data = array.tobytes()
             return data, _amount(data)
@@ -163,8 +166,10 @@ def _is_buffer(source: object) -> bool:
         return False
     try:
         memoryview(source).release()  # type: ignore[arg-type]
-    except (TypeError, ValueError, BufferError):
+    except (TypeError, BufferError):
         return False
+    except ValueError:  # it has been released
+        return isinstance(source, memoryview)
     return True
 
 
@@ -218,8 +223,10 @@ def _read(file: Any, where: str) -> bytes:
     place = _rewind(file)
     try:
         data = file.read()
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
+    except MemoryError:
+        raise BitvitError(f"{where}: too little memory to read it; give the process more") from None
     except Exception as problem:  # a closed file, a connection that was lost, a read() of another kind
         raise ImageError(f"{where}: cannot be read ({problem}); open it again in binary mode") from None
     finally:

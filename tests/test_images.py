@@ -269,7 +269,7 @@ def test_too_little_memory_is_not_called_damage(form: str, monkeypatch: pytest.M
     monkeypatch.setattr("PIL.Image.core.new", refuse_memory)
     for source in (data, Image.open(io.BytesIO(data))):
         with pytest.raises(
-            BitvitError, match=r"too little memory to decode 3,000 pixels; the image is not at fault: "
+            BitvitError, match=r"too little memory to decode an image of 3,000 pixels; the image is not at fault: "
         ) as e:
             open_image(source)
         assert not isinstance(e.value, ImageError)
@@ -317,8 +317,12 @@ def test_decoders_that_call_too_little_memory_damage(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCARCE, str(room), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     progressive, webp, broken, small = done.stdout.splitlines()
-    assert progressive.startswith(f"BitvitError {files[0]}: too little memory to decode 9,000,000 pixels; the image is")
-    assert webp.startswith(f"BitvitError {files[1]}: too little memory to decode 9,000,000 pixels; the image is")
+    assert progressive.startswith(
+        f"BitvitError {files[0]}: too little memory to decode an image of 9,000,000 pixels; the image is"
+    )
+    assert webp.startswith(
+        f"BitvitError {files[1]}: too little memory to decode an image of 9,000,000 pixels; the image is"
+    )
     assert broken.startswith(f"ImageError {files[2]}: cannot be decoded")
     assert small == "opened (4, 4)"
 
@@ -329,7 +333,7 @@ def test_what_room_a_webp_needs_is_told_by_its_header(form: str, monkeypatch: py
     data = encoded(Image.new(mode, (300, 77), (1, 2, 3, 4)[: len(mode)]), "WEBP", lossless=lossless)
     assert data[12:16].strip() == form.encode()
     monkeypatch.setattr(Image, "open", refuse_memory)
-    with pytest.raises(BitvitError, match="too little memory to decode 23,100 pixels"):
+    with pytest.raises(BitvitError, match="too little memory to decode an image of 23,100 pixels"):
         open_image(data)
 
 

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitvit.errors import ImageError
+from bitvit.errors import BitvitError, ImageError
 from bitvit.images import open_image
 from bitvit.sources import collected, is_file, is_one_image
 from tests.support.uploads import Arrayable, AsyncUpload, BrokenUpload, Download, Response, Row, Upload
@@ -117,6 +117,20 @@ def test_a_file_is_left_where_it_was_after_a_failure_too() -> None:
         open_image(file)
     assert file.tell() == 3
     assert not file.closed
+
+
+def test_a_buffer_that_was_released() -> None:
+    view = memoryview(PNG)
+    view.release()
+    assert list(collected(view)) == [view]
+    with pytest.raises(ImageError, match="image: a memoryview that cannot be read: operation forbidden on released"):
+        open_image(view)
+
+
+def test_too_little_memory_to_read_a_file_is_not_its_fault() -> None:
+    with pytest.raises(BitvitError, match=r"too little memory to read it; give the process more") as caught:
+        open_image(BrokenUpload(MemoryError()))
+    assert not isinstance(caught.value, ImageError)
 
 
 def test_an_open_file(tmp_path: Path) -> None:

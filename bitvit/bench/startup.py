@@ -88,9 +88,9 @@ def _python(script: str, *arguments: object, environment: dict[str, str] | None 
     path = json.dumps([*map(str, sys.path), str(Path(__file__).parents[2])])
     command = [sys.executable, "-I", "-c", _FIRST_LINES + script, path, *map(str, arguments)]
     try:
-        done = subprocess.run(
-            command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
-        )
+        # As `bitvit classify` has it; OpenBLAS interrupts a process that gets no threads.
+        spared = {"OPENBLAS_NUM_THREADS": "1", **os.environ, **(environment or {})}
+        done = subprocess.run(command, env=spared, capture_output=True, text=True, check=False)
     except OSError as problem:  # such as a limit of processes
         raise BenchError(f"the process that measures start-up cannot be started: {problem.strerror}") from None
     if done.returncode:

@@ -45,9 +45,9 @@ def main() -> None:
             for stream in (sys.stdout, sys.stderr):
                 if isinstance(stream, io.TextIOWrapper):  # names may hold bytes or letters that no terminal shows
                     stream.reconfigure(errors="backslashreplace")
-            _spare_memory()
             gc.set_threshold(10_000)  # at 700, looking for cycles in what is imported takes a tenth of a short command
             if not _ran_quickly(sys.argv[1:]):
+                _spare_threads()
                 from bitvit.cli.application import app
 
                 app()
@@ -56,17 +56,40 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _spare_memory() -> None:
-    """Where memory has a limit, keep OpenBLAS from starting threads: what these reserve may be more than there is, and
-    then it sends the process a SIGINT, as Ctrl-C does."""
+def _spare_threads() -> None:
+    """Keep OpenBLAS from starting threads where they are not to be had: it would send the process a SIGINT, as Ctrl-C
+    does."""
+    if "OPENBLAS_NUM_THREADS" not in os.environ and (_has_limited_memory() or not _has_threads()):
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def _has_limited_memory() -> bool:
+    """What threads reserve may then be more than there is."""
     try:
         import resource
     except ImportError:  # Windows
-        return
-    if any(
-        resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
-    ):
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        return False
+    kinds = resource.RLIMIT_AS, resource.RLIMIT_DATA
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
+def _has_threads() -> bool:
+    """Whether as many threads can be started as OpenBLAS does, one for each further processor."""
+    import threading
+
+    end, started = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range((os.cpu_count() or 1) - 1):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError):
+        return False
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+    return True
 
 
 def _ran_quickly(arguments: Sequence[str]) -> bool:
@@ -82,5 +105,6 @@ def _ran_quickly(arguments: Sequence[str]) -> bool:
         return False
     if values.get("explain") is None:  # which multiplies floats; otherwise BLAS is not used, and its idle threads spin
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _spare_threads()
     command(**values)
     return True

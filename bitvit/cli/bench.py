@@ -13,6 +13,7 @@ from bitvit.cli.console import (
     SOME_FAILED,
     check_drawing,
     compiling_status,
+    format_of,
     is_animated,
     output,
     print_error,
@@ -126,7 +127,10 @@ def bench(
             metavar="A.json B.json", help="Compare two reports written by --format json; nothing is measured."
         ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the report.")] = Format.table,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="Format of the report; default: as the output's name ends, or a table."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")
     ] = None,
@@ -152,13 +156,14 @@ def bench(
     The format json holds everything, csv one row per result. Fields that timm's benchmark.py has too bear the same
     names.
     """
+    written = format_of(form, out, Format.table)
     if compare is not None:
         if model is not None or profile or plot is not None or cold or image is not None or images:
             raise typer.BadParameter(
                 "measures nothing: leave out MODEL, --image, --images, --profile, --plot and --cold",
                 param_hint="--compare",
             )
-        _compare(*compare, form, out)
+        _compare(*compare, written, out)
         return
     if model is None:
         raise typer.BadParameter("name a packed model, or compare two reports with --compare", param_hint="MODEL")
@@ -198,7 +203,7 @@ def bench(
                 from bitvit.bench.plot import plot as draw
 
                 draw(report, plot)
-        _write(_report_writers(report), form, report.warnings, out, stream)
+        _write(_report_writers(report), written, report.warnings, out, stream)
     for warning in report.warnings:
         print_warning(warning)
     if report.images is not None and report.images.failures:

@@ -16,6 +16,7 @@ from bitvit.cli.console import (
     SOME_FAILED,
     compiling_status,
     counting_bar,
+    format_of,
     output,
     print_error,
     print_note,
@@ -68,7 +69,10 @@ def classify(
         ),
     ],
     top_k: Annotated[int, Option("--top-k", "-k", min=1, metavar="N", help="Classes per image.")] = 5,
-    form: Annotated[Format, Option("--format", "-f", help="How to write the predictions.")] = Format.table,
+    form: Annotated[
+        Format | None,
+        Option("--format", "-f", help="How to write the predictions; default: as the output's name ends, or a table."),
+    ] = None,
     out: Annotated[
         str | None,
         Option(
@@ -147,7 +151,7 @@ def classify(
     if not watch and any(map(is_parquet, paths)):
         from bitvit.cli.parquet import classify_parquet
 
-        if form is not Format.table or explain is not None or recursive:
+        if form not in (None, Format.table) or explain is not None or recursive:
             raise BitvitError(
                 "Parquet files of images give Parquet files; leave out --format, --explain and --recursive"
             )
@@ -161,12 +165,13 @@ def classify(
     if null and not any(path.startswith(LIST) for path in paths):
         raise BitvitError("--null is for lists of names: @FILE, or @- for one on stdin")
     options: dict[str, Any] = {"threads": threads, "batch_size": batch_size, "exif": exif}
+    written = format_of(form, out, Format.table)
     if watch:
         from bitvit.cli.watch import classify_new
 
         if explain is not None:
             raise BitvitError("--watch draws no heat maps; leave out --explain")
-        classify_new(model, paths, form.value, out, top_k=top_k, recursive=recursive, options=options)
+        classify_new(model, paths, written.value, out, top_k=top_k, recursive=recursive, options=options)
         return
     # Before the model is loaded, so that a mistyped name is told at once.
     portions, count = _find(paths, recursive, null=null, urls=urls)
@@ -184,7 +189,7 @@ def classify(
         else:  # with all names known, so that no heat map takes the name of an image to come
             names = list(itertools.chain.from_iterable(portions))
             records = _records([names], lambda names: _explained(classifier, names, sources, top_k, explain))
-        _WRITERS[form](stream, report.watch(records, advance))
+        _WRITERS[written](stream, report.watch(records, advance))
     print_turned(classifier.turned, report.count)
     if report.failed:
         print_error(f"{report.failed} of {report.count} images could not be read", report.console)

@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, TypeVar
 
 from bitvit.errors import BitvitError
 from bitvit.files import cannot_write, is_file, is_folder, replacing
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+Kind = TypeVar("Kind", bound=Enum)
+
 __all__ = [
     "IGNORE",
     "SOME_FAILED",
     "check_drawing",
     "compiling_status",
     "counting_bar",
+    "format_of",
     "is_animated",
     "occupy_standard_descriptors",
     "output",
@@ -192,6 +196,17 @@ def require_stdout() -> None:
     """Raises BitvitError if stdout is closed, so that a command with nowhere to write its results does not begin."""
     if sys.stdout is None:  # so Python says that its descriptor was closed
         raise BitvitError("stdout is closed; name an output file, or redirect stdout to one")
+
+
+def format_of(chosen: Kind | None, out: str | os.PathLike[str] | None, default: Kind) -> Kind:
+    """The format that was chosen, else the one that the output's name ends with, such as .csv, else the default."""
+    if chosen is not None:
+        return chosen
+    ending = "" if out is None else os.path.splitext(out)[1][1:].lower()  # noqa: PTH122  # may be an address
+    return next((kind for kind in type(default) if ending in (kind.value, _SHORT.get(kind.value))), default)
+
+
+_SHORT = {"markdown": "md"}
 
 
 @contextlib.contextmanager

@@ -43,6 +43,9 @@ def serve(
     grace: Annotated[
         int, Option("--grace", min=1, metavar="SECONDS", help="For answers to open requests when it is told to end.")
     ] = 30,
+    exif: Annotated[
+        bool, Option("--exif", help="Turn images upright as their EXIF data says, which is ignored otherwise.")
+    ] = False,
     allow_load: Annotated[
         bool,
         Option(
@@ -69,7 +72,7 @@ def serve(
 
     limits = Limits(queue=queue, body=max_body << 20, bodies=4 * max_body << 20, seconds=timeout)
     with compiling_status():
-        application = app(named, workers=workers, limits=limits, allow_load=allow_load)
+        application = app(named, workers=workers, limits=limits, exif=exif, allow_load=allow_load)
     if uds is None and not host.startswith(LOOPBACK):
         print_warning(f"{host} can be reached by other machines; the server asks nobody who they are")
     log_to_stderr(access=not no_access_log)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from bitvit.cli.console import IGNORE, check_drawing, compiling_status, output, require_stdout
+from bitvit.cli.console import IGNORE, check_drawing, compiling_status, format_of, output, require_stdout
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.files import is_folder
 from bitvit.messages import plural
@@ -45,7 +45,10 @@ def verify(
             metavar="FILE", help="Draw the errors of each part, and where on its map they are, into a PNG file."
         ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the report.")] = Format.table,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="Format of the report; default: as the output's name ends, or a table."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")
     ] = None,
@@ -76,7 +79,7 @@ def verify(
             seed=seed,
         )
     with output(out) as stream:
-        if form is Format.json:
+        if format_of(form, out, Format.table) is Format.json:
             stream.write(json.dumps(report.to_dict(), indent=2) + "\n")
         else:
             _print_report(report, stream)

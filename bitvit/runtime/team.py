@@ -19,11 +19,11 @@ import ctypes
 import functools
 import math
 import os
-import queue
 import sys
 import threading
 import time
 import weakref
+from _queue import SimpleQueue  # that of queue may be gevent's, which is not for threads of the system
 from collections.abc import Callable
 
 try:
@@ -68,7 +68,7 @@ class _Desk:
     """What a helper's thread knows of it."""
 
     def __init__(self) -> None:
-        self.calls: queue.SimpleQueue[Call | weakref.ref[Helper]] = queue.SimpleQueue()
+        self.calls: SimpleQueue[Call | weakref.ref[Helper]] = SimpleQueue()
         self.owner: weakref.ref[Helper] | None = None  # among the calls, once there is no such helper any more
         self.starter = threading.get_native_id()
         self.thread: int | None = None  # the helper's, as the kernel numbers threads

@@ -24,6 +24,7 @@ def app(
     *,
     workers: int | None = None,
     limits: Limits | None = None,
+    exif: bool = False,
     allow_load: bool = False,
 ) -> "Application":
     """An ASGI application that answers for one model or several.
@@ -35,6 +36,7 @@ def app(
     the first of which answers where none is named. One without a name has that of its file. Models given by path get
     one thread each.
     workers: images or batches that are computed at once; default: as many as the process has CPUs.
+    exif: whether images are turned as their EXIF data says; a Classifier has that of its own.
     allow_load: whether `POST /v2/repository/models/NAME/load` reads a model's file again.
 
     Mounted in another application it needs none of that one's lifespan events. Raises BitvitError if a package of
@@ -47,4 +49,6 @@ def app(
     from bitvit.serve.application import Application
     from bitvit.serve.registry import Registry
 
-    return Application(Registry.of(models), workers=workers, limits=limits or Limits(), allow_load=allow_load)
+    return Application(
+        Registry.of(models, exif=exif), workers=workers, limits=limits or Limits(), allow_load=allow_load
+    )

@@ -56,22 +56,26 @@ class Served:
 
 
 class Registry:
-    """name -> Served. Raises ValueError for none, and for an impossible name."""
+    """name -> Served. Raises ValueError for none, and for an impossible name.
 
-    def __init__(self, models: Mapping[str, Source]) -> None:
+    exif: as Classifier has it, for models that are named by path.
+    """
+
+    def __init__(self, models: Mapping[str, Source], *, exif: bool = False) -> None:
         if not models:
             raise ValueError("no model to serve; name at least one")
         for name in models:
             check_name(name)
-        self._served = {name: _load(name, source) for name, source in models.items()}
+        self._exif = exif
+        self._served = {name: self._load(name, source) for name, source in models.items()}
 
     @classmethod
-    def of(cls, models: Source | Mapping[str, Source]) -> "Registry":
+    def of(cls, models: Source | Mapping[str, Source], *, exif: bool = False) -> "Registry":
         """Of one model, or of several by name."""
         if isinstance(models, Mapping):
-            return cls(models)
+            return cls(models, exif=exif)
         path = getattr(models.model, "path", "model") if isinstance(models, Classifier) else models
-        return cls({model_name(path): models})
+        return cls({model_name(path): models}, exif=exif)
 
     @property
     def default(self) -> Served:
@@ -98,13 +102,12 @@ class Registry:
         path = self._served[name].path
         if path is None:
             raise BitvitError(f"{name}: was given as a Classifier, not by path; it has no file to be read again")
-        self._served[name] = _load(name, path)
+        self._served[name] = self._load(name, path)
 
-
-def _load(name: str, source: Source) -> Served:
-    if isinstance(source, Classifier):
-        return Served(name, source, None)
-    return Served(name, Classifier(source, threads=1), Path(source))
+    def _load(self, name: str, source: Source) -> Served:
+        if isinstance(source, Classifier):
+            return Served(name, source, None)
+        return Served(name, Classifier(source, threads=1, exif=self._exif), Path(source))
 
 
 def check_name(name: str) -> None:

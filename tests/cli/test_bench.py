@@ -128,7 +128,10 @@ def test_reports_are_compared_in_every_format(report: BenchReport, tmp_path: Pat
     assert [float(row["ratio"]) for row in rows] == pytest.approx([0.5] * 4)
     cells = json.loads(run("bench", "--compare", *paths, "--format", "json")[0])["cells"]
     assert Result(**cells[0]["first"]).p50_ms == pytest.approx(report.results[0].p50_ms)
-    assert "| latency | 1 | 1 |" in run("bench", "--compare", *paths, "-f", "markdown")[0]
+    markdown = run("bench", "--compare", *paths, "-f", "markdown")[0]
+    assert "| latency | 1 | 1 |" in markdown
+    run("bench", "--compare", *paths, "-o", tmp_path / "out.md")
+    assert (tmp_path / "out.md").read_text() == markdown
 
 
 def test_a_table_in_a_file_has_its_warnings(report: BenchReport, tmp_path: Path) -> None:

@@ -41,6 +41,16 @@ def test_json_and_jsonl_have_the_predictions(model: Path, images: Path) -> None:
     assert [json.loads(line) for line in lines] == expected
 
 
+@pytest.mark.parametrize(("name", "form"), [("a.csv", "csv"), ("a.JSON", "json"), ("a.jsonl", "jsonl"), ("a", "table")])
+def test_the_output_says_the_format(name: str, form: str, model: Path, images: Path, tmp_path: Path) -> None:
+    image, out = images / "a.png", tmp_path / name
+    expected = run("classify", model, image, "--format", form)[0]
+    run("classify", model, image, "-o", out)
+    assert out.read_text() == expected
+    run("classify", model, image, "-o", out, "--format", "csv")
+    assert out.read_text().startswith("path,rank,label")
+
+
 def test_csv_has_a_row_for_each_rank(model: Path, images: Path) -> None:
     stdout, _ = run("classify", model, images / "a.png", "--format", "csv", "-k", "2")
     rows = list(csv.DictReader(io.StringIO(stdout)))
@@ -163,7 +173,7 @@ def test_too_little_memory_stops(model: Path, images: Path, tmp_path: Path, monk
         patched.setattr(ImageFile.ImageFile, "load", refuse)
         _, stderr = run("classify", model, images / "a.png", "-o", tmp_path / "out.csv", "-f", "csv", code=1)
     assert stderr.startswith(
-        f"Error: {images / 'a.png'}: too little memory to decode 15,600 pixels; the image is not at"
+        f"Error: {images / 'a.png'}: too little memory to decode an image of 15,600 pixels; the image is not at"
     )
     assert not (tmp_path / "out.csv").exists()
     monkeypatch.setattr(Image.Image, "resize", refuse)

@@ -101,3 +101,20 @@ def test_openblas_starts_no_threads_where_memory_has_a_limit(limit: int | None) 
         preexec_fn=lambda: limit and resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
     assert done.stdout.splitlines()[1] == ("1" if limit else "None")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["classify", "m.safetensors", "i.png", "--explain", "out"]])
+def test_openblas_starts_no_threads_where_none_are_to_be_had(arguments: list[str]) -> None:
+    """As under a limit of processes, which root is held to by cgroups alone."""
+    code = (
+        "import os, sys, threading; from bitvit.cli import main\n"
+        'def start(thread): raise RuntimeError("can\'t start new thread")\n'
+        f"os.cpu_count, threading.Thread.start, sys.argv = lambda: 2, start, ['bitvit', *{arguments}]\n"
+        "try: main()\n"
+        "finally: print(os.environ.get('OPENBLAS_NUM_THREADS'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == "1", done.stderr

@@ -116,7 +116,7 @@ def test_too_little_memory_is_no_bad_image(exception: Exception, folder: Path, m
         raise exception
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    with pytest.raises(BitvitError, match=r"\.png: too little memory to decode 1,024 pixels") as caught:
+    with pytest.raises(BitvitError, match=r"\.png: too little memory to decode an image of 1,024 pixels") as caught:
         evaluate(Colours(), folder, on_error="skip")
     assert not isinstance(caught.value, ImageError)
 

@@ -322,6 +322,22 @@ def test_green_threads_are_no_helpers(
         Helper()
 
 
+def test_a_queue_of_green_threads_is_not_used(packed: Callable[[str], Path]) -> None:
+    """gevent has one even where it leaves threads as they are (`patch_all(thread=False)`), which real ones die of."""
+    script = (
+        "import queue, sys, threading\n"
+        "class SimpleQueue: __class_getitem__ = classmethod(lambda *_: SimpleQueue)\n"
+        "queue.SimpleQueue = SimpleQueue\n"
+        "import numpy as np, bitvit, bitvit.runtime.team, bitvit.pipeline\n"
+        "classify = bitvit.Classifier(sys.argv[1], threads=2)\n"
+        "images = [np.zeros((96, 96, 3), np.uint8)] * 40\n"
+        "print(len(list(classify(images))), len(list(classify(iter(images)))))\n"
+    )
+    command = [sys.executable, "-c", script, str(packed("micro96_pth"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=patience(300))
+    assert (done.stdout, done.stderr) == ("40 40\n", "")
+
+
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_a_worker_of_a_library_of_green_threads(library: str, packed: Callable[[str], Path]) -> None:
     """The real one, if it is there."""

@@ -1,6 +1,7 @@
 """Models by name, and loading them again."""
 
 import gc
+import io
 import shutil
 import threading
 import weakref
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 import bitvit
@@ -29,6 +31,21 @@ def test_a_name_must_do_in_paths_and_logs(name: str, tiny: Path) -> None:
         Registry({name: tiny})
     with pytest.raises(ValueError, match="no model to serve"):
         Registry({})
+
+
+def test_orientation_is_obeyed_if_asked_for(tiny: Path) -> None:
+    """A Classifier says so itself; after a reload, too."""
+    file, tag = io.BytesIO(), Image.Exif()
+    tag[0x0112] = 3  # upside down
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16] = 255
+    Image.fromarray(pixels).save(file, "PNG", exif=tag)
+    for exif, first_row in ((False, 255), (True, 0)):
+        registry = Registry.of({"m": tiny}, exif=exif)
+        registry.reload("m")
+        assert registry.default.crop(file.getvalue())[0, 0, 0] == first_row
+    given = bitvit.Classifier(tiny, exif=True)
+    assert Registry.of({"a": given}).default.crop(file.getvalue())[0, 0, 0] == 0
 
 
 def test_a_name_that_is_not_there(tiny: Path) -> None:
