@@ -57,6 +57,14 @@ def test_a_norm_of_nearly_equal_values_is_as_wrong_as_float32_is(widths: tuple[i
     assert not undecided
 
 
+def test_a_sign_that_hangs_on_float32_alone_is_undecided() -> None:
+    """No nudge of the input flips it, as what it hangs on is made of signs; NumPy's float32 does."""
+    config = shape(97, 1, (16, 48, 144, 144), (1, 6, 1, 1), num_heads=(1, 1, 12, 1), norm="layer", num_classes=0,
+        downsampling="binary", layer_scale=False, shift3=False, coordinates=True)  # fmt: skip
+    images = np.random.default_rng(1).standard_normal((3, 3, 97, 97), np.float32)
+    assert sum(check_layers(config, 1, image)[0] for image in images) > 0
+
+
 @pytest.mark.parametrize("name", ["window 3", "window 5, layer norm, gsb", "binary, layer norm", "even ratios"])
 def test_pieces_may_run_in_any_order_by_any_thread(name: str) -> None:
     """Backwards, by two threads with their own scratch in turn: the same bits."""

@@ -276,17 +276,17 @@ class Answer:
     @property
     def undecided(self) -> NDArray[np.bool_]:
         """Tokens in which a sign or level hangs on the last bits."""
-        undecided: NDArray[np.bool_] = self.response > UNDECIDED * spread(self.value)
+        undecided: NDArray[np.bool_] = np.maximum(self.response, self.rounding) > UNDECIDED * spread(self.value)
         return undecided
 
     def assert_close(self, got: Array, what: str) -> None:
         assert got.shape == self.value.shape, what
         error = np.abs(got - self.value).max(axis=-1)
-        # A nudge flips signs together that hang on the same value, such as a pixel's and that of a merged token made
-        # of this pixel alone; of those, an engine may flip one, which can move a token further than both.
-        # And a layer norm of values that are nearly equal lets float32's rounding of them grow, whoever computes it.
-        rounding = np.minimum(self.rounding, UNDECIDED * spread(self.value))  # flipped signs are not forgiven here
-        allowed = TOLERANCE * spread(self.value) + np.where(self.undecided, 4, 1) * self.response + 2 * rounding
+        # A layer norm of values that are nearly equal lets float32's rounding of them grow, whoever computes it. A nudge
+        # flips signs together that hang on the same value, such as a pixel's and that of a merged token made of this
+        # pixel alone; of those, an engine may flip one, which can move a token further than both.
+        noise = self.response + 2 * self.rounding
+        allowed = TOLERANCE * spread(self.value) + np.where(self.undecided, 4, 1) * noise
         worst = np.argmax(error / allowed)
         assert (error <= allowed).all(), (
             f"{what}: {(error > allowed).sum()} of {error.size} tokens differ, at worst by"
