@@ -21,8 +21,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> "BHViT"
 
     path: also hf://owner/name[@revision][/file], which huggingface_hub downloads into its cache (extra `hub`).
     threads: at most this many for one call; default all cores the process may use. Raises ModelFileError; HubError
-    for a name of the Hub; ValueError for an impossible number of threads.
+    for a name of the Hub; ValueError for an impossible number of threads; TypeError for what is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: is of type {type(path).__name__}, expected the path of a packed model")
     path = local_path(path)
     if os.fspath(path) and is_folder(path):
         from bitvit.bundle.model import load_bundle

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -134,6 +135,12 @@ def test_a_bad_image_does_not_spoil_the_next(bad: float, threads: int, packed: C
 def test_threads_must_be_a_number_above_zero(threads: Any, packed: Callable[[str], Path]) -> None:
     with pytest.raises(ValueError, match=f"threads is {threads!r}, expected a whole number of at least 1, or None"):
         bitvit.load(packed("micro96_pth"), threads=threads)
+
+
+@pytest.mark.parametrize("path", [b"model.safetensors", None, io.BytesIO(b"model"), 3])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(TypeError, match=f"path: is of type {type(path).__name__}, expected the path of a packed model"):
+        bitvit.load(path)
 
 
 def test_a_model_without_classifier_gives_pooled_features(tmp_path: Path) -> None:

@@ -282,9 +282,9 @@ class Answer:
     def assert_close(self, got: Array, what: str) -> None:
         assert got.shape == self.value.shape, what
         error = np.abs(got - self.value).max(axis=-1)
-        # A layer norm of values that are nearly equal lets float32's rounding of them grow, whoever computes it. A nudge
-        # flips signs together that hang on the same value, such as a pixel's and that of a merged token made of this
-        # pixel alone; of those, an engine may flip one, which can move a token further than both.
+        # A layer norm of values that are nearly equal lets float32's rounding of them grow, whoever computes it. Signs
+        # that hang on the same value are flipped together by a nudge, such as a pixel's and that of a merged token made
+        # of this pixel alone; of those, an engine may flip one, which can move a token further than both.
         noise = self.response + 2 * self.rounding
         allowed = TOLERANCE * spread(self.value) + np.where(self.undecided, 4, 1) * noise
         worst = np.argmax(error / allowed)
