@@ -10,7 +10,8 @@ Names are looked up in these ways, and the first that finds all names of the dat
    numbered them in training.
 
 Where two of these may be meant and do not agree, none is taken: the user has to say. Above all, ImageFolder sorts names
-as text, so it gave the folder `10` the number 2; a training that numbers its classes otherwise gave it 10.
+as text, so it gave the folder `10` the number 2; a training that numbers its classes otherwise gave it 10. And folders
+1, 2, ... without a 0 may be class numbers, or have been numbered from 1.
 """
 
 import difflib
@@ -21,10 +22,10 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from bitvit.errors import ConfigError
-from bitvit.evaluation.words import number_in, words_of
+from bitvit.evaluation.words import LONGEST_NUMBER, number_in, words_of
 from bitvit.files import read_csv, read_json
 from bitvit.labels import labels_from_json, read_labels
 from bitvit.messages import LONGEST, listing, plural, shown
@@ -36,6 +37,7 @@ Label: TypeAlias = str | int
 ClassMap: TypeAlias = Sequence[str] | Mapping[str, Label]
 
 GUESSED = 3  # unknown names that a message lists, each with the name that may be meant
+_NUMBERS = re.compile(r"(\d+)")  # in any script's digits
 FIRST = 5  # names by whose example a message shows an order
 
 
@@ -235,6 +237,21 @@ def _check_folders(by_number: Mapping[Label, int], count: int, where: str) -> No
     for name, number in by_number.items():
         every[number] = str(name)
     _check_orders(sorted(every), every, written, where)
+    if by_number and 0 not in by_number.values():
+        name, number = min(by_number.items(), key=lambda item: item[1])
+        _refuse_to_count(name, number, every, width if padded else 1, where)
+
+
+def _refuse_to_count(name: Label, number: int, from_0: list[str], width: int, where: str) -> NoReturn:
+    """Raises ConfigError: folders that are numbers, of which none is 0, may be numbered from 0 or from 1."""
+    from_1 = [*from_0[1:], str(len(from_0)).zfill(width)]
+    orders = {f"{_start(from_0, 0)} from 0": None, f"{_start(from_1, 0)} from 1": None}
+    if sorted(from_1) != from_1:
+        orders[f"{_start(sorted(from_1), 0)} from 1 as ImageFolder sorts them"] = None
+    raise ConfigError(
+        f"{where}: there is no folder 0, so {shown(str(name))} is class {number} if folders were numbered from 0 in "
+        f"training, but class {number - 1} if from 1, and the model does not tell; " + _say_order(", or ".join(orders))
+    )
 
 
 def _in_sorted_order(given: Sequence[Label], count: int, where: str) -> Matching:
@@ -245,19 +262,37 @@ def _in_sorted_order(given: Sequence[Label], count: int, where: str) -> Matching
             "say which is which with --classes FILE (classes=)"
         )
     names = [str(name) for name in given]
-    alike = len({re.sub(r"[0-9]+", "0", name) for name in names}) == 1
-    if alike or any(number_in(name) is not None for name in names):
-        _check_orders(names, sorted(names, key=_by_value), set(names), where)
+    ordered = _by_numbers(names)
+    if ordered is not None:
+        _check_orders(names, ordered, set(names), where)
     way = "their sorted order, as ImageFolder numbers classes: the model has no class names"
     return Matching({name: number for number, name in enumerate(given)}, [], tuple(names), way)
 
 
+def _by_numbers(names: Sequence[str]) -> list[str] | None:
+    """The names in the order of the numbers in them; None where these number nothing, as in `A320`, `DC-10`, `DC-3`.
+
+    They do if any name is a number or begins with one, if all names begin alike up to it, or if each name has one
+    number and they count from 0 or 1.
+    """
+    split = [_NUMBERS.split(name) for name in names]
+    numbers = sorted(int(parts[1]) for parts in split if len(parts) == 3 and len(parts[1]) < LONGEST_NUMBER)
+    if any(number_in(name) is not None or _NUMBERS.match(name) for name in names):
+        return sorted(names, key=_by_value)
+    if len({parts[0] for parts in split}) == 1 and all(len(parts) > 1 for parts in split):
+        return sorted(names, key=_by_value)
+    if numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
+        return [name for _, name in sorted((int(parts[1]), name) for parts, name in zip(split, names, strict=True))]
+    return None
+
+
 def _by_value(name: str) -> tuple[object, ...]:
-    """Sorts numbers by value, and then other names, those alike but for a number by its value."""
+    """Sorts numbers and names that begin with one by value, then other names, those alike but for a number by it."""
     value = number_in(name)
     if value is not None:
         return 0, value
-    return 1, *(Decimal(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name)))
+    parts = [Decimal(part) if place % 2 else part for place, part in enumerate(_NUMBERS.split(name))]
+    return (0, *parts[1:]) if parts[0] == "" else (1, *parts)
 
 
 def _check_orders(as_text: Sequence[str], by_value: Sequence[str], given: set[str], where: str) -> None:
