@@ -114,8 +114,8 @@ class StateFile:
                 header = json.loads(archive["header"].tobytes())
                 if header["job"] != self.job:
                     raise BitvitError(
-                        f"{self.path}: is of another evaluation: other models, images or classes, or another version "
-                        "of bitvit; repeat that evaluation, or start afresh without --resume (resume=)"
+                        f"{self.path}: is of another evaluation: other models, images, classes or --exif (exif=), or "
+                        "another version of bitvit; repeat that evaluation, or start afresh without --resume (resume=)"
                     )
                 for i, (part, unit) in enumerate(zip(self.parts, header["units"], strict=True)):
                     done = int(unit["done"])

@@ -65,7 +65,9 @@ def test_images_that_exif_would_turn_are_counted_once(model: Path, noise: Path, 
     with pytest.raises(Stop):
         evaluate(model, noise, batch_size=4, outputs=outputs)
     outputs = Outputs(state=tmp_path / "state", resume=True)
-    with pytest.raises(BitvitError, match="is of another evaluation"):
+    with pytest.raises(
+        BitvitError, match=r"is of another evaluation: .* classes or --exif \(exif=\), or another version"
+    ):
         evaluate(model, noise, exif=True, outputs=outputs)
     assert evaluate(model, noise, outputs=outputs).turned == whole.turned
 
@@ -153,7 +155,7 @@ def test_the_state_of_another_evaluation(model: Path, noise: Path, tmp_path: Pat
     with pytest.raises(Stop):
         evaluate(model, noise, outputs=Outputs(state=kept, progress=stop_after(10)))
     (noise / "0" / "new.png").write_bytes((noise / "0" / "00.png").read_bytes())
-    with pytest.raises(BitvitError, match="state: is of another evaluation: other models, images or classes"):
+    with pytest.raises(BitvitError, match="state: is of another evaluation: other models, images, classes or --exif"):
         evaluate(model, noise, outputs=again)
     kept.write_bytes(kept.read_bytes()[:-100])
     with pytest.raises(BitvitError, match="state: is not a state file, or damaged"):
