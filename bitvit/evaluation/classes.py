@@ -25,7 +25,7 @@ from decimal import Decimal
 from typing import NoReturn, TypeAlias
 
 from bitvit.errors import ConfigError
-from bitvit.evaluation.words import LONGEST_NUMBER, number_in, words_of
+from bitvit.evaluation.words import number_in, words_of
 from bitvit.files import read_csv, read_json
 from bitvit.labels import labels_from_json, read_labels
 from bitvit.messages import LONGEST, listing, plural, shown
@@ -262,37 +262,46 @@ def _in_sorted_order(given: Sequence[Label], count: int, where: str) -> Matching
             "say which is which with --classes FILE (classes=)"
         )
     names = [str(name) for name in given]
-    ordered = _by_numbers(names)
-    if ordered is not None:
-        _check_orders(names, ordered, set(names), where)
+    _check_orders(names, _by_numbers(names), set(names), where)
     way = "their sorted order, as ImageFolder numbers classes: the model has no class names"
     return Matching({name: number for number, name in enumerate(given)}, [], tuple(names), way)
 
 
-def _by_numbers(names: Sequence[str]) -> list[str] | None:
-    """The names in the order of the numbers in them; None where these number nothing, as in `A320`, `DC-10`, `DC-3`.
+def _by_numbers(names: Sequence[str]) -> list[str]:
+    """The names, which are sorted as text, with those among them sorted by value that are numbered.
 
-    They do if any name is a number or begins with one, if all names begin alike up to it, or if each name has one
-    number and they count from 0 or 1.
+    Such are names that begin with a number, and names that are alike up to one, if all are, or if their numbers count
+    from 0 or 1 (else they may number nothing, as in `A320`, `DC-10`, `DC-3`). Or all, if their numbers count so.
     """
-    split = [_NUMBERS.split(name) for name in names]
-    numbers = sorted(int(parts[1]) for parts in split if len(parts) == 3 and len(parts[1]) < LONGEST_NUMBER)
-    if any(number_in(name) is not None or _NUMBERS.match(name) for name in names):
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        before, *rest = _NUMBERS.split(name)
+        if rest:
+            alike.setdefault("" if number_in(name) is not None else before, []).append(name)
+    ordered, place = list(names), {name: number for number, name in enumerate(names)}
+    for before, group in alike.items():
+        if before == "" or len(group) == len(names) or _count_up(group):
+            for number, name in zip(sorted(place[name] for name in group), sorted(group, key=_by_value), strict=True):
+                ordered[number] = name
+    numbered = [name for group in alike.values() for name in group]
+    if len(numbered) == len(names) and len(alike) > 1 and _count_up(names):
         return sorted(names, key=_by_value)
-    if len({parts[0] for parts in split}) == 1 and all(len(parts) > 1 for parts in split):
-        return sorted(names, key=_by_value)
-    if numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
-        return [name for _, name in sorted((int(parts[1]), name) for parts, name in zip(split, names, strict=True))]
-    return None
+    return ordered
 
 
-def _by_value(name: str) -> tuple[object, ...]:
-    """Sorts numbers and names that begin with one by value, then other names, those alike but for a number by it."""
+def _count_up(names: Sequence[str]) -> bool:
+    """Whether the first numbers in them count from 0 or 1."""
+    numbers = sorted(Decimal(_NUMBERS.split(name)[1]) for name in names)
+    return numbers in (list(range(len(names))), list(range(1, len(names) + 1)))
+
+
+def _by_value(name: str) -> tuple[Decimal | str, ...]:
+    """Sorts names by the first number in them, then by what follows it."""
     value = number_in(name)
     if value is not None:
-        return 0, value
-    parts = [Decimal(part) if place % 2 else part for place, part in enumerate(_NUMBERS.split(name))]
-    return (0, *parts[1:]) if parts[0] == "" else (1, *parts)
+        return (value,)
+    rest = _NUMBERS.split(name)[1:]
+    return tuple(part if place % 2 else Decimal(part) for place, part in enumerate(rest))
 
 
 def _check_orders(as_text: Sequence[str], by_value: Sequence[str], given: set[str], where: str) -> None:

@@ -110,6 +110,7 @@ def test_folders_whose_numbers_sort_otherwise_as_text_are_refused() -> None:
         (["a 1 b 10", "a 1 b 9"], 2, "a 1 b 10"),
         (["cat_0", "dog_1", "bird_2"], 3, "bird_2"),  # numbered, though not alike
         (["cat1", "bird2"], 2, "bird2"),
+        (["background", *(f"class{number}" for number in range(1, 11)), "other"], 12, "class10"),
         (["\uff12", "\uff11\uff10"], 2, "\uff11\uff10"),  # full-width digits
         (["クラス\uff12", "クラス\uff11\uff10"], 2, "クラス\uff11\uff10"),
         (["c\u0662", "c\u0661\u0660"], 2, "c\u0661\u0660"),  # Arabic ones
@@ -139,6 +140,7 @@ def test_other_folders_whose_order_is_not_known(folders: list[str], count: int, 
         (["bird_0", "cat_1", "dog_2"], 3),
         (["c\uff11", "c\uff12"], 2),
         (["covid-19", "h1n1", "none"], 3),
+        (["707-320", "727-200", "DC-10", "DC-3"], 4),
         (["A320", "DC-10", "DC-3"], 3),  # names, though with numbers in them: as ImageFolder sorts them
     ],
 )
