@@ -1,6 +1,8 @@
 """Folder -> the images in it, and what was left out.
 
-Links to folders are followed, as torchvision's ImageFolder does; but not one that leads back to a folder above it.
+Links to folders are followed, as torchvision's ImageFolder does; but not one that leads back to a folder above it. A
+folder that links lead to more than MOST_VISITS times is an error: a few folders of links to one another lead to it a
+million times.
 """
 
 import collections
@@ -14,7 +16,7 @@ from bitvit.errors import ImageError
 from bitvit.images import EXTENSIONS
 from bitvit.messages import plural
 
-__all__ = ["UNREAD", "Found", "find_images", "list_images"]
+__all__ = ["MOST_VISITS", "UNREAD", "Found", "find_images", "list_images"]
 
 # Ends of the names of image files whose formats are not read.
 _UNREAD = """
@@ -22,6 +24,9 @@ _UNREAD = """
     jpe jpf jpx jxl jxr mpo nef orf pcx pef pfm psd qoi raf raw rw2 sgi svg svs tga wdp wmf xbm xpm
 """
 UNREAD = frozenset(f".{ending}" for ending in _UNREAD.split())
+
+
+MOST_VISITS = 100  # of one folder, by different links
 
 
 @dataclass
@@ -75,7 +80,7 @@ def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> l
     """The files of a folder whose names end in one of EXTENSIONS, in either case; sorted, without hidden ones.
 
     recursive: those in the folders below too, and in folders that links lead to. Raises ImageError if the folder or one
-    below cannot be read, or if there is no such file.
+    below cannot be read, if there is no such file, or if links lead to one folder more than MOST_VISITS times.
     """
     return find_images(folder, recursive=recursive).images
 
@@ -110,11 +115,18 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool, required: bo
 def _files_below(top: str, recursive: bool, found: Found) -> Iterator[os.DirEntry[str]]:
     """All that is no folder, in a folder and in those below; folders that are not entered are counted.
 
-    Raises OSError for a folder that cannot be read.
+    Raises OSError for a folder that cannot be read, ImageError for one that is come to too often.
     """
+    visits = collections.Counter[Path]()
     ahead = [(top, Path(top).resolve(), frozenset[Path]())]  # with its real path, and those that it was linked from
     while ahead:
         place, real, linked_from = ahead.pop()
+        visits[real] += 1
+        if visits[real] > MOST_VISITS:
+            raise ImageError(
+                f"{top}: links in it lead to the folder {real} in more than {MOST_VISITS} ways, the last as {place}; "
+                "remove links, or name a folder further down"
+            )
         with os.scandir(place) as entries:
             for entry in entries:
                 if not _is_folder(entry):

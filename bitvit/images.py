@@ -97,10 +97,17 @@ def _decode(file: BinaryIO, where: str) -> Image.Image:
             raise ImageError(f"{where}: is HEIC, AVIF or a film, whatever its name; save it as JPEG or PNG") from None
         if head.startswith(GIT_LFS):
             raise ImageError(f"{where}: {LFS_POINTER}") from None
+        from bitvit.checkpoint.sniff import kind_of  # which only this message needs
+
+        if (kind := kind_of(head)) in _MODELS:
+            raise ImageError(f"{where}: {_MODELS[kind]}, expected an image; name one model, then the images") from None
         raise ImageError(
             f"{where}: not an image that can be read, it begins with {head[:16]!r}; expected one of "
             f"{', '.join(FORMATS)}"
         ) from None
+
+
+_MODELS = {"safetensors": "is a model or checkpoint (.safetensors)", "pth-legacy": "is a training checkpoint (.pth)"}
 
 
 @dataclass

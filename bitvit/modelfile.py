@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from bitvit import bits
+from bitvit.bundle.manifest import IS_BUNDLE, MANIFEST, NOT_HERE
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
 from bitvit.files import open_file, write_file
@@ -189,7 +190,7 @@ def _what_else(data: bytes, path: Path, fault: FormatError) -> str:
         reason = fault if kind == "safetensors" else f"it begins with {shown(data[:8])}"
         return f"not a packed model, or damaged ({reason}); if it is a training checkpoint, {convert}"
     if what.endswith(" image"):
-        remedy = "name the model first, then the images"
+        remedy = "name the model first; images, where they are wanted, come after it"
     elif "checkpoint" in remedy:
         remedy = "convert the training checkpoint to one"
     return f"is {what}, {expected}; {remedy}"
@@ -202,6 +203,8 @@ def read_file(path: Path) -> bytes:
     """
     faults = ("does not exist", "is a folder", "is not a regular file")
     missing, folder, special = (f"{fault}; expected a packed model written by bitvit convert" for fault in faults)
+    if os.path.isfile(path / MANIFEST):  # noqa: PTH113 - never raises
+        folder = f"{IS_BUNDLE}, expected a packed model; {NOT_HERE}"
     with open_file(path, ModelFileError, missing=missing, folder=folder, special=special) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_FILE:

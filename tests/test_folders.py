@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bitvit.errors import ImageError
-from bitvit.folders import UNREAD, find_images, list_images
+from bitvit.folders import MOST_VISITS, UNREAD, find_images, list_images
 from bitvit.images import EXTENSIONS
 
 linking = pytest.mark.skipif(os.name == "nt", reason="links need rights there")
@@ -101,6 +101,26 @@ def test_folders_that_link_to_each_other(tmp_path: Path) -> None:
     (tmp_path / "data" / "b" / "to-a").symlink_to("../a")
     assert names(tmp_path / "data") == ["a/1.png", "a/to-b/2.png", "b/2.png", "b/to-a/1.png"]
     assert find_images(tmp_path / "data", recursive=True).loops == 2
+
+
+@linking
+def test_folders_that_are_linked_in_a_great_many_ways(tmp_path: Path) -> None:
+    """Each of 40 folders has two links to the next: 2 ** 40 ways to the last."""
+    for level in range(40):
+        (tmp_path / f"store{level}").mkdir()
+        for name in ("a", "b"):
+            (tmp_path / f"store{level}" / name).symlink_to(f"../store{level + 1}")
+    make(tmp_path, "store40/1.png")
+    with pytest.raises(ImageError) as caught:
+        list_images(tmp_path / "store0", recursive=True)
+    assert f"store0: links in it lead to the folder {tmp_path.resolve()}/store" in str(caught.value)
+    assert "in more than 100 ways, the last as" in str(caught.value)
+    assert str(caught.value).endswith("; remove links, or name a folder further down")
+    assert len(names(tmp_path / "store35")) == 2**5
+    for number in range(MOST_VISITS):
+        make(tmp_path, "once/2.png", f"data/{number}/3.png")
+        (tmp_path / "data" / str(number) / "link").symlink_to("../../once")
+    assert len(names(tmp_path / "data")) == 2 * MOST_VISITS
 
 
 @linking

@@ -170,6 +170,19 @@ def test_not_an_image(data: bytes) -> None:
         open_image(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x18\x39\0\0\0\0\0\0" + b'{"__metadata__":{}}', "is a model or checkpoint (.safetensors)"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80", "is a training checkpoint (.pth)"),
+    ],
+)
+def test_a_model(data: bytes, what: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        open_image(data)
+    assert str(caught.value).endswith(f"of data: {what}, expected an image; name one model, then the images")
+
+
 def test_a_pointer_of_git_lfs() -> None:
     """What a clone of a data set without Git LFS has."""
     with pytest.raises(ImageError, match="of data: is a Git LFS pointer, not the file itself; fetch it with git lfs"):

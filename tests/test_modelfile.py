@@ -203,6 +203,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_a_folder(tmp_path: Path) -> None:
     assert_refused(tmp_path, "is a folder", "expected a packed model written by bitvit convert")
+    (tmp_path / "bundle.json").touch()
+    assert_refused(tmp_path, "is a bundle", "expected a packed model; give the model that it was made from; classify")
 
 
 def test_a_name_too_long_for_the_file_system(tmp_path: Path) -> None:
@@ -220,9 +222,21 @@ def test_what_is_no_safetensors(content: bytes, tmp_path: Path) -> None:
     [
         (b"", "is empty", "copy or download it again"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself", "git lfs pull"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG image", "name the model first, then the images"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\r", "is a PNG image", "name the model first, then the images"),
-        (b"RIFF\x24\0\0\0WEBPVP8 ", "is a WEBP image", "name the model first, then the images"),
+        (
+            b"\xff\xd8\xff\xe0\0\x10JFIF",
+            "is a JPEG image",
+            "name the model first; images, where they are wanted, come after it",
+        ),
+        (
+            b"\x89PNG\r\n\x1a\n\0\0\0\r",
+            "is a PNG image",
+            "name the model first; images, where they are wanted, come after it",
+        ),
+        (
+            b"RIFF\x24\0\0\0WEBPVP8 ",
+            "is a WEBP image",
+            "name the model first; images, where they are wanted, come after it",
+        ),
         (b"PK\x03\x04" + bytes(100), "is a zip archive", "unpack it first"),
         (b"\x1f\x8b\x08\0", "is a gzip archive", "convert the training checkpoint to one"),
         (b"%PDF-1.7\n", "is a PDF document", "convert the training checkpoint to one"),

@@ -155,6 +155,14 @@ def _normalise(times: PreprocessingTimes) -> str:
     return "within the network" if times.normalise_ms is None else f"{times.normalise_ms:.2f} ms"
 
 
+def _pixels(count: float) -> str:
+    return f"{count / 1e6:.2f} megapixels" if count >= 1e5 else f"{count:,.0f} pixels"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e3:.0f} kB" if count >= 1e4 else f"{count:,.0f} bytes"
+
+
 def images_facts(images: ImageTimes) -> list[str]:
     """What the parts of the work cost, which images they were, and what was left out."""
     parts = (images.decode_ms, images.resize_ms, images.network_ms)
@@ -163,8 +171,8 @@ def images_facts(images: ImageTimes) -> list[str]:
         f"CPU time of the parts for an image, on one thread: read and decode {decode} ms, resize and crop {resize} ms,"
         f" network, which normalises, {network} ms: {digits(sum(parts))} ms",
         "of bound: this time over threads x time by the clock, 100% if no thread ever waits",
-        f"images: {plural(images.images, 'image')} of {images.found:,}, on average {images.pixels / 1e6:.2f} megapixels"
-        f" and {images.file_bytes / 1e3:.0f} kB, in the system's cache",
+        f"images: {plural(images.images, 'image')} of {images.found:,}, on average {_pixels(images.pixels)}"
+        f" and {_bytes(images.file_bytes)}, in the system's cache",
     ]
     if images.failures:
         lines.append(

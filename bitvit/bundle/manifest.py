@@ -25,10 +25,25 @@ from bitvit.files import open_file
 from bitvit.preprocess import Preprocessing
 from bitvit.tensorfile import parse_json
 
-__all__ = ["FORMAT", "LIBRARY", "MANIFEST", "WEIGHTS", "Manifest", "Section", "as_text", "read_manifest"]
+__all__ = [
+    "FORMAT",
+    "IS_BUNDLE",
+    "LIBRARY",
+    "MANIFEST",
+    "NOT_HERE",
+    "WEIGHTS",
+    "Manifest",
+    "Section",
+    "as_text",
+    "read_manifest",
+]
 
 FORMAT = 1
 MANIFEST, WEIGHTS, LIBRARY = "bundle.json", "weights.bin", "libbitvit_python.so"
+
+IS_BUNDLE = "is a bundle, as bitvit bundle writes it"
+NOT_HERE = "give the model that it was made from; classify, evaluate and serve take a bundle itself"
+"""For messages, where one is given in the place of a file."""
 
 MAX_MANIFEST = 8 << 20  # bytes; that of a model of 1000 classes has 50 kB
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from bitvit.bundle.manifest import IS_BUNDLE, MANIFEST, NOT_HERE
 from bitvit.checkpoint.remedies import FETCH_AGAIN
 from bitvit.errors import CheckpointError, ConfigError
 from bitvit.files import read_json, read_text
@@ -90,6 +91,8 @@ def _in_folder(folder: Path) -> Path:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as problem:
         raise CheckpointError(f"{folder}: cannot be read: {problem.strerror}; check the folder") from None
+    if MANIFEST in names:
+        raise CheckpointError(f"{folder}: {IS_BUNDLE}, expected a checkpoint or a packed model; {NOT_HERE}")
     if any(name.endswith(".distcp") for name in names):
         raise CheckpointError(
             f"{folder}: is a checkpoint of torch.distributed; make one file of it: from torch.distributed.checkpoint."

@@ -300,9 +300,12 @@ class _Stdin:
         if sys.stdin is None:  # so Python says that its descriptor was closed
             raise ImageError("stdin is closed; redirect an image to it")
         try:
-            return sys.stdin.buffer.read()
+            data = sys.stdin.buffer.read()
         except OSError as problem:
             raise ImageError(f"stdin cannot be read: {problem.strerror}; redirect an image to it") from None
+        if not data:
+            raise ImageError("stdin is empty; redirect an image to it")
+        return data
 
 
 def _explained(

@@ -23,7 +23,7 @@ from bitvit.cli.declare import Argument, Option
 from bitvit.cli.tables import Table, print_lines, print_table
 from bitvit.errors import BitvitError
 from bitvit.files import is_folder
-from bitvit.messages import plural
+from bitvit.messages import listing, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -348,9 +348,24 @@ def _print_comparison(result: "Comparison") -> None:
     if same:
         print_lines([f"{number} on {result.reports[0].data}", ""])
     print_table(Table(("model", *where, "images", *TITLES), rows, words=names, keys=len(names), names=names))
-    notes = dict.fromkeys(note for report in result.reports for note in report.notes)
+    notes = _notes(result.reports)
     deviation = f"the standard deviation is over {number}, with n - 1; each model counts the same"
     print_lines(["", *(f"note: {note}" for note in (*notes, deviation))])
+
+
+def _notes(reports: "tuple[EvalReport, ...]") -> list[str]:
+    """What is to be said of all, and of some, which are then named."""
+    whose: dict[str, list[EvalReport]] = {}
+    for report in reports:
+        for note in report.notes:
+            whose.setdefault(note, []).append(report)
+    by_model = len({report.model for report in reports}) > 1
+    return [
+        note
+        if len(own) == len(reports)
+        else f"{listing(list(dict.fromkeys(r.model if by_model else r.data for r in own)), show=str)}: {note}"
+        for note, own in whose.items()
+    ]
 
 
 def _cells(figures: dict[str, float | None]) -> list[str]:

@@ -134,14 +134,63 @@ def _limits(table: Table, columns: Sequence[int], width: int) -> dict[int, int]:
 
 
 def _with_names_of(table: Table, limits: Mapping[int, int]) -> Table:
-    """With names of so many cells at most, by their column."""
+    """With names of so many cells at most, by their column; different names stay different."""
+    short = {
+        column: _shortened([row[column] for row in table.rows if row is not None and len(row) > 1], size)
+        for column, size in limits.items()
+    }
     rows = [
         row
         if row is None or len(row) == 1
-        else [_cut(cell, limits[column]) if column in limits else cell for column, cell in enumerate(row)]
+        else [short[column][cell] if column in short else cell for column, cell in enumerate(row)]
         for row in table.rows
     ]
     return replace(table, rows=rows)
+
+
+def _shortened(names: Sequence[str], size: int) -> dict[str, str]:
+    """Each name in at most `size` cells: those that would look the same show where they differ, or get a number."""
+    short = {name: _cut(name, size) for name in names}
+    for alike in _alike(short):
+        start = _shared(alike)
+        end = _shared([name[start:][::-1] for name in alike])
+        short.update({name: _cut_around(name, start, len(name) - end, size) for name in alike})
+    for alike in _alike(short):
+        for number, name in enumerate(alike, 1):
+            short[name] = f"({number}) {_cut(name, size - len(f'({number}) '))}"
+    return short
+
+
+def _shared(names: Sequence[str]) -> int:
+    """How many letters they all begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+
+
+def _alike(short: Mapping[str, str]) -> list[list[str]]:
+    """Names that are shortened to the same."""
+    groups: dict[str, list[str]] = {}
+    for name, text in short.items():
+        groups.setdefault(text, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _cut_around(text: str, start: int, stop: int, size: int) -> str:
+    """The text from start to stop with as much before and behind it as `size` cells hold."""
+    from rich.cells import cell_len
+
+    def part(first: int, last: int) -> str:
+        return f"{'…' if first else ''}{text[first:last]}{'…' if last < len(text) else ''}"
+
+    if cell_len(part(start, stop)) > size:
+        return f"…{_cut(text[start:stop], size - 2)}…"
+    sides = [(-1, 0), (0, 1)]
+    while sides:
+        before, behind = sides.pop(0)
+        first, last = start + before, stop + behind
+        if first >= 0 and last <= len(text) and cell_len(part(first, last)) <= size:
+            start, stop = first, last
+            sides.append((before, behind))
+    return part(start, stop)
 
 
 def _cut(text: str, size: int) -> str:

@@ -12,6 +12,7 @@ words       when two class names are the same
 job         one model's part of the work, and the runner of all parts
 state       the file from which a stopped evaluation goes on
 metrics     figures of logits and true classes
+spill       logits that are too large for memory
 confusion   which class was answered for which
 report      what was found, as objects and JSON
 overview    the same in a few lines, and as HTML

@@ -10,7 +10,8 @@ Names are looked up in these ways, and the first that finds all names of the dat
    numbered them in training.
 
 Where two of these may be meant and do not agree, none is taken: the user has to say. Above all, ImageFolder sorts names
-as text, so it gave the folder `10` the number 2; a training that numbers its classes otherwise gave it 10.
+as text, so it gave the folder `10` the number 2; a training that numbers its classes otherwise gave it 10. And folders
+1, 2, ... without a 0 may be class numbers, or have been numbered from 1.
 """
 
 import difflib
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from bitvit.errors import ConfigError
 from bitvit.evaluation.words import number_in, words_of
@@ -36,6 +37,7 @@ Label: TypeAlias = str | int
 ClassMap: TypeAlias = Sequence[str] | Mapping[str, Label]
 
 GUESSED = 3  # unknown names that a message lists, each with the name that may be meant
+_NUMBERS = re.compile(r"(\d+)")  # in any script's digits
 FIRST = 5  # names by whose example a message shows an order
 
 
@@ -235,6 +237,21 @@ def _check_folders(by_number: Mapping[Label, int], count: int, where: str) -> No
     for name, number in by_number.items():
         every[number] = str(name)
     _check_orders(sorted(every), every, written, where)
+    if by_number and 0 not in by_number.values():
+        name, number = min(by_number.items(), key=lambda item: item[1])
+        _refuse_to_count(name, number, every, width if padded else 1, where)
+
+
+def _refuse_to_count(name: Label, number: int, from_0: list[str], width: int, where: str) -> NoReturn:
+    """Raises ConfigError: folders that are numbers, of which none is 0, may be numbered from 0 or from 1."""
+    from_1 = [*from_0[1:], str(len(from_0)).zfill(width)]
+    orders = {f"{_start(from_0, 0)} from 0": None, f"{_start(from_1, 0)} from 1": None}
+    if sorted(from_1) != from_1:
+        orders[f"{_start(sorted(from_1), 0)} from 1 as ImageFolder sorts them"] = None
+    raise ConfigError(
+        f"{where}: there is no folder 0, so {shown(str(name))} is class {number} if folders were numbered from 0 in "
+        f"training, but class {number - 1} if from 1, and the model does not tell; " + _say_order(", or ".join(orders))
+    )
 
 
 def _in_sorted_order(given: Sequence[Label], count: int, where: str) -> Matching:
@@ -245,19 +262,46 @@ def _in_sorted_order(given: Sequence[Label], count: int, where: str) -> Matching
             "say which is which with --classes FILE (classes=)"
         )
     names = [str(name) for name in given]
-    alike = len({re.sub(r"[0-9]+", "0", name) for name in names}) == 1
-    if alike or any(number_in(name) is not None for name in names):
-        _check_orders(names, sorted(names, key=_by_value), set(names), where)
+    _check_orders(names, _by_numbers(names), set(names), where)
     way = "their sorted order, as ImageFolder numbers classes: the model has no class names"
     return Matching({name: number for number, name in enumerate(given)}, [], tuple(names), way)
 
 
-def _by_value(name: str) -> tuple[object, ...]:
-    """Sorts numbers by value, and then other names, those alike but for a number by its value."""
+def _by_numbers(names: Sequence[str]) -> list[str]:
+    """The names, which are sorted as text, with those among them sorted by value that are numbered.
+
+    Such are names that begin with a number, and names that are alike up to one, if all are, or if their numbers count
+    from 0 or 1 (else they may number nothing, as in `A320`, `DC-10`, `DC-3`). Or all, if their numbers count so.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        before, *rest = _NUMBERS.split(name)
+        if rest:
+            alike.setdefault("" if number_in(name) is not None else before, []).append(name)
+    ordered, place = list(names), {name: number for number, name in enumerate(names)}
+    for before, group in alike.items():
+        if before == "" or len(group) == len(names) or _count_up(group):
+            for number, name in zip(sorted(place[name] for name in group), sorted(group, key=_by_value), strict=True):
+                ordered[number] = name
+    numbered = [name for group in alike.values() for name in group]
+    if len(numbered) == len(names) and len(alike) > 1 and _count_up(names):
+        return sorted(names, key=_by_value)
+    return ordered
+
+
+def _count_up(names: Sequence[str]) -> bool:
+    """Whether the first numbers in them count from 0 or 1."""
+    numbers = sorted(Decimal(_NUMBERS.split(name)[1]) for name in names)
+    return numbers in (list(range(len(names))), list(range(1, len(names) + 1)))
+
+
+def _by_value(name: str) -> tuple[Decimal | str, ...]:
+    """Sorts names by the first number in them, then by what follows it."""
     value = number_in(name)
     if value is not None:
-        return 0, value
-    return 1, *(Decimal(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name)))
+        return (value,)
+    rest = _NUMBERS.split(name)[1:]
+    return tuple(part if place % 2 else Decimal(part) for place, part in enumerate(rest))
 
 
 def _check_orders(as_text: Sequence[str], by_value: Sequence[str], given: set[str], where: str) -> None:

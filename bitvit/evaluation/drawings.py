@@ -58,9 +58,9 @@ def draw_matrix(drawing: Any, axes: Any, confusion: Confusion, classes: Sequence
             np.where(own & (matrix > 0), shares, np.nan),
             _tinted("Blues"),
             colours.Normalize(0, 1),
-            "share that is recognised",
+            "share recognised",
         ),
-        (wrong, _tinted("Oranges"), colours.PowerNorm(0.5, 0, worst), "share that is taken for another class"),
+        (wrong, _tinted("Oranges"), colours.PowerNorm(0.5, 0, worst), "share mistaken"),
     ]
     for values, colormap, norm, label in drawn:
         image = axes.imshow(values, cmap=colormap, norm=norm, interpolation="nearest")

@@ -1,5 +1,6 @@
 """Class names as matplotlib can draw them: with fonts that have their letters, or else by number."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ class Drawn:
     """Names for a drawing."""
 
     names: list[str]
-    """In the place of a name that no font has, 'class' and its number."""
+    """In the place of a name that no font has, 'class' and its number, which also follows names that look the same."""
     families: list[str]
     """Fonts to draw them with, the first that has a letter."""
     note: str
@@ -33,13 +34,19 @@ def drawable(names: Sequence[str], numbers: Sequence[int]) -> Drawn:
         if new:
             families.append(family)
             missing -= new
+    times = Counter(plain)
     shown = [
-        f"class {number}" if missing & set(name) else name.replace("$", r"\$")
+        f"class {number}" if missing & set(name) else _numbered(name, number, times[name]).replace("$", r"\$")
         for name, number in zip(plain, numbers, strict=True)
     ]
     count = sum(bool(missing & set(name)) for name in plain)
     note = f"{count} of the names are numbered, as in classes.csv: no font of this system has their letters"
     return Drawn(shown, families, note if count else "")
+
+
+def _numbered(name: str, number: int, times: int) -> str:
+    """The name, with its class's number behind it if others look the same."""
+    return name if times == 1 else f"{name} ({number})"
 
 
 def _plain(name: str) -> str:

@@ -19,8 +19,9 @@ from bitvit.classify import Classifier
 from bitvit.errors import BitvitError, ConfigError, ImageError
 from bitvit.evaluation.classes import ClassMap, Label, Matching, find_classes, match_classes
 from bitvit.evaluation.dataset import Dataset
-from bitvit.evaluation.metrics import measure
+from bitvit.evaluation.metrics import measure, parts
 from bitvit.evaluation.report import EvalReport, Failure
+from bitvit.evaluation.spill import release, zeros
 from bitvit.evaluation.state import Computed, StateFile
 from bitvit.hub import local_path, spelled
 from bitvit.images import ImageSource
@@ -104,7 +105,12 @@ class Part:
 
     def correct(self, start: int, stop: int) -> int:
         """How many of the images from start to stop, which are through, were answered right."""
-        right = self.computed.logits[self.computed.rows[start:stop]].argmax(axis=1) == self.targets[start:stop]
+        logits, rows = self.computed.logits, self.computed.rows[start:stop]
+        answers = np.empty(len(rows), np.int64)
+        for part in parts((len(rows), logits.shape[1])):
+            answers[part] = logits[rows[part]].argmax(axis=1)
+            release(logits)
+        right = answers == self.targets[start:stop]
         return int(right.sum()) - sum(bool(right[n - start]) for n in self.computed.failed if start <= n < stop)
 
     def images(self, numbers: Iterable[int]) -> Iterator[tuple[int, ImageSource]]:
@@ -150,8 +156,7 @@ class Part:
                 f"{self.dataset.name}: none of the {plural(len(order), 'image')} could be read; the first: "
                 f"{failed[order[0]]}"
             )
-        # Without failures they are the very array: it may take half of the memory.
-        logits = self.computed.logits if not failed else self.computed.logits[self.computed.rows[kept]]
+        logits = self.computed.logits if not failed else _rows_of(self.computed.logits, self.computed.rows[kept])
         targets = self.targets[kept]
         numbers = range(len(self.names)) if self.columns is None else self.columns.tolist()
         return EvalReport(
@@ -167,6 +172,16 @@ class Part:
             targets=targets,
             logits=logits,
         )
+
+
+def _rows_of(array: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """A copy of these rows."""
+    copy = zeros((len(rows), array.shape[1]))
+    for part in parts(copy.shape):
+        copy[part] = array[rows[part]]
+        release(array)
+        release(copy)
+    return copy
 
 
 def _digest(path: Path) -> str:
@@ -231,7 +246,7 @@ def plan(
         columns=columns,
         names=tuple(matching.names[k] for k in chosen),
         notes=_notes(dataset, matching, targets, columns),
-        computed=Computed(np.zeros((len(taking), len(chosen)), np.float32), rows=order),
+        computed=Computed(zeros((len(taking), len(chosen))), rows=order),
     )
 
 

@@ -2,20 +2,20 @@
 
 Tests compare them. scikit-learn itself, with the SciPy that it brings, takes longer to import than a thousand small
 images to classify. Apart from the logits no array has images x classes elements, or classes x classes: probabilities
-are computed a few rows, or one class, at a time, in float64.
+are computed a few rows, or some classes, at a time, in float64. Nor does the memory that logits in a file take
+(bitvit.evaluation.spill).
 """
 
-import functools
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.evaluation.confusion import Confusion
+from bitvit.evaluation.spill import release
 from bitvit.predictions import softmax
 
 __all__ = ["BINS", "FIGURES", "CalibrationBin", "ClassScores", "Metrics", "interval", "measure", "parts"]
@@ -24,6 +24,7 @@ TOP = 5  # of top-5
 BINS = 15  # of the calibration error
 CHUNK = 1024  # rows, or as many as have
 CHUNK_ELEMENTS = 1 << 22  # elements, if those are fewer
+BLOCK_ELEMENTS = 1 << 24  # of columns that are copied at a time
 CONFIDENCE = 0.95  # level of the interval of top-1
 EPSILON = np.finfo(np.float64).eps  # probabilities of the loss are at least that far from 0 and 1
 FIGURES = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "roc_auc", "calibration_error")
@@ -94,22 +95,21 @@ def measure(
     """
     count = logits.shape[1]
     present = np.unique(targets)
-    answers = logits.argmax(axis=1)
-    right = answers == targets
-    likelihood = functools.partial(_likelihood, logits, _normalizers(logits))
+    rows = _by_rows(logits, targets)
+    answers, right = rows.answers, rows.answers == targets
     images, answered, hits = (np.bincount(chosen, minlength=count) for chosen in (targets, answers, targets[right]))
     with np.errstate(invalid="ignore"):  # 0 / 0 is a share of nothing, which stays NaN
         recall, precision, f1 = hits / images, hits / answered, 2 * hits / (images + answered)
     confusion = Confusion.of(targets, answers, count)
     mistaken = {true: answer for true, answer, _ in reversed(confusion.mistakes())}
-    areas = _areas(targets, present, likelihood)
-    calibration = _calibration(right, np.minimum(likelihood(answers), 1.0))
+    areas = _areas(logits, rows.normalizers, targets, present)
+    calibration = _calibration(right, np.minimum(rows.confidence, 1.0))
     return Metrics(
         images=len(targets),
         top1=float(np.mean(right)),
         top1_interval=interval(int(right.sum()), len(right)),
-        top5=_top_share(logits, targets, TOP) if count > TOP else None,
-        loss=_loss(logits, targets),
+        top5=int((rows.better < TOP).sum()) / len(targets) if count > TOP else None,
+        loss=rows.loss / len(targets),
         balanced_accuracy=float(np.mean(recall[present])),
         macro_f1=float(np.mean(f1[present])),
         roc_auc=float(np.mean(list(areas.values()))) if areas else None,
@@ -138,46 +138,58 @@ def parts(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 
-def _normalizers(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """log of the sum of exp(logits) of each row, float64 [B]."""
-    found = np.empty(len(logits))
-    for part in parts(logits.shape):
-        rows = logits[part].astype(np.float64)
-        most = rows.max(axis=1)
-        found[part] = most + np.log(np.exp(rows - most[:, None]).sum(axis=1))
-    return found
+@dataclass(frozen=True)
+class _Rows:
+    """What is found out about each image by its own logits: [B]."""
+
+    answers: NDArray[np.int64]
+    normalizers: NDArray[np.float64]
+    """log of the sum of exp(logits)."""
+    confidence: NDArray[np.float64]
+    """Softmax probability of the answer."""
+    better: NDArray[np.int64]
+    """How many answers are better than the true class; of equal ones the last are the best."""
+    loss: float
+    """Sum of the cross-entropy."""
 
 
-def _likelihood(
-    logits: NDArray[np.float32], normalizers: NDArray[np.float64], columns: int | NDArray[Any]
-) -> NDArray[np.float64]:
-    """Softmax probability of one class, or of a class a row: float64 [B]."""
-    chosen: NDArray[np.float64] = np.exp(logits[np.arange(len(logits)), columns].astype(np.float64) - normalizers)
-    return chosen
-
-
-def _loss(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Mean cross-entropy."""
-    total = 0.0
-    for part in parts(logits.shape):
-        own = np.take_along_axis(softmax(logits[part]), targets[part, None], axis=1)
-        total -= float(np.log(np.clip(own, EPSILON, 1 - EPSILON)).sum())
-    return total / len(targets)
-
-
-def _top_share(logits: NDArray[np.float32], targets: NDArray[np.int64], most: int) -> float:
-    """Share of the images whose class is among the `most` best answers; of equal ones the last are the best."""
-    found, classes = 0, np.arange(logits.shape[1])
+def _by_rows(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> _Rows:
+    count = len(logits)
+    answers, better = np.empty(count, np.int64), np.empty(count, np.int64)
+    normalizers, confidence, loss = np.empty(count), np.empty(count), 0.0
+    classes = np.arange(logits.shape[1])
     for part in parts(logits.shape):
         rows, wanted = logits[part], targets[part, None]
-        own = np.take_along_axis(rows, wanted, axis=1)
-        better = (rows > own) | ((rows == own) & (classes > wanted))
-        found += int((better.sum(axis=1) < most).sum())
-    return found / len(targets)
+        best, own = rows.argmax(axis=1), np.take_along_axis(rows, wanted, axis=1)
+        wide = rows.astype(np.float64)
+        most = wide.max(axis=1)
+        answers[part] = best
+        better[part] = ((rows > own) | ((rows == own) & (classes > wanted))).sum(axis=1)
+        normalizers[part] = most + np.log(np.exp(wide - most[:, None]).sum(axis=1))
+        confidence[part] = np.exp(wide[np.arange(len(rows)), best] - normalizers[part])
+        likelihood = np.take_along_axis(softmax(rows), wanted, axis=1)
+        loss -= float(np.log(np.clip(likelihood, EPSILON, 1 - EPSILON)).sum())
+        release(logits)
+    return _Rows(answers, normalizers, confidence, better, loss)
+
+
+def _columns(logits: NDArray[np.float32], wanted: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Each of the columns, with its number; some are copied at a time, since in place each lies all over memory."""
+    width = max(1, BLOCK_ELEMENTS // len(logits))
+    for start in range(0, len(wanted), width):
+        chosen = wanted[start : start + width]
+        block = np.empty((len(chosen), len(logits)), np.float32)
+        for part in parts(logits.shape):
+            block[:, part] = logits[part][:, chosen].T
+            release(logits)
+        yield from zip(chosen.tolist(), block, strict=True)
 
 
 def _areas(
-    targets: NDArray[np.int64], present: NDArray[np.int64], likelihood: Callable[[int], NDArray[np.float64]]
+    logits: NDArray[np.float32],
+    normalizers: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    present: NDArray[np.int64],
 ) -> dict[int, float]:
     """Area under the ROC curve of each class that has images, against all others.
 
@@ -187,8 +199,8 @@ def _areas(
     if len(present) < 2:
         return {}
     areas = {}
-    for k in present.tolist():
-        scores, own = likelihood(k), targets == k
+    for k, column in _columns(logits, present):
+        scores, own = np.exp(column.astype(np.float64) - normalizers), targets == k
         others, mine = np.sort(scores[~own]), scores[own]
         below, not_above = np.searchsorted(others, mine, "left"), np.searchsorted(others, mine, "right")
         areas[k] = int((below + not_above).sum()) / (2 * len(mine) * len(others))  # a pair of equal ones is half right

@@ -91,7 +91,12 @@ def _named(figures: dict[str, float | None]) -> list[tuple[str, str]]:
 
 def _notes(report: "EvalReport") -> list[str]:
     failed = [f"{plural(len(report.failures), 'image')} could not be read"] if report.failures else []
-    return [*failed, *(f"note: {note}" for note in report.notes)]
+    turned = (
+        [f"{plural(len(report.turned), 'image')} would be turned by EXIF data, which is ignored; exif=True obeys it"]
+        if report.turned
+        else []
+    )
+    return [*failed, *turned, *(f"note: {note}" for note in report.notes)]
 
 
 def _percent(share: float | None) -> str:

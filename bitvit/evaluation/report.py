@@ -50,7 +50,7 @@ class EvalReport(Metrics):
     targets: NDArray[np.int64]
     """[images] position of each image's class in `classes`."""
     logits: NDArray[np.float32]
-    """[images, classes]"""
+    """[images, classes]; of 256 MB or more in a temporary file, but in full where the report is pickled."""
 
     @property
     def probabilities(self) -> NDArray[np.float64]:

@@ -8,13 +8,14 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitvit.errors import BitvitError
 from bitvit.evaluation.metrics import parts
+from bitvit.evaluation.spill import release
 from bitvit.files import is_folder, open_file, write_file
 
 __all__ = ["Computed", "StateFile"]
@@ -95,6 +96,7 @@ class StateFile:
                     np.lib.format.write_array_header_1_0(entry, form)
                     for place in parts(shape):
                         entry.write(part.logits[part.rows[: part.done][place]].tobytes())
+                        release(part.logits)
 
     def load(self) -> None:
         """Take up what the file holds; nothing if there is no file.
@@ -112,12 +114,13 @@ class StateFile:
                 header = json.loads(archive["header"].tobytes())
                 if header["job"] != self.job:
                     raise BitvitError(
-                        f"{self.path}: is of another evaluation: other models, images or classes, or another version "
-                        "of bitvit; repeat that evaluation, or start afresh without --resume (resume=)"
+                        f"{self.path}: is of another evaluation: other models, images, classes or --exif (exif=), or "
+                        "another version of bitvit; repeat that evaluation, or start afresh without --resume (resume=)"
                     )
                 for i, (part, unit) in enumerate(zip(self.parts, header["units"], strict=True)):
                     done = int(unit["done"])
-                    part.logits[part.rows[:done]] = archive[f"logits{i}"]
+                    with archive.zip.open(f"logits{i}.npy") as entry:
+                        _read_rows(entry, part.logits, part.rows[:done])
                     part.done, part.seconds = done, float(unit["seconds"])
                     part.failed = {int(n): str(why) for n, why in unit["failed"].items()}
                     part.turned = [int(n) for n in unit["turned"]]
@@ -132,6 +135,21 @@ class StateFile:
         """Delete the file, if there is one."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _read_rows(entry: IO[bytes], logits: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+    """What StateFile writes of logits, a few rows at a time. Raises ValueError, and what zipfile raises."""
+    np.lib.format.read_magic(entry)
+    shape, in_columns, kind = np.lib.format.read_array_header_1_0(entry)
+    if (shape, in_columns, kind) != ((len(rows), logits.shape[1]), False, np.dtype("<f4")):
+        raise ValueError(f"its logits are {kind} {shape}")
+    for place in parts(shape):
+        chosen = rows[place]
+        data = entry.read(4 * len(chosen) * shape[1])
+        logits[chosen] = np.frombuffer(data, "<f4").reshape(len(chosen), shape[1])
+        release(logits)
+    if entry.read(1):  # to the end, where zipfile compares the checksum
+        raise ValueError("its logits are longer than they say")
 
 
 def _file_at(place: Path, job: str) -> Path:

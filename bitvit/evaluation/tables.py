@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bitvit.errors import BitvitError
 from bitvit.evaluation.metrics import parts
+from bitvit.evaluation.spill import release
 from bitvit.extras import require
 from bitvit.files import is_folder, write_file
 from bitvit.predictions import softmax
@@ -77,6 +78,7 @@ def answers(
     name and number of each.
     """
     for part in parts(logits.shape):
+        release(logits)
         rows, wanted = logits[part], targets[part, None]
         scores, best, own = softmax(rows), rows.argmax(axis=1), np.take_along_axis(rows, wanted, axis=1)
         before = (rows > own) | ((rows == own) & (np.arange(rows.shape[1]) < wanted))  # equal ones by their number

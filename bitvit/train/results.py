@@ -105,7 +105,7 @@ def _draw_confusion(part: Any, page: Page) -> None:
 
 
 def _draw_mistakes(part: Any, page: Page, worst: Sequence[Mistake], rows: int) -> None:
-    part.suptitle("the most mistaken images: true class, answer and its probability" if worst else "no mistakes")
+    part.suptitle("the most mistaken images: true class, answer (its probability)" if worst else "no mistakes")
     if not worst:
         return
     drawn = drawable(page.labels, range(len(page.labels)))
@@ -114,5 +114,5 @@ def _draw_mistakes(part: Any, page: Page, worst: Sequence[Mistake], rows: int) -
         if number < len(worst):
             mistake = worst[number]
             axes.imshow(page.pixels[mistake.index])
-            text = f"{drawn.names[mistake.true]}\n{drawn.names[mistake.answer]} {100 * mistake.score:.0f} %"
+            text = f"{drawn.names[mistake.true]}\n{drawn.names[mistake.answer]} ({100 * mistake.score:.0f} %)"
             axes.set_title(text, fontsize=8, family=drawn.families)

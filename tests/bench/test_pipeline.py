@@ -112,6 +112,11 @@ def test_a_report_tells_of_images(report: BenchReport) -> None:
         assert words in text
 
 
+def test_small_images_are_counted_in_pixels_and_bytes(report: BenchReport) -> None:
+    small = dataclasses.replace(TIMES, pixels=9216.0, file_bytes=1075.4)
+    assert "on average 9,216 pixels and 1,075 bytes, in" in formats.markdown(dataclasses.replace(report, images=small))
+
+
 def test_normalising_belongs_to_the_network(report: BenchReport) -> None:
     """But for older reports, and networks that normalise each image by itself."""
     times = report.preprocessing

@@ -169,6 +169,10 @@ def test_a_missing_index(tmp_path: Path) -> None:
     [
         ([], ["is a folder without model.safetensors or pytorch_model.bin", "it holds no such file"]),
         (["best.pth", "readme.txt"], ["give the .pth or .safetensors inside it", "(it holds 'best.pth')"]),
+        (
+            ["bundle.json", "weights.bin"],
+            ["is a bundle, as bitvit bundle writes it", "give the model that it was made from"],
+        ),
         ([".metadata", "__0_0.distcp"], ["a checkpoint of torch.distributed", "dcp_to_torch_save("]),
     ],
 )

@@ -97,11 +97,15 @@ def test_an_image_comes_from_stdin(model: Path, images: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"", "is empty, or has been read before"), (b"<html>", "not an image that can be read")]
+    ("data", "said"),
+    [
+        (b"", "image 0: stdin is empty; redirect an image to it\n"),
+        (b"<html>", "image 0: 'stdin': not an image that can be read"),
+    ],
 )
 def test_a_bad_image_on_stdin(data: bytes, said: str, model: Path, images: Path) -> None:
     stdout, stderr = run("classify", model, "-", images / "a.png", "-f", "jsonl", stdin=data, code=3)
-    assert stderr.startswith(f"Error: image 0: 'stdin': {said}")
+    assert stderr.startswith(f"Error: {said}")
     assert [list(json.loads(line)) for line in stdout.splitlines()] == [["path", "error"], ["path", "predictions"]]
 
 
@@ -214,7 +218,8 @@ def test_a_checkpoint_in_place_of_a_model_is_refused(checkpoint: Path, images: P
 def test_arguments_in_another_order_are_told(model: Path, images: Path) -> None:
     _, stderr = run("classify", images / "b.jpg", model, code=1)
     expected = (
-        "is a JPEG image, expected a packed model written by bitvit convert; name the model first, then the images"
+        "is a JPEG image, expected a packed model written by bitvit convert; name the model first; images, where they "
+        "are wanted, come after it"
     )
     assert stderr == f"Error: {images / 'b.jpg'}: {expected}\n"
 

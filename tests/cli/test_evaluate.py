@@ -21,7 +21,7 @@ from bitvit.cli import app
 from bitvit.cli.evaluate import progress_bar
 from bitvit.conversion import convert
 from bitvit.evaluation import Progress, evaluate
-from bitvit.modelfile import load_model_file
+from bitvit.modelfile import load_model_file, save_model_file
 from tests.support.command import Terminal, words
 from tests.support.paths import ROOT
 from tests.support.patience import patience
@@ -78,6 +78,22 @@ def test_report(model: Path, data: Path, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+def test_notes_of_some_models_name_them(model: Path, data: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named.safetensors"
+    file = load_model_file(model)
+    save_model_file(
+        named,
+        file.tensors,
+        config=file.config,
+        preprocessing=file.preprocessing,
+        labels=tuple(f"{number:03}" for number in range(file.config.num_classes)),
+        source_sha256=file.source_sha256,
+    )
+    stdout, _ = run(model, named, data)
+    assert f"\nnote: {model}: classes are matched by class numbers\n" in stdout
+    assert f"\nnote: {named}: classes are matched by the model's class names; not to the letter: " in stdout
+
+
 def test_json(model: Path, data: Path) -> None:
     found = json.loads(run(model, data, "--format", "json")[0])
     expected = evaluate(model, data).to_dict()
@@ -93,6 +109,7 @@ def test_several_models_and_folds(model: Path, data: Path) -> None:
     assert re.search(r"mean +\d+\.\d\d %", stdout)
     assert re.search(r"standard deviation +0\.00 %", stdout)
     assert "note: the standard deviation is over 2 models, with n - 1" in stdout
+    assert "\nnote: classes are matched by class numbers\n" in stdout  # of both
     stdout, _ = run(model, model, data.parent / "labels.csv", "--folds", "--format", "json")
     assert [report["images"] for report in json.loads(stdout)["reports"]] == [12, 12]
     _, stderr = run(model, data.parent / "labels.csv", "--folds", code=1)

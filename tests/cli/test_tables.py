@@ -74,6 +74,36 @@ def test_names_are_shortened_in_their_middle(monkeypatch: pytest.MonkeyPatch) ->
     assert "…" not in "".join(printed(NAMES, monkeypatch))
 
 
+RUNS = "experiments/run-2026-11-01/seed{}/checkpoints/fold-{}-of-the-data/best.safetensors"
+
+
+@pytest.mark.parametrize("columns", [30, 80, 100])
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ([RUNS.format(seed, 0) for seed in range(2)], "…seed{}"),
+        ([RUNS.format(0, fold) for fold in range(3)], "…fold-{}"),
+        ([RUNS.format(seed, fold) for seed in range(2) for fold in range(2)], ""),
+        ([f"{'x' * 30}{'無' * number}{'x' * 60}" for number in range(4)], ""),
+        ([f"{'x' * 30}{middle}{'x' * 30}" for middle in ("a" + "b" * 50 + "c", "a" + "d" * 50 + "c")], ""),
+    ],
+)
+def test_different_names_stay_different_where_they_are_shortened(
+    names: list[str], shown: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [[name, *NUMBERS[:6]] for name in names]
+    table = Table(["model", *"abcdef"], [*rows, None, *rows], names=frozenset({0}))
+    lines = printed(table, monkeypatch, columns)
+    assert max(map(cell_len, lines)) <= columns
+    cells = [line.split("  ")[0] for line in lines if "10  " in line]
+    first, again = cells[: len(names)], cells[len(names) :]
+    assert first == again
+    assert len(set(first)) == len(names)
+    assert all("…" in cell for cell in first)
+    for number, cell in enumerate(first if shown else []):
+        assert shown.format(number).strip("…") in cell
+
+
 @pytest.mark.parametrize("columns", [60, 78, 79, 80])
 def test_names_have_half_of_a_block(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a column is as wide as its title, which is not shortened."""

@@ -103,6 +103,17 @@ def test_folders_whose_numbers_sort_otherwise_as_text_are_refused() -> None:
         ([f"class_{number}" for number in range(12)], 12, "class_10"),
         ([f"{number}th" for number in range(5, 15)], 10, "10th"),
         (["1.5", "10", "2"], 3, "10"),
+        (["1_cat", "2_dog", "10_bird"], 3, "10_bird"),
+        (["1. cat", "2. dog", "10. bird"], 3, "10. bird"),
+        (["1", "2_dog", "10_bird"], 3, "10_bird"),
+        (["c1a", "c2b", "c10c"], 3, "c10c"),
+        (["a 1 b 10", "a 1 b 9"], 2, "a 1 b 10"),
+        (["cat_0", "dog_1", "bird_2"], 3, "bird_2"),  # numbered, though not alike
+        (["cat1", "bird2"], 2, "bird2"),
+        (["background", *(f"class{number}" for number in range(1, 11)), "other"], 12, "class10"),
+        (["\uff12", "\uff11\uff10"], 2, "\uff11\uff10"),  # full-width digits
+        (["クラス\uff12", "クラス\uff11\uff10"], 2, "クラス\uff11\uff10"),
+        (["c\u0662", "c\u0661\u0660"], 2, "c\u0661\u0660"),  # Arabic ones
     ],
 )
 @pytest.mark.parametrize("labels", [None, "names"])
@@ -124,6 +135,12 @@ def test_other_folders_whose_order_is_not_known(folders: list[str], count: int, 
         (["-1", "0", "1"], 3),
         (["0", "1", "background"], 3),
         ([f"class_{number:02}" for number in range(12)], 12),
+        (["1_cat", "2_dog", "3_bird"], 3),
+        (["01_cat", "02_dog", "10_bird"], 3),
+        (["bird_0", "cat_1", "dog_2"], 3),
+        (["c\uff11", "c\uff12"], 2),
+        (["covid-19", "h1n1", "none"], 3),
+        (["707-320", "727-200", "DC-10", "DC-3"], 4),
         (["A320", "DC-10", "DC-3"], 3),  # names, though with numbers in them: as ImageFolder sorts them
     ],
 )
@@ -134,8 +151,45 @@ def test_folders_whose_orders_agree(folders: list[str], count: int) -> None:
 
 def test_some_of_the_folders_whose_orders_agree() -> None:
     assert numbers("0", "1", labels=None, count=12, folders=True) == {"0": 0, "1": 1}
-    assert numbers("3", "8", labels=None, count=10, folders=True) == {"3": 3, "8": 8}
-    assert numbers("07", "10", labels=None, count=12, folders=True) == {"07": 7, "10": 10}
+    assert numbers("0", "3", "8", labels=None, count=10, folders=True) == {"0": 0, "3": 3, "8": 8}
+    assert numbers("00", "07", "10", labels=None, count=12, folders=True) == {"00": 0, "07": 7, "10": 10}
+
+
+@pytest.mark.parametrize("labels", [None, CLOTHES])
+def test_folders_that_may_be_numbered_from_1_are_refused(labels: tuple[str, ...] | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        numbers("1", "2", labels=labels, folders=True)
+    assert str(caught.value) == (
+        "data: there is no folder 0, so '1' is class 1 if folders were numbered from 0 in training, but class 0 if "
+        "from 1, and the model does not tell; say it with --classes FILE (classes=), all names in the order of the "
+        "classes, one a line: 0, 1, 2 from 0, or 1, 2, 3 from 1"
+    )
+    assert numbers("1", "2", labels=labels) == {"1": 1, "2": 2}  # a table's numbers are class numbers
+    assert numbers("1", "2", labels=labels, folders=True, classes=["1", "2", "3"]) == {"1": 0, "2": 1}
+
+
+@pytest.mark.parametrize(
+    ("folders", "count", "orders"),
+    [
+        (
+            [f"{number:02}" for number in range(1, 12)],
+            12,
+            "00, 01, 02, 03, 04, … from 0, or 01, 02, 03, 04, 05, … from 1",
+        ),
+        (["07", "10"], 12, "00, 01, 02, 03, 04, … from 0, or 01, 02, 03, 04, 05, … from 1"),
+        (
+            TWELVE[1:10],
+            10,
+            "0, 1, 2, 3, 4, … from 0, or 1, 2, 3, 4, 5, … from 1, or 1, 10, 2, 3, 4, … from 1 as ImageFolder sorts "
+            "them",
+        ),
+    ],
+)
+def test_folders_without_the_first_or_the_last(folders: list[str], count: int, orders: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        numbers(*folders, labels=None, count=count, folders=True)
+    assert "there is no folder 0" in str(caught.value)
+    assert str(caught.value).endswith(f"one a line: {orders}")
 
 
 def test_numbers_in_a_table_are_class_numbers() -> None:

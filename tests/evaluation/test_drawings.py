@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitvit.evaluation.confusion import Confusion
-from bitvit.evaluation.drawings import MOST_DRAWN, draw_calibration, draw_confusion
+from bitvit.evaluation.drawings import MOST_DRAWN, draw_calibration, draw_confusion, draw_matrix
 from bitvit.evaluation.metrics import CalibrationBin, ClassScores
+from bitvit.extras import figure
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'bitvit[evaluate]'")
 
@@ -52,6 +53,18 @@ def test_a_single_mistake_among_thousands_is_seen(tmp_path: Path) -> None:
     left = slice(0, round(0.7 * drawn.shape[1]))  # without the scales of colours
     cells = orange(drawn[:, left]).sum() - orange(without[:, left]).sum()
     assert cells > 2 * 800  # pixels of a cell
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], ["some rather long class name", "another rather long one"]])
+def test_what_a_scale_of_colours_means_is_no_longer_than_the_scale(names: list[str], tmp_path: Path) -> None:
+    drawing = figure(6.5, 4.5)
+    axes = drawing.subplots()
+    draw_matrix(drawing, axes, Confusion.of(np.array([0, 0, 1]), np.array([0, 1, 1]), 2), scores(names))
+    drawing.savefig(tmp_path / "drawn.png")
+    scales = [other for other in drawing.axes if other is not axes]
+    assert [scale.get_ylabel() for scale in scales] == ["share recognised", "share mistaken"]
+    for scale in scales:
+        assert scale.yaxis.label.get_window_extent().height < scale.get_window_extent().height
 
 
 def test_without_mistakes_that_is_said(tmp_path: Path) -> None:

@@ -37,6 +37,11 @@ def test_long_names_are_shortened_in_their_middle() -> None:
     assert {len(name) for name in found.names} == {LONGEST}
 
 
+def test_names_that_are_shortened_to_the_same_are_told_apart() -> None:
+    found = drawable([*(f"American Sta{kind}ire terrier" for kind in ("ffordsh", "nfordsh")), "cat"], [7, 9, 11])
+    assert found.names == ["American Sta…ire terrier (7)", "American Sta…ire terrier (9)", "cat"]
+
+
 def test_nothing_is_said_where_all_letters_are_there() -> None:
     found = drawable(["cat", "Größe"], [0, 1])
     assert (found.names, found.note) == (["cat", "Größe"], "")

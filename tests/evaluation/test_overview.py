@@ -1,10 +1,12 @@
 """Reports at a glance."""
 
+import io
 import re
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bitvit.evaluation import compare, evaluate
 from bitvit.evaluation.overview import MANY, WORST
@@ -42,6 +44,19 @@ def test_a_report_is_a_few_lines() -> None:
         "  1 image could not be read",
         "  note: classes are matched by the model's class names",
     ]
+
+
+def test_images_that_are_not_turned_are_counted() -> None:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 3
+    Image.fromarray(IMAGES[0]).save(file, "PNG", exif=exif)
+    said = "1 image would be turned by EXIF data, which is ignored; exif=True obeys it"
+    choices: list[Any] = [*IMAGES, file.getvalue()]
+    images = (choices, [*LABELS, "red"])
+    report = evaluate(Colours(), images)
+    assert f"  {said}" in repr(report).splitlines()
+    assert said in in_a_notebook(report)
+    assert "EXIF" not in repr(evaluate(Colours(), images, exif=True))
 
 
 def test_its_html_has_its_figures_and_is_escaped() -> None:

@@ -1,16 +1,18 @@
 """The state file: what is stopped goes on, and its figures are those of an uninterrupted evaluation."""
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from bitvit.errors import BitvitError, ImageError
-from bitvit.evaluation import Outputs, Progress, compare, evaluate, state
+from bitvit.evaluation import Outputs, Progress, compare, evaluate, spill, state
 from bitvit.evaluation.state import Computed, StateFile
 from tests.support.evaluations import same
 
@@ -27,7 +29,11 @@ def stop_after(done: int) -> Callable[[Progress], None]:
     return watch
 
 
-def test_resumed_is_the_same_as_uninterrupted(model: Path, noise: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [spill.LARGE, 0])
+def test_resumed_is_the_same_as_uninterrupted(
+    large: int, model: Path, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spill, "LARGE", large)
     (noise / "1" / "bad.png").write_bytes(b"x")
     whole = evaluate(model, noise, on_error="skip")
     kept = tmp_path / "state"
@@ -59,7 +65,9 @@ def test_images_that_exif_would_turn_are_counted_once(model: Path, noise: Path, 
     with pytest.raises(Stop):
         evaluate(model, noise, batch_size=4, outputs=outputs)
     outputs = Outputs(state=tmp_path / "state", resume=True)
-    with pytest.raises(BitvitError, match="is of another evaluation"):
+    with pytest.raises(
+        BitvitError, match=r"is of another evaluation: .* classes or --exif \(exif=\), or another version"
+    ):
         evaluate(model, noise, exif=True, outputs=outputs)
     assert evaluate(model, noise, outputs=outputs).turned == whole.turned
 
@@ -147,7 +155,7 @@ def test_the_state_of_another_evaluation(model: Path, noise: Path, tmp_path: Pat
     with pytest.raises(Stop):
         evaluate(model, noise, outputs=Outputs(state=kept, progress=stop_after(10)))
     (noise / "0" / "new.png").write_bytes((noise / "0" / "00.png").read_bytes())
-    with pytest.raises(BitvitError, match="state: is of another evaluation: other models, images or classes"):
+    with pytest.raises(BitvitError, match="state: is of another evaluation: other models, images, classes or --exif"):
         evaluate(model, noise, outputs=again)
     kept.write_bytes(kept.read_bytes()[:-100])
     with pytest.raises(BitvitError, match="state: is not a state file, or damaged"):
@@ -170,6 +178,29 @@ def test_what_is_done_survives(tmp_path: Path) -> None:
     assert [part.done for part in loaded] == [3, 0]
     assert loaded[0].logits.tolist() == [[0, 1], [2, 3], [4, 5], [0, 0], [0, 0]]
     assert (loaded[0].failed, loaded[0].seconds) == ({1: "damaged"}, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (np.zeros((3, 2), np.float64), r"its logits are float64 \(3, 2\)"),
+        (np.zeros((2, 2), np.float32), r"its logits are float32 \(2, 2\)"),
+        (np.zeros((3, 4), np.float32), r"its logits are float32 \(3, 4\)"),
+        (np.asfortranarray(np.ones((3, 2), np.float32)), r"its logits are float32 \(3, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("change", [0, 1, -8])
+def test_logits_that_do_not_fit(rows: NDArray[np.generic], reason: str, change: int, tmp_path: Path) -> None:
+    header = {"job": "job", "units": [{"done": 3, "seconds": 1, "failed": {}, "turned": []}]}
+    if change:
+        rows, reason = np.zeros((3, 2), np.float32), "longer than they say" if change > 0 else "cannot reshape|buffer"
+    files = [io.BytesIO(), io.BytesIO()]
+    np.save(files[0], np.frombuffer(json.dumps(header).encode(), np.uint8))
+    np.save(files[1], rows)
+    logits = files[1].getvalue() + b"x" if change > 0 else files[1].getvalue()[: change or None]
+    (tmp_path / "state").write_bytes(archive({"header.npy": files[0].getvalue(), "logits0.npy": logits}))
+    with pytest.raises(BitvitError, match=rf"state: is not a state file, or damaged \(.*({reason})"):
+        state.StateFile(tmp_path / "state", "job", [computed()]).load()
 
 
 def test_nothing_done_leaves_no_file(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The page of results."""
 
+import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from PIL import Image
 for package in ("torch", "matplotlib"):
     pytest.importorskip(package, reason="needs PyTorch and matplotlib: pip install 'bitvit[train]'")
 
+from bitvit.extras import figure  # noqa: E402
+from bitvit.train import results  # noqa: E402
 from bitvit.train.results import Page, draw_page, mistakes  # noqa: E402
 
 LOG = [{"epoch": 1, "task": 2.0, "learning_rate": 1e-3}, {"epoch": 2, "task": 1.0, "learning_rate": 0, "top1": 50.0}]
@@ -31,6 +36,22 @@ def test_the_surest_mistakes_come_first() -> None:
     assert [(m.index, m.true, m.answer) for m in found] == [(2, 1, 2), (1, 0, 1)]
     assert found[0].score > found[1].score > 0.9
     assert mistakes(logits, logits.argmax(1)) == []
+
+
+def test_a_probability_is_not_read_as_part_of_a_class_that_is_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+
+    def keep(width: float, height: float) -> Any:
+        drawn.append(figure(width, height))
+        return drawn[0]
+
+    monkeypatch.setattr(results, "figure", keep)
+    draw_page(tmp_path / "results.png", dataclasses.replace(page(3, 30, False), labels=["1", "7", "8"]))
+    titles = [axes.get_title() for axes in drawn[0].axes if "\n" in axes.get_title()]
+    assert titles
+    assert [title for title in titles if not re.fullmatch(r"[178]\n[178] \(\d+ %\)", title)] == []
 
 
 @pytest.mark.parametrize(("classes", "count", "right"), [(2, 30, True), (5, 80, False), (240, 300, False)])
