@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bitvit.checkpoint.harmless import is_harmless, names_classes
+from bitvit.checkpoint.harmless import is_harmless, names_classes, says_nothing
 from bitvit.checkpoint.inert import Opaque, Unnamed, key_text
+from bitvit.checkpoint.scopes import Scope, inside
 from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
 from bitvit.messages import MOST_LISTED, listing, shown
@@ -46,10 +47,6 @@ _SPOKEN = re.compile(rf"(?<![a-z0-9])({'|'.join(_UNTOLD).replace('_', '[_-]')})(
 _LONGEST_TEXT = 20_000  # characters
 _SIDES = ("image_size", "input_size", "window_size", "attn_window", "patch_size")
 _FOUR_NUMBERS = re.compile(r"[\[(]?\s*\d{1,9}(?:[\s,]+\d{1,9}){3}\s*[\])]?")
-_OF_A_NETWORK = (
-    *("arch", "args", "cfg", "config", "hparams", "hyper_parameters", "kwargs", "model", "model_args"),
-    *("model_config", "opt"),
-)
 _OF_THE_FORK = ("stain_instance_norm", "coord_conv", "use_sinusoidal_pe", "token_pool", "topk_ratio")
 CONFIG, ARGS = "config.json", "the checkpoint's args"
 
@@ -140,27 +137,32 @@ def read_claims(
 
 
 def _leaves(
-    fields: Mapping[str, Any], ignore: Collection[str], place: str = "", strict: bool = True, *, of_network: bool
+    fields: Mapping[str, Any],
+    ignore: Collection[str],
+    place: str = "",
+    scope: Scope = Scope.NETWORK,
+    *,
+    of_network: bool,
 ) -> Iterator[tuple[str, Any]]:
     """The fields that matter, by their path through dicts in one another, as in 'model.depths'.
 
-    strict: unknown fields matter; in a dict of the data or of the optimiser, say, only those of a network do.
-    of_network: they are those of a config.json.
+    scope: unknown fields matter in a network's; in a dict of the data or of the optimiser, say, only those of a network
+    do. of_network: they are those of a config.json.
     """
     for key, value in fields.items():
         name = key_text(key)
         path, harmless = place + name, is_harmless(name, of_network=of_network)
         if value is None or name in ignore or path in ignore or names_classes(name):
             continue
-        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value) and name not in KNOWN:
             value = {str(number): item for number, item in enumerate(value)}
+        below = inside(scope, name, of_network=of_network)
         if isinstance(value, Mapping) and name not in _KINDS:
-            strict_inside = strict and (not harmless or name in _OF_A_NETWORK)
-            yield from _leaves(value, ignore, f"{path}.", strict_inside, of_network=of_network)
+            yield from _leaves(value, ignore, f"{path}.", below, of_network=of_network)
         elif (
             name in KNOWN
-            or (strict and not harmless and not _is_empty(value))
-            or (isinstance(value, Unnamed) and name in _OF_A_NETWORK)
+            or (scope is Scope.NETWORK and not harmless and not _is_empty(value))
+            or (isinstance(value, Unnamed) and below is Scope.NETWORK)
             or spoken_of(value)
         ):
             yield path, value
@@ -183,7 +185,7 @@ def _names_in(text: str) -> tuple[str, ...]:
 def _is_empty(value: object) -> bool:
     """Whether an option is empty, or is no setting at all but an object, such as a date."""
     if isinstance(value, Opaque):
-        return value.what not in ("dict", "list", "tuple")
+        return says_nothing(value.what)
     return value == "" or (isinstance(value, list | tuple) and not value)
 
 

@@ -3,9 +3,11 @@
 import argparse
 import datetime
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bitvit.checkpoint import read_checkpoint
@@ -200,9 +202,13 @@ def test_names_of_classes_are_no_fields(place: str) -> None:
 
 
 def test_objects_are_no_settings(tmp_path: Path) -> None:
-    """Of an object of some class only what is a network's counts; a date says nothing."""
+    """Those of classes that no network is made of."""
     torch = pytest.importorskip("torch")
-    options = {"started": datetime.date(2026, 1, 2), "span": range(3)}
+    options = {
+        "started": datetime.date(2026, 1, 2), "lasts": datetime.timedelta(3), "place": torch.device("cuda:1"),
+        "run": uuid.uuid4(), "numbers": np.random.default_rng(1), "weigher": torch.nn.CrossEntropyLoss(),
+        "stopper": torch.optim.SGD([torch.zeros(3)], lr=0.1),
+    }  # fmt: skip
     torch.save({"model": {"w": torch.zeros(1)}, "args": options}, tmp_path / "net.pth")
     assert read_claims(None, read_checkpoint(tmp_path / "net.pth").args).values == {}
 

@@ -167,7 +167,11 @@ def test_deep_nesting_costs_no_recursion(tmp_path: Path) -> None:
     """Neither building nor hashing nor freeing it: as a value, as a key, as the whole."""
     deep = Raw(b")" + b"\x85" * 100_000)
     value = {"model": {"w": tensor("0", (5,))}, "args": namespace(deep=deep), deep: deep}
-    assert readable(read_zip(tmp_path, value, {"0": FIVE}).args) == {"deep": "<tuple>"}
+    found = readable(read_zip(tmp_path, value, {"0": FIVE}).args)
+    inner, depth = found["deep"], 0
+    while isinstance(inner, dict):
+        inner, depth = inner["0"], depth + 1
+    assert (inner, depth) == ("<tuple>", 40)
     refuse(write_zip(tmp_path / "t.pth", deep, {}), "holds <tuple>, expected a state dict")
 
 
@@ -176,7 +180,8 @@ def test_shared_structures_do_not_blow_up(tmp_path: Path) -> None:
     steps = [b"](h%ch%ceq%c0" % (k, k, k + 1) for k in range(40)]
     lists = Raw(b"]q\x000" + b"".join(steps) + b"h%c" % 40)
     value = {"model": {"w": tensor("0", (5,))}, "args": namespace(lists=lists)}
-    assert readable(read_zip(tmp_path, value, {"0": FIVE}).args) == {"lists": "<list>"}
+    found = repr(readable(read_zip(tmp_path, value, {"0": FIVE}).args))
+    assert found.count("<list>") < 20_000
 
 
 @pytest.mark.parametrize(
