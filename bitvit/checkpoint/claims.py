@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from bitvit.checkpoint.inert import Opaque, Unnamed, key_text
 from bitvit.checkpoint.scopes import Scope, inside
 from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
-from bitvit.messages import MOST_LISTED, listing, shown
+from bitvit.messages import listing, shown
 
 __all__ = ["ARGS", "KNOWN", "Claims", "facts", "finite", "read_claims", "spoken_of"]
 
@@ -45,6 +46,8 @@ KNOWN = frozenset((*_KINDS, *_SAME))
 _UNTOLD = ("window_size", "attn_window", "token_pool", "topk_ratio", "weight_bits", "input_bits")
 _SPOKEN = re.compile(rf"(?<![a-z0-9])({'|'.join(_UNTOLD).replace('_', '[_-]')})(?![a-z0-9])", re.IGNORECASE)
 _LONGEST_TEXT = 20_000  # characters
+_LONGEST_PATH = 500  # characters
+_MOST_IGNORED = 1000  # names in a message: a stranger's file must not fill the screen for ever
 _SIDES = ("image_size", "input_size", "window_size", "attn_window", "patch_size")
 _FOUR_NUMBERS = re.compile(r"[\[(]?\s*\d{1,9}(?:[\s,]+\d{1,9}){3}\s*[\])]?")
 _OF_THE_FORK = ("stain_instance_norm", "coord_conv", "use_sinusoidal_pe", "token_pool", "topk_ratio")
@@ -99,8 +102,9 @@ def read_claims(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     switched_off: list[str] = []
+    all_unknown: dict[str, dict[str, Any]] = {}
     for source, origin in ((config_json, CONFIG), (args, ARGS)):
-        unknown: dict[str, Any] = {}
+        unknown = all_unknown[origin] = {}
         texts: dict[str, str | list[Any] | tuple[Any, ...]] = {}
         objects: dict[str, object] = {}
         for path, value in _leaves(source or {}, ignore, of_network=origin == CONFIG):
@@ -120,8 +124,6 @@ def read_claims(
                 place = origin if path == known else f"{origin} ({path})"
                 raise Claims(values, origins).disagreement(known, typed, place)
             values[known], origins[known] = typed, origin
-        if unknown:
-            raise _unknown(unknown, origin)
         for path, text in texts.items():
             for name in spoken_of(text):
                 if name not in values:
@@ -130,6 +132,8 @@ def read_claims(
             name = path.rpartition(".")[2]
             if _SAME.get(name, name) not in values:
                 raise _unread(f"{path} is an object", path, value, name, origin)
+    if any(all_unknown.values()):
+        raise _unknown(all_unknown)
     claims = Claims(values, origins, tuple(dict.fromkeys(switched_off)))
     _refuse_bits(claims)
     _check_window_names(claims)
@@ -189,13 +193,24 @@ def _is_empty(value: object) -> bool:
     return value == "" or (isinstance(value, list | tuple) and not value)
 
 
-def _unknown(fields: Mapping[str, Any], origin: str) -> ConfigError:
-    named = listing(fields, show=lambda name: f"{name} ({shown(fields[name])})")
+def _unknown(by_origin: Mapping[str, Mapping[str, Any]]) -> ConfigError:
+    """The error of fields that are not known: it names some of each source's, and its remedy holds all."""
+    named = [
+        f"{origin}: {listing(fields.items(), show=lambda field: f'{_readable(field[0])} ({shown(field[1])})')}"
+        for origin, fields in by_origin.items()
+        if fields
+    ]
+    names = itertools.islice(dict.fromkeys(itertools.chain.from_iterable(by_origin.values())), _MOST_IGNORED)
     return ConfigError(
-        f"{origin}: {named}: not known here, and may change the network; expected fields of BHViT "
+        f"{'; '.join(named)}: not known here, and may change the network; expected fields of BHViT "
         "and options of its training. If it computes the same without, say so: "
-        + " ".join(f"--ignore {name}" for name in itertools.islice(fields, MOST_LISTED))
+        + " ".join(f"--ignore {shlex.quote(_readable(name))}" for name in names)
     )
+
+
+def _readable(path: str) -> str:
+    """A path of names that come from a file."""
+    return path if path.isprintable() and len(path) <= _LONGEST_PATH else shown(path)
 
 
 def _is_unread(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import shlex
 import time
 import uuid
 from pathlib import Path
@@ -71,6 +72,21 @@ def test_a_field_that_is_not_known_is_named(origin: str, name: str, value: Any) 
     refused(f"{where}: {name} ({value!r}): not known here", **sources)
     refused(f"--ignore {name}", **sources)
     assert read_claims(sources.get("config_json"), sources.get("args"), [name]).get("image_size") == 32
+
+
+def test_the_remedy_ignores_all_that_is_not_known() -> None:
+    """Of two sources and of more names than the message lists: one round is enough."""
+    args = {f"gate_{number}": number for number in range(12)}
+    config = {"my mixer": "fft", "bell\x07": 1}
+    with pytest.raises(ConfigError) as caught:
+        read_claims(config, args)
+    message = str(caught.value)
+    assert "config.json: my mixer ('fft'), 'bell\\x07' (1); the checkpoint's args: gate_0 (0), " in message
+    assert "gate_7 (7) and 4 more: not known here" in message
+    words = shlex.split(message.partition("say so: ")[2])
+    assert words[::2] == ["--ignore"] * 14
+    assert words[1::2] == ["my mixer", "'bell\\x07'", *args]
+    assert read_claims(config, args, ["bell\x07", *words[1::2]]).values == {}
 
 
 @pytest.mark.parametrize("value", [None, False, "", [], {}])
