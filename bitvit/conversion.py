@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def convert(
     config: config.json of the training run, as a path, its folder or a dict; needed only for what shapes cannot tell.
     ema: take the exponential moving average of the weights (`model_ema`).
     labels: one name a class; default: `id2label` of config.json, if those are names.
-    mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint tells, else ImageNet's.
+    mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint or config.json tells, else
+    ImageNet's.
     resize, pad: preprocessing of images, see Preprocessing.for_image_size.
     ignore: fields of config.json and options of the training that are not known but change nothing.
 
@@ -87,7 +88,9 @@ def convert(
     fields = read_config(config)
     network = read_network(source, config=fields, ema=ema, ignore=ignore)
     shape, found = network.config, network.checkpoint
-    names, about_names = _choose_labels(labels, found.config if fields is None else fields, shape)
+    if fields is not None:
+        found = replace(found, config=fields)
+    names, about_names = _choose_labels(labels, found.config, shape)
     preprocessing, about_images = choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
     with located(source):
         packed = pack(network)

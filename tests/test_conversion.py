@@ -232,3 +232,15 @@ def test_an_empty_path_is_called_empty(checkpoint: str, out: str) -> None:
         read_checkpoint("")
     with pytest.raises(ModelFileError, match="the model's path is empty"):
         load("")
+
+
+def test_mean_and_deviation_of_config_json(tmp_path: Path) -> None:
+    """They were neither followed nor mentioned."""
+    path, out = write_pth(tmp_path), tmp_path / "out.safetensors"
+    fields = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_normalize": True}
+    assert "mean 0.5,0.5,0.5, std 0.25,0.25,0.25 (of config.json)" in notes(path, out, config=config(**fields))
+    assert load_model_file(out).preprocessing.std == (0.25,) * 3
+    (tmp_path / "config.json").write_text(json.dumps(config(mean=[0.5] * 3, std=[0.25] * 3)))
+    assert "(of config.json)" in notes(path, out, config=tmp_path)
+    given = notes(path, out, config=config(**fields), mean=[0.1])
+    assert "mean 0.1,0.1,0.1 (as given), std 0.25,0.25,0.25 (of config.json)" in given

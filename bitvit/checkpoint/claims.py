@@ -20,7 +20,7 @@ from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
 from bitvit.messages import listing, shown
 
-__all__ = ["ARGS", "KNOWN", "Claims", "facts", "finite", "read_claims", "spoken_of"]
+__all__ = ["ARGS", "CONFIG", "KNOWN", "Claims", "facts", "finite", "read_claims", "spoken_of"]
 
 _INTEGERS = """
     image_size input_size window_size attn_window patch_size num_channels num_hidden_layersA num_hidden_layersB

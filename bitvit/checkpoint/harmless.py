@@ -108,6 +108,12 @@ _TRAINERS = """
     warmup_iters warmup_method warmup_start_lr wd wd_end weights_path
 """
 
+# Of an image processor of transformers
+_IMAGES = """
+    crop_size do_center_crop do_convert_rgb do_normalize do_rescale do_resize feature_extractor_type image_mean
+    image_processor_type image_std preprocessor_config resample rescale_factor
+"""
+
 # What containers and trainers keep of their own under names with an underscore
 _PRIVATE = """
     _allow_dotted_keys _box_config _convert_dict _env_variables _filename _key _locked _n_gpu _output_attentions _parent
@@ -151,7 +157,7 @@ _GENERATOR = "NumPy random generator"
 
 _NAMING_CLASSES = frozenset(_CLASSES.split())
 _UNCLEAR_WORDS = frozenset(_UNCLEAR.split())
-_HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING + _TRAINERS + _PRIVATE).split())
+_HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING + _TRAINERS + _IMAGES + _PRIVATE).split())
 
 
 def is_harmless(name: str, *, of_network: bool = False) -> bool:

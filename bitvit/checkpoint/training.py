@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bitvit.checkpoint.claims import ARGS, finite
+from bitvit.checkpoint.claims import ARGS, CONFIG, finite
 from bitvit.checkpoint.options import groups
 from bitvit.errors import ConfigError
 from bitvit.labels import labels_from_json
@@ -34,22 +34,26 @@ class Normalization(NamedTuple):
 
 
 def normalization(checkpoint: "Checkpoint") -> Normalization:
-    """What the checkpoint says of it, else ImageNet's, as in the training code; `source` says which and why."""
+    """What the checkpoint says of it, or its config.json, else ImageNet's, as in the training code; `source` says which
+    and why."""
     options = list(groups(checkpoint.args or {}))
-    for fields, names, origin in (
-        *((fields, ("mean", "std"), ARGS) for fields in options),
-        (_of_processor(checkpoint.preprocessor), ("image_mean", "image_std"), "preprocessor_config.json"),
-    ):
-        mean, std = (_triple(fields.get(name)) for name in names)
-        if mean and std:
-            return Normalization(mean, std, f"of {origin}")
+    sources = [
+        *((fields, ARGS) for fields in options),
+        *((fields, CONFIG) for fields in groups(checkpoint.config or {})),
+        (checkpoint.preprocessor or {}, "preprocessor_config.json"),
+    ]
+    for fields, origin in sources:
+        for prefix in ("image_", "") if _normalizes(fields) else ("",):
+            mean, std = (_triple(fields.get(f"{prefix}{name}")) for name in ("mean", "std"))
+            if mean and std:
+                return Normalization(mean, std, f"of {origin}")
     data_set = next((fields["data_set"] for fields in options if fields.get("data_set") is not None), None)
     if isinstance(data_set, str) and data_set in _DATA_SETS:
         whose, mean, std = _DATA_SETS[data_set]
         return Normalization(mean, std, f"{whose}, with which the training code normalises data_set {data_set!r}")
-    processor = checkpoint.preprocessor or {}
-    if processor.get("do_normalize", True) is not True:
-        told = "preprocessor_config.json says that images are not normalised"
+    against = next((origin for fields, origin in sources if not _normalizes(fields)), None)
+    if against:
+        told = f"{against} says that images are not normalised"
     elif data_set:
         told = f"data_set {shown(data_set)} is not one of the training code's"
     else:
@@ -58,9 +62,9 @@ def normalization(checkpoint: "Checkpoint") -> Normalization:
     return Normalization(IMAGENET_MEAN, IMAGENET_STD, source)
 
 
-def _of_processor(fields: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The fields of an image processor that does normalise."""
-    return fields if fields and fields.get("do_normalize", True) is True else {}
+def _normalizes(fields: Mapping[str, Any]) -> bool:
+    """Whether an image processor with these fields normalises; others say nothing else."""
+    return fields.get("do_normalize", True) is True
 
 
 def _triple(value: object) -> Triple | None:

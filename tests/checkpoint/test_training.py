@@ -11,11 +11,16 @@ from bitvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 CERVICAL = ((0.6776, 0.4484, 0.4917), (0.1164, 0.1472, 0.1421))
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+HALVED = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 HALVES = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-def checkpoint(args: dict[str, Any] | None = None, preprocessor: dict[str, Any] | None = None) -> Checkpoint:
-    return Checkpoint(Path("x"), {}, args, "", False, "memory", preprocessor=preprocessor)
+def checkpoint(
+    args: dict[str, Any] | None = None,
+    preprocessor: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+) -> Checkpoint:
+    return Checkpoint(Path("x"), {}, args, "", False, "memory", preprocessor=preprocessor, config=config)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,25 @@ def test_an_image_processor_tells_them_too() -> None:
     assert without.mean == IMAGENET_MEAN
     assert "an assumption: preprocessor_config.json says that images are not normalised; if" in without.source
     assert normalization(checkpoint({"mean": [0.1] * 3, "std": [0.2] * 3}, fields)).mean == (0.1, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("names", [("mean", "std"), ("image_mean", "image_std")])
+@pytest.mark.parametrize("inside", [False, True])
+def test_config_json_tells_them_too(names: tuple[str, str], inside: bool) -> None:
+    fields: dict[str, Any] = {names[0]: [0.5] * 3, names[1]: [0.25] * 3}
+    config = {"pretrained_cfg": fields} if inside else fields
+    for args in (None, {"data_set": "CERVICAL"}):
+        found = normalization(checkpoint(args, {"image_mean": [0.1] * 3, "image_std": [0.1] * 3}, config))
+        assert ((found.mean, found.std), found.source) == (HALVES, "of config.json")
+    told = normalization(checkpoint({"mean": [0.1] * 3, "std": [0.2] * 3}, None, config))
+    assert (told.mean, told.source) == ((0.1, 0.1, 0.1), "of the checkpoint's args")
+    assert normalization(checkpoint(fields)).source == "of the checkpoint's args"
+
+
+def test_a_config_json_that_does_not_normalise() -> None:
+    found = normalization(checkpoint(None, None, {"do_normalize": False, **HALVED}))
+    assert found.mean == IMAGENET_MEAN
+    assert "an assumption: config.json says that images are not normalised; if" in found.source
 
 
 @pytest.mark.parametrize(
