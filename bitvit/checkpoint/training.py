@@ -85,23 +85,39 @@ class ClassNames(NamedTuple):
 
 
 def class_names(config: Mapping[str, Any] | None, num_classes: int) -> ClassNames:
-    """The class names of a config.json (id2label), unless they are none or not as many as the network has classes."""
-    found = (config or {}).get("id2label")
+    """The class names of a config.json (id2label, else label2id), unless they are none or not as many as the network
+    has classes."""
+    fields = config or {}
+    numbers, names = fields.get("id2label"), fields.get("label2id")
+    if isinstance(numbers, Mapping):
+        numbers = {str(number): name for number, name in numbers.items()}
+    found = _checked(numbers, "id2label", num_classes)
+    if not isinstance(names, Mapping) or not names or placeholders([str(name) for name in names]):
+        return found
+    other = _checked({str(number): name for name, number in names.items()}, "label2id", num_classes)
+    if other.names is None and len({str(number) for number in names.values()}) < len(names):
+        other = ClassNames(None, "label2id of config.json gives two names one number: not used")
+    if found.names is None:
+        return other if other.names or not numbers else found
+    if other.names == found.names:
+        return found
+    return ClassNames(found.names, f"{found.note}, which its label2id contradicts")
+
+
+def _checked(found: object, field: str, num_classes: int) -> ClassNames:
+    """The names in a field of config.json, by number."""
+    where = f"{field} of config.json"
     if not found:
         return ClassNames(None, "none were given")
-    if isinstance(found, Mapping):
-        found = {str(number): name for number, name in found.items()}
     try:
-        names = labels_from_json(found, "id2label of config.json")
+        names = labels_from_json(found, where)
     except ConfigError as problem:
         return ClassNames(None, f"{problem}: not used")
     if len(names) != num_classes:
-        return ClassNames(
-            None, f"id2label of config.json has {plural(len(names), 'name')}, not {num_classes}: not used"
-        )
+        return ClassNames(None, f"{where} has {plural(len(names), 'name')}, not {num_classes}: not used")
     if placeholders(names):
-        return ClassNames(None, f"id2label of config.json has only placeholders ({listing(names, most=2)}): not used")
-    return ClassNames(tuple(names), "id2label of config.json")
+        return ClassNames(None, f"{where} has only placeholders ({listing(names, most=2)}): not used")
+    return ClassNames(tuple(names), where)
 
 
 def placeholders(names: Sequence[str]) -> bool:

@@ -90,12 +90,25 @@ def test_a_config_json_that_does_not_normalise() -> None:
         ({"id2label": {"0": "cat", "2": "dog"}}, None, "no class '1'"),
         ({"id2label": {"0": "cat", "1": 5}}, None, "class 1: is 5, expected a name in quotes: not used"),
         ({"id2label": "cats"}, None, "holds a JSON str"),
+        ({"label2id": {"dog": 1, "cat": 0}}, ("cat", "dog"), "label2id of config.json"),
+        ({"label2id": {"dog": "1", "cat": "0"}, "id2label": {}}, ("cat", "dog"), "label2id of config.json"),
+        ({"label2id": {"LABEL_0": 0, "LABEL_1": 1}}, None, "none were given"),
+        ({"label2id": {"cat": 0, "dog": 0}}, None, "label2id of config.json gives two names one number: not used"),
+        ({"label2id": {"cat": 0}}, None, "label2id of config.json has 1 name, not 2: not used"),
+        ({"label2id": ["cat", "dog"]}, None, "none were given"),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}, ("cat", "dog"),
+         "id2label of config.json"),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1, "dog": 0}}, ("cat", "dog"),
+         "id2label of config.json, which its label2id contradicts"),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1}}, ("cat", "dog"), "which its label2id"),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}, ("cat", "dog"), "id2label"),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"cat": 0, "dog": 1}}, ("cat", "dog"), "label2id"),
         ({"id2label": {}}, None, "none were given"),
         ({"id2label": None}, None, "none were given"),
         ({}, None, "none were given"),
         (None, None, "none were given"),
     ],
-)
+)  # fmt: skip
 def test_class_names(config: dict[str, Any] | None, names: tuple[str, ...] | None, note: str) -> None:
     found = class_names(config, 2)
     assert found.names == names
