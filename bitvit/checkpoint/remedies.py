@@ -1,5 +1,6 @@
 """What to do about a file that cannot be read: the ends of messages."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ GIVE_CHECKPOINT = "give the training checkpoint (.pth or .safetensors)"
 UNPACK = "unpack it and give the checkpoint inside"
 
 
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
+
+
 def rewritten(
     path: str,
     keys: Sequence[object] | None,
@@ -22,11 +26,14 @@ def rewritten(
     condition: str = "",
     target: Sequence[object] | None = None,
 ) -> str:
-    """The line of Python that writes a file anew, its state dict with other names or values, and all that lies beside.
+    """The line of Python that writes a file anew, its state dict with other names or values, and all that lies beside;
+    of one file of several, which would be a part of a network, that its weights are to be saved anew.
 
     keys: where in a .pth it is; None: the file is a .safetensors. name, value, condition: expressions of a tensor's
     name k and of the tensor v. target: where it shall be; default: where it is.
     """
+    if _SHARD.search(path):
+        return RESAVE
     chosen = f" if {condition}" if condition else ""
     if keys is None:
         state = f"{{{name}: {value} for k, v in load_file({path!r}).items(){chosen}}}"

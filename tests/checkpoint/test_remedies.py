@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bitvit.checkpoint import read_network
-from bitvit.checkpoint.remedies import rewritten
+from bitvit.checkpoint.remedies import RESAVE, rewritten
 from bitvit.checkpoint.training import normalization
 from bitvit.conversion import convert
 from bitvit.errors import CheckpointError
@@ -104,6 +104,11 @@ def test_metadata_of_a_safetensors(
     safetensors.save_file(tensors, tmp_path / "net.safetensors", metadata)
     network = read_network(mended(tmp_path / "net.safetensors", monkeypatch))
     assert network.config.pooling == ("top" if metadata else "mean")
+
+
+def test_one_file_of_several_is_not_written_alone() -> None:
+    for keys, name in ((None, "model-00001-of-00002.safetensors"), ((), "pytorch_model-00002-of-00003.bin")):
+        assert rewritten(f"folder/{name}", keys) == RESAVE
 
 
 def test_the_files_of_a_folder_are_named(tmp_path: Path) -> None:
