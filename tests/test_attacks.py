@@ -21,6 +21,7 @@ import pytest
 import bitvit
 from bitvit.checkpoint import read_checkpoint
 from bitvit.checkpoint.claims import read_claims
+from bitvit.checkpoint.inert import Instance
 from bitvit.checkpoint.options import options
 from bitvit.config import Config
 from bitvit.errors import CheckpointError, ConfigError, ModelFileError
@@ -293,6 +294,30 @@ def test_what_contains_itself(tmp_path: Path, code: bytes, shown: object) -> Non
 @pytest.mark.parametrize("code", [b"}q\x00X\x01\0\0\0ah\x00s", b"cargparse\nNamespace\n)\x81q\x00}X\x01\0\0\0ah\x00sb"])
 def test_dicts_that_contain_themselves_end(tmp_path: Path, code: bytes) -> None:
     assert args_of(tmp_path, Raw(code)) == {"a": {}}
+
+
+def _partial(**arguments: object) -> Instance:
+    return Instance("functools partial", unnamed=[(None, (), arguments, None)])
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        [{}] * 999 + ["x"],
+        dict.fromkeys(range(100000), "x"),
+        Instance("module Class", {f"f{number}": number for number in range(100_000)}),
+        Instance("module Class", unnamed=[list(range(100_000))]),
+        _partial(**{f"f{number}": number for number in range(100_000)}),
+    ],
+    ids=["list", "dict", "object", "without names", "partial"],
+)
+def test_options_that_are_met_again_and_again_cost_little(shared: object) -> None:
+    start = time.process_time()
+    for top in ({f"a{number}": shared for number in range(9000)}, {"model": [{"args": shared}] * 9000}):
+        found, _ = options({"args": top, "meta": {"exp": top}})
+        with pytest.raises(ConfigError, match="not known here"):
+            read_claims(None, found)
+    assert time.process_time() - start < 10
 
 
 def test_options_that_refer_to_one_another_cost_little() -> None:

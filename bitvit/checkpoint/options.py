@@ -36,6 +36,7 @@ _REST = "*"
 _MOST = 10_000  # values
 _DEEPEST = 40  # dicts in one another
 _MOST_TEXT = 1_000_000  # characters that are searched
+_MOST_SHOWN = 20  # values of an object without names that are looked at
 _MOST_ITEMS = 1000  # of a list that is one value
 
 Fields = dict[Any, Any]
@@ -92,6 +93,7 @@ class _Plain:
         # By id, since the same object may lie in many places; each is kept, lest another gets its id.
         self._searched: dict[tuple[int, Scope], object] = {}
         self._counted: dict[int, tuple[object, int, int]] = {}
+        self._lists: dict[int, tuple[object, list[object]]] = {}
         self._within: set[int] = set()
 
     def entries(self, fields: Fields, depth: int) -> dict[str, Any]:
@@ -108,8 +110,8 @@ class _Plain:
         value = self.content(value)
         identity = id(value)
         self._left -= 1
-        if isinstance(value, list) and not _is_plain(value) and len(value) <= _MOST_ITEMS:
-            value = [_content(item) for item in value]
+        if isinstance(value, list) and len(value) <= _MOST_ITEMS:
+            value = self._items(value)
         if _is_plain(value):
             return value
         if isinstance(value, Global):
@@ -133,6 +135,12 @@ class _Plain:
         found = self.entries(parts, depth + 1)
         self._within.remove(identity)
         return found
+
+    def _items(self, value: list[object]) -> list[object]:
+        """A list with what nodes in it hold."""
+        if id(value) not in self._lists:
+            self._lists[id(value)] = value, [_content(item) for item in value]
+        return self._lists[id(value)][1]
 
     def _rest(self, value: object) -> object:
         """What is known of a value that is not looked into, and that there may be more."""
@@ -225,8 +233,8 @@ def _size(value: dict[Any, Any] | list[Any] | tuple[Any, ...] | Instance) -> int
 
 def _opaque(value: object) -> Opaque:
     """What is shown of a value that is not looked into. An enum's member has one value and a date's are bytes."""
-    hidden = value.unnamed if isinstance(value, Instance) and not value.fields else []
-    values = [item for part in hidden for item in (part if isinstance(part, list | tuple) else [part])]
+    hidden = value.unnamed[:_MOST_SHOWN] if isinstance(value, Instance) and not value.fields else []
+    values = [item for part in hidden for item in (part[:_MOST_SHOWN] if isinstance(part, list | tuple) else [part])]
     settings = [item for item in values if isinstance(item, str | int | float)]
     return (Unnamed if len(settings) > 1 else Opaque)(kind_of(value))
 
@@ -271,7 +279,9 @@ def _content(value: object) -> object:
     if value.name in _HOLDERS:
         return value.fields.get("data", value)
     if value.name == "functools partial":
-        return _arguments(value)
+        if "_content" not in value.fields:  # made once, however often it is met
+            value.fields["_content"] = _arguments(value)
+        return value.fields["_content"]
     if not value.fields and len(value.unnamed) == 1 and isinstance(value.unnamed[0], dict):
         return value.unnamed[0]
     return value.fields.get("_content", value.fields.get("_val", value))
