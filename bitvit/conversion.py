@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,7 @@ from bitvit.preprocess import Preprocessing, Triple
 
 __all__ = ["ConversionReport", "check_target", "choose_preprocessing", "convert"]
 
-_FOREIGN_SUFFIXES = frozenset(
-    (
-        *(".onnx", ".ort", ".tflite", ".pb", ".h5", ".hdf5", ".keras", ".gguf", ".ggml", ".engine", ".trt", ".mlmodel"),
-        *(".pth", ".pt", ".ckpt", ".bin", ".pkl", ".jit", ".npz", ".npy", ".msgpack", ".xml", ".mlpackage"),
-        *(".json", ".txt", ".csv", ".yaml", ".zip", ".tar", ".gz", ".png", ".jpg", ".jpeg"),
-    )
-)
-"""Ends of names that promise another format than that of a packed model."""
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -67,11 +60,12 @@ def convert(
 
     checkpoint: trained with the authors' code or any with the same parameter names (SPEC section 3); a file, the index
     of several, or the folder of a Hugging Face model, whose config.json is then taken too.
-    out: the file to write; never half-written.
+    out: the file to write, a .safetensors; never half-written.
     config: config.json of the training run, as a path, its folder or a dict; needed only for what shapes cannot tell.
     ema: take the exponential moving average of the weights (`model_ema`).
     labels: one name a class; default: `id2label` of config.json, if those are names.
-    mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint tells, else ImageNet's.
+    mean, std: of R, G, B in [0, 1]; default: those of the training as far as the checkpoint or config.json tells, else
+    ImageNet's.
     resize, pad: preprocessing of images, see Preprocessing.for_image_size.
     ignore: fields of config.json and options of the training that are not known but change nothing.
 
@@ -87,7 +81,9 @@ def convert(
     fields = read_config(config)
     network = read_network(source, config=fields, ema=ema, ignore=ignore)
     shape, found = network.config, network.checkpoint
-    names, about_names = _choose_labels(labels, found.config if fields is None else fields, shape)
+    if fields is not None:
+        found = replace(found, config=fields)
+    names, about_names = _choose_labels(labels, found.config, shape)
     preprocessing, about_images = choose_preprocessing(found, shape.image_size, mean, std, resize, pad)
     with located(source):
         packed = pack(network)
@@ -118,7 +114,7 @@ def convert(
 
 # -------------------------------------------------------------------------- what is taken where it is not asked for
 def check_target(target: Path, sources: Sequence[Path] = ()) -> None:
-    """Raises CheckpointError if the output is a folder, a file of the checkpoint, or named as of another format."""
+    """Raises CheckpointError if the output is a folder, a file of the checkpoint, or not named as a model."""
     for source in sources:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to
             if target.samefile(source):
@@ -127,11 +123,12 @@ def check_target(target: Path, sources: Sequence[Path] = ()) -> None:
         raise CheckpointError(
             f"{target}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
         )
-    if target.suffix.lower() in _FOREIGN_SUFFIXES:
-        raise CheckpointError(
-            f"{target}: a model of bitvit would be written, which is no {target.suffix} file; name it "
-            f"{target.with_suffix('.safetensors').name}"
-        )
+    suffix = target.suffix
+    if suffix.lower() != _SUFFIX:
+        is_suffix = suffix[1:2].isalpha() or suffix == "."  # in net-0.5 it is none
+        name = target.with_suffix(_SUFFIX).name if is_suffix else f"{target.name}{_SUFFIX}"
+        what = f"which is no {suffix} file" if is_suffix else f"whose name ends in {_SUFFIX}"
+        raise CheckpointError(f"{target}: a model of bitvit would be written, {what}; name it {name}")
 
 
 def _choose_labels(

@@ -26,6 +26,7 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 MAX_SIDE = 1 << 16  # of the network input, and of what an image is resized to
+MIN_STD = 1e-6
 MOST_AROUND = 4  # times as many pixels as the crop: of a larger image the crop is cut out, which takes less memory
 
 
@@ -53,8 +54,10 @@ class Preprocessing:
             _check_integer("resize", self.resize, self.crop, MAX_SIDE)
         _check_triple("mean", self.mean)
         _check_triple("std", self.std)
-        if min(self.std) < 1e-6:
-            raise ConfigError(f"preprocessing: std is {self.std}, expected numbers above 0: pixels are divided by them")
+        if min(self.std) < MIN_STD:
+            raise ConfigError(
+                f"preprocessing: std is {self.std}, expected numbers of at least {MIN_STD:g}: pixels are divided by it"
+            )
 
     @classmethod
     def for_image_size(

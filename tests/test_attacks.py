@@ -4,10 +4,12 @@ What a pickle may not ask for is in checkpoint/test_pickles.py, what a header ma
 what nobody has thought of is left to tools/fuzz.
 """
 
+import itertools
 import json
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +20,11 @@ import pytest
 
 import bitvit
 from bitvit.checkpoint import read_checkpoint
+from bitvit.checkpoint.claims import read_claims
+from bitvit.checkpoint.inert import Instance
+from bitvit.checkpoint.options import options
 from bitvit.config import Config
-from bitvit.errors import CheckpointError, ModelFileError
+from bitvit.errors import CheckpointError, ConfigError, ModelFileError
 from bitvit.modelfile import load_model_file, seal
 from tests.support.checkpoints import readable
 from tests.support.paths import ROOT
@@ -276,8 +281,8 @@ def test_attributes_are_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "shown"),
     [
-        (b"]q\x00h\x00a", "<list>"),  # a list in itself
-        (b"]q\x00h\x00\x85q\x01a", "<list>"),
+        (b"]q\x00h\x00a", {"0": {}}),  # a list in itself
+        (b"]q\x00h\x00\x85q\x01a", {"0": {"0": {}}}),
         (b"\x8fq\x00(h\x00\x90", "<set>"),
         (b"K\x01q\x000K\x02q\x000h\x00", 2),  # a memo slot used again
     ],
@@ -286,18 +291,47 @@ def test_what_contains_itself(tmp_path: Path, code: bytes, shown: object) -> Non
     assert readable(args_of(tmp_path, Raw(code))) == shown
 
 
+@pytest.mark.parametrize("code", [b"}q\x00X\x01\0\0\0ah\x00s", b"cargparse\nNamespace\n)\x81q\x00}X\x01\0\0\0ah\x00sb"])
+def test_dicts_that_contain_themselves_end(tmp_path: Path, code: bytes) -> None:
+    assert args_of(tmp_path, Raw(code)) == {"a": {}}
+
+
+def _partial(**arguments: object) -> Instance:
+    return Instance("functools partial", unnamed=[(None, (), arguments, None)])
+
+
 @pytest.mark.parametrize(
-    ("code", "shown"),
+    "shared",
     [
-        (b"}q\x00X\x01\0\0\0ah\x00s", "<dict>"),
-        (b"cargparse\nNamespace\n)\x81q\x00}X\x01\0\0\0ah\x00sb", "<argparse.Namespace>"),
+        [{}] * 999 + ["x"],
+        dict.fromkeys(range(100000), "x"),
+        Instance("module Class", {f"f{number}": number for number in range(100_000)}),
+        Instance("module Class", unnamed=[list(range(100_000))]),
+        _partial(**{f"f{number}": number for number in range(100_000)}),
     ],
+    ids=["list", "dict", "object", "without names", "partial"],
 )
-def test_dicts_that_contain_themselves_end(tmp_path: Path, code: bytes, shown: object) -> None:
-    value, depth = args_of(tmp_path, Raw(code)), 0
-    while isinstance(value, dict):
-        value, depth = value["a"], depth + 1
-    assert (readable(value), depth) == (shown, 8)
+def test_options_that_are_met_again_and_again_cost_little(shared: object) -> None:
+    start = time.process_time()
+    for top in ({f"a{number}": shared for number in range(9000)}, {"model": [{"args": shared}] * 9000}):
+        found, _ = options({"args": top, "meta": {"exp": top}})
+        with pytest.raises(ConfigError, match="not known here"):
+            read_claims(None, found)
+    assert time.process_time() - start < 10
+
+
+def test_options_that_refer_to_one_another_cost_little() -> None:
+    """Lists and dicts that all hold one another, by names of networks and others."""
+    things: list[Any] = [[], {}] * 40
+    for number, thing in enumerate(things):
+        others = things[number + 1 :]
+        for name, other in zip(itertools.cycle(["model", "args", "x"]), others, strict=False):
+            thing.append(other) if isinstance(thing, list) else thing.update({f"{name}{id(other)}": other, name: other})
+    start = time.process_time()
+    found, _ = options({"args": things, "config": {"all": things}, "x": things})
+    with pytest.raises(ConfigError, match="not known here"):
+        read_claims(None, found)
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

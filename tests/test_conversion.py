@@ -198,7 +198,9 @@ def test_a_name_of_two_classes_is_warned_of(tmp_path: Path) -> None:
     assert load_model_file(tmp_path / "out.safetensors").labels == tuple(labels)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.ONNX", "model.pth", "model.pt", "model.bin", "model.tflite"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.ONNX", "model.pth", "model.pt", "model.bin", "model.tflite", "model.safetensor"]
+)
 def test_names_of_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"would be written, which is no \.\w+ file; name it model\.safetensors"):
         convert(find("pth/bare.pth"), tmp_path / name, config=config())
@@ -217,7 +219,13 @@ def test_names_of_yet_other_formats_are_refused(suffix: str) -> None:
         check_target(Path(f"model.{suffix}"))
 
 
-@pytest.mark.parametrize("name", ["model", "bhvit-0.5", "model.bitvit", "model.safetensors"])
+@pytest.mark.parametrize("name", ["model", "bhvit-0.5", ".safetensors", "model.v2.1"])
+def test_names_without_an_end_are_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"whose name ends in \.safetensors; name it {name}\.safetensors$"):
+        check_target(Path(name))
+
+
+@pytest.mark.parametrize("name", ["bhvit-0.5.safetensors", "model.SAFETENSORS"])
 def test_other_names_are_the_user_s(name: str, tmp_path: Path) -> None:
     convert(find("pth/bare.pth"), tmp_path / name, config=config())
     assert load_model_file(tmp_path / name).config.num_classes == 10
@@ -232,3 +240,15 @@ def test_an_empty_path_is_called_empty(checkpoint: str, out: str) -> None:
         read_checkpoint("")
     with pytest.raises(ModelFileError, match="the model's path is empty"):
         load("")
+
+
+def test_mean_and_deviation_of_config_json(tmp_path: Path) -> None:
+    """They were neither followed nor mentioned."""
+    path, out = write_pth(tmp_path), tmp_path / "out.safetensors"
+    fields = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_normalize": True}
+    assert "mean 0.5,0.5,0.5, std 0.25,0.25,0.25 (of config.json)" in notes(path, out, config=config(**fields))
+    assert load_model_file(out).preprocessing.std == (0.25,) * 3
+    (tmp_path / "config.json").write_text(json.dumps(config(mean=[0.5] * 3, std=[0.25] * 3)))
+    assert "(of config.json)" in notes(path, out, config=tmp_path)
+    given = notes(path, out, config=config(**fields), mean=[0.1])
+    assert "mean 0.1,0.1,0.1 (as given), std 0.25,0.25,0.25 (of config.json)" in given

@@ -189,8 +189,9 @@ GOOD: dict[str, object] = Preprocessing.for_image_size(96).to_dict()
         ("mean", [0.5, 0.5, float("nan")], "mean is .*, expected three numbers"),
         ("std", [0.5, 0.5, float("inf")], "std is .*, expected three numbers"),
         ("std", [0.5, 0.5, 10**400], "std is .*, expected three numbers"),
-        ("std", [0.5, 0.5, 0.0], "std is .*, expected numbers above 0: pixels are divided by them"),
-        ("std", [0.5, 0.5, -0.5], "std is .*, expected numbers above 0"),
+        ("std", [0.5, 0.5, 0.0], "std is .*, expected numbers of at least 1e-06: pixels are divided by it"),
+        ("std", [0.5, 0.5, -0.5], "std is .*, expected numbers of at least 1e-06"),
+        ("std", [0.5, 0.5, 1e-9], "std is .*, expected numbers of at least 1e-06"),
     ],
 )
 def test_wrong_values_are_refused(field: str, value: object, message: str) -> None:

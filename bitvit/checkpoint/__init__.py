@@ -9,7 +9,10 @@ read      read_checkpoint: file -> state dict, under the authors' names
 
 names     the authors' names and ours     infer       state dict -> Config
 shapes    what a network must hold        check       what it must not
-training  of which images and classes     network     read_network: file -> TrainedNetwork
+options   what is said beside the weights claims      what that says of the network
+scopes    of what a dict of it speaks     harmless    names that change nothing
+training  of which images and classes     transform   how images were prepared
+network   read_network: file -> TrainedNetwork
 """
 
 from typing import TYPE_CHECKING, Any

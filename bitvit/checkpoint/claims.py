@@ -8,17 +8,19 @@ import functools
 import itertools
 import math
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bitvit.checkpoint.harmless import is_harmless, names_classes
+from bitvit.checkpoint.harmless import is_harmless, names_classes, says_nothing
 from bitvit.checkpoint.inert import Opaque, Unnamed, key_text
+from bitvit.checkpoint.scopes import Scope, inside
 from bitvit.config import Config, Four, check_field
 from bitvit.errors import ConfigError
-from bitvit.messages import MOST_LISTED, listing, shown
+from bitvit.messages import listing, shown
 
-__all__ = ["ARGS", "KNOWN", "Claims", "facts", "finite", "read_claims", "spoken_of"]
+__all__ = ["ARGS", "CONFIG", "KNOWN", "Claims", "facts", "finite", "read_claims", "spoken_of"]
 
 _INTEGERS = """
     image_size input_size window_size attn_window patch_size num_channels num_hidden_layersA num_hidden_layersB
@@ -44,12 +46,10 @@ KNOWN = frozenset((*_KINDS, *_SAME))
 _UNTOLD = ("window_size", "attn_window", "token_pool", "topk_ratio", "weight_bits", "input_bits")
 _SPOKEN = re.compile(rf"(?<![a-z0-9])({'|'.join(_UNTOLD).replace('_', '[_-]')})(?![a-z0-9])", re.IGNORECASE)
 _LONGEST_TEXT = 20_000  # characters
+_LONGEST_PATH = 500  # characters
+_MOST_IGNORED = 1000  # names in a message: a stranger's file must not fill the screen for ever
 _SIDES = ("image_size", "input_size", "window_size", "attn_window", "patch_size")
 _FOUR_NUMBERS = re.compile(r"[\[(]?\s*\d{1,9}(?:[\s,]+\d{1,9}){3}\s*[\])]?")
-_OF_A_NETWORK = (
-    *("arch", "args", "cfg", "config", "hparams", "hyper_parameters", "kwargs", "model", "model_args"),
-    *("model_config", "opt"),
-)
 _OF_THE_FORK = ("stain_instance_norm", "coord_conv", "use_sinusoidal_pe", "token_pool", "topk_ratio")
 CONFIG, ARGS = "config.json", "the checkpoint's args"
 
@@ -102,8 +102,9 @@ def read_claims(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     switched_off: list[str] = []
+    all_unknown: dict[str, dict[str, Any]] = {}
     for source, origin in ((config_json, CONFIG), (args, ARGS)):
-        unknown: dict[str, Any] = {}
+        unknown = all_unknown[origin] = {}
         texts: dict[str, str | list[Any] | tuple[Any, ...]] = {}
         objects: dict[str, object] = {}
         for path, value in _leaves(source or {}, ignore, of_network=origin == CONFIG):
@@ -123,8 +124,6 @@ def read_claims(
                 place = origin if path == known else f"{origin} ({path})"
                 raise Claims(values, origins).disagreement(known, typed, place)
             values[known], origins[known] = typed, origin
-        if unknown:
-            raise _unknown(unknown, origin)
         for path, text in texts.items():
             for name in spoken_of(text):
                 if name not in values:
@@ -133,6 +132,8 @@ def read_claims(
             name = path.rpartition(".")[2]
             if _SAME.get(name, name) not in values:
                 raise _unread(f"{path} is an object", path, value, name, origin)
+    if any(all_unknown.values()):
+        raise _unknown(all_unknown)
     claims = Claims(values, origins, tuple(dict.fromkeys(switched_off)))
     _refuse_bits(claims)
     _check_window_names(claims)
@@ -140,27 +141,32 @@ def read_claims(
 
 
 def _leaves(
-    fields: Mapping[str, Any], ignore: Collection[str], place: str = "", strict: bool = True, *, of_network: bool
+    fields: Mapping[str, Any],
+    ignore: Collection[str],
+    place: str = "",
+    scope: Scope = Scope.NETWORK,
+    *,
+    of_network: bool,
 ) -> Iterator[tuple[str, Any]]:
     """The fields that matter, by their path through dicts in one another, as in 'model.depths'.
 
-    strict: unknown fields matter; in a dict of the data or of the optimiser, say, only those of a network do.
-    of_network: they are those of a config.json.
+    scope: unknown fields matter in a network's; in a dict of the data or of the optimiser, say, only those of a network
+    do. of_network: they are those of a config.json.
     """
     for key, value in fields.items():
         name = key_text(key)
         path, harmless = place + name, is_harmless(name, of_network=of_network)
         if value is None or name in ignore or path in ignore or names_classes(name):
             continue
-        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value) and name not in KNOWN:
             value = {str(number): item for number, item in enumerate(value)}
+        below = inside(scope, name, of_network=of_network)
         if isinstance(value, Mapping) and name not in _KINDS:
-            strict_inside = strict and (not harmless or name in _OF_A_NETWORK)
-            yield from _leaves(value, ignore, f"{path}.", strict_inside, of_network=of_network)
+            yield from _leaves(value, ignore, f"{path}.", below, of_network=of_network)
         elif (
             name in KNOWN
-            or (strict and not harmless and not _is_empty(value))
-            or (isinstance(value, Unnamed) and name in _OF_A_NETWORK)
+            or (scope is Scope.NETWORK and not harmless and not _is_empty(value))
+            or (isinstance(value, Unnamed) and below is Scope.NETWORK)
             or spoken_of(value)
         ):
             yield path, value
@@ -183,17 +189,28 @@ def _names_in(text: str) -> tuple[str, ...]:
 def _is_empty(value: object) -> bool:
     """Whether an option is empty, or is no setting at all but an object, such as a date."""
     if isinstance(value, Opaque):
-        return value.what not in ("dict", "list", "tuple")
+        return says_nothing(value.what)
     return value == "" or (isinstance(value, list | tuple) and not value)
 
 
-def _unknown(fields: Mapping[str, Any], origin: str) -> ConfigError:
-    named = listing(fields, show=lambda name: f"{name} ({shown(fields[name])})")
+def _unknown(by_origin: Mapping[str, Mapping[str, Any]]) -> ConfigError:
+    """The error of fields that are not known: it names some of each source's, and its remedy holds all."""
+    named = [
+        f"{origin}: {listing(fields.items(), show=lambda field: f'{_readable(field[0])} ({shown(field[1])})')}"
+        for origin, fields in by_origin.items()
+        if fields
+    ]
+    names = itertools.islice(dict.fromkeys(itertools.chain.from_iterable(by_origin.values())), _MOST_IGNORED)
     return ConfigError(
-        f"{origin}: {named}: not known here, and may change the network; expected fields of BHViT "
+        f"{'; '.join(named)}: not known here, and may change the network; expected fields of BHViT "
         "and options of its training. If it computes the same without, say so: "
-        + " ".join(f"--ignore {name}" for name in itertools.islice(fields, MOST_LISTED))
+        + " ".join(f"--ignore {shlex.quote(_readable(name))}" for name in names)
     )
+
+
+def _readable(path: str) -> str:
+    """A path of names that come from a file."""
+    return path if path.isprintable() and len(path) <= _LONGEST_PATH else shown(path)
 
 
 def _is_unread(value: object) -> bool:

@@ -5,7 +5,9 @@ in the code of the authors and of two forks (SPEC 2, 7.9), in the training scrip
 from, and in what the trainers of transformers and Lightning store.
 """
 
-__all__ = ["is_harmless", "names_classes"]
+import re
+
+__all__ = ["is_harmless", "names_classes", "says_nothing"]
 
 # What BHViT's code does not look at, or what works in training only (SPEC 2).
 _NETWORK = """
@@ -106,6 +108,18 @@ _TRAINERS = """
     warmup_iters warmup_method warmup_start_lr wd wd_end weights_path
 """
 
+# Of an image processor of transformers
+_IMAGES = """
+    crop_size do_center_crop do_convert_rgb do_normalize do_rescale do_resize feature_extractor_type image_mean
+    image_processor_type image_std preprocessor_config resample rescale_factor
+"""
+
+# What containers and trainers keep of their own under names with an underscore
+_PRIVATE = """
+    _allow_dotted_keys _box_config _convert_dict _env_variables _filename _key _locked _n_gpu _output_attentions _parent
+    _text _type_safe
+"""
+
 # Words of an optimiser or of augmentation among a script's options, which in a config.json may be the network's
 _UNCLEAR = "alpha eps ratio scale temp"
 
@@ -121,16 +135,29 @@ _BEGINNINGS = (
     "ddp_",
     "fsdp_",
     "deepspeed_",
+    "teacher_",
 )
 
 # Names of classes, whose own fields are anything
 _CLASSES = """
-    class_map class_names class_to_id class_to_idx classes id2label idx_to_class label2id label_map labels
+    class_map class_mapping class_names class_to_id class_to_idx class_to_label classes id2label id2name id_to_class
+    id_to_name idx2class idx2label idx_to_class idx_to_label label2id label2idx label_map label_mapping label_to_id
+    label_to_idx labels
 """
+
+# Kinds of objects that are no settings: moments, places, and what libraries of training and of data make. By the first
+# words of a class's dotted name; of torch.nn.modules only losses.
+_KINDS = re.compile(
+    r"(?:datetime|http|ipaddress|random|signal|time|uuid|zoneinfo"
+    r"|torch(?!\.nn\.modules\.(?!loss\.))|torchaudio|torchmetrics|torchvision(?!\.models\.)"
+    r"|accelerate|lightning\w*|pytorch_lightning|ignite|transformers\.train\w*|timm\.(?:data|loss|optim|scheduler|utils)"
+    r"|PIL|albumentations|kornia|logging|loguru|pandas|sklearn|tqdm|wandb)\."
+)
+_GENERATOR = "NumPy random generator"
 
 _NAMING_CLASSES = frozenset(_CLASSES.split())
 _UNCLEAR_WORDS = frozenset(_UNCLEAR.split())
-_HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING + _TRAINERS).split())
+_HARMLESS = frozenset((_NETWORK + _TRANSFORMERS + _TRAINING + _TRAINERS + _IMAGES + _PRIVATE).split())
 
 
 def is_harmless(name: str, *, of_network: bool = False) -> bool:
@@ -146,3 +173,8 @@ def is_harmless(name: str, *, of_network: bool = False) -> bool:
 def names_classes(name: str) -> bool:
     """Whether a field holds the names of the classes."""
     return name in _NAMING_CLASSES
+
+
+def says_nothing(kind: str) -> bool:
+    """Whether an object of a kind, such as 'datetime.date', is no setting of anything that computes."""
+    return kind == _GENERATOR or _KINDS.match(kind) is not None

@@ -1,7 +1,8 @@
 """What a file says of its network beside the state dict, as plain values: dicts of them may lie in one another.
 
-A training script's options are read whole, so that one that is not known can be named. Anything else is searched for
-the fields of a network, at any depth, and for text that speaks of them.
+A training script's options are read whole, so that one that is not known can be named, and so is what holds a network's
+inside something else (scopes.py). Anything else is searched for the fields of a network, at any depth, and for text
+that speaks of them.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bitvit.checkpoint.claims import KNOWN, spoken_of
+from bitvit.checkpoint.harmless import says_nothing
 from bitvit.checkpoint.inert import (
     Global,
     Instance,
@@ -20,17 +22,22 @@ from bitvit.checkpoint.inert import (
     key_text,
     kind_of,
 )
+from bitvit.checkpoint.scopes import Scope, inside
 from bitvit.tensorfile import FormatError, parse_json
 
 __all__ = ["beside", "groups", "options"]
 
 _SCRIPTS = ("args", "hyper_parameters", "hparams", "opt")
 _KEYS = (*_SCRIPTS, "config", "cfg", "model_config", "model_args")
-_CONFIGS = ("argparse Namespace", "types SimpleNamespace")  # classes of which an object is a dict of options
+_CONFIGS = ("argparse Namespace", "types SimpleNamespace")  # whose attributes have the names that a script gave them
+_HOLDERS = ("collections UserDict", "collections UserList", "collections UserString")
+_REST = "*"
+"""The name of what is left of a value that was not looked into."""
 _MOST = 10_000  # values
-_DEEPEST = 8  # dicts of options in one another
-_DEEPEST_SEARCH = 40
+_DEEPEST = 40  # dicts in one another
 _MOST_TEXT = 1_000_000  # characters that are searched
+_MOST_SHOWN = 20  # values of an object without names that are looked at
+_MOST_ITEMS = 1000  # of a list that is one value
 
 Fields = dict[Any, Any]
 
@@ -44,14 +51,17 @@ def options(top: Fields) -> tuple[dict[str, Any] | None, list[str]]:
     notes: list[str] = []
     plain = _Plain()
     top = {name: plain.content(value) for name, value in top.items()}
-    found = beside({name: value for name, value in top.items() if _fields(value) is None or name not in _KEYS}) or {}
+    sets = {
+        key: fields for key in _KEYS if (fields := _fields(top.get(key))) is not None and not plain.weighs(top[key], 2)
+    }
+    found = plain.search({name: value for name, value in top.items() if name not in sets}, Scope.TRAINING)
     named = False
     for key in _KEYS:
-        fields = _fields(top.get(key))
+        fields = sets.get(key)
         if fields is None:
-            if top.get(key) is not None and key in _SCRIPTS and key not in found:
+            if key in _SCRIPTS and top.get(key) is not None and _fields(top[key]) is None and key not in found:
                 notes.append(f"{key!r} is {described(top[key])}, which tells nothing of the network and of the images")
-        elif not fields and isinstance(value := plain(top[key], 0), Unnamed):
+        elif not fields and isinstance(value := plain(top[key], 0), Unnamed | Mapping) and value:
             found[key] = value
         elif not named:
             inner = next(filter(None, (_fields(fields.get(name)) for name in _SCRIPTS)), {})  # Lightning's own
@@ -64,7 +74,7 @@ def options(top: Fields) -> tuple[dict[str, Any] | None, list[str]]:
 
 def beside(fields: Mapping[Any, Any]) -> dict[str, Any] | None:
     """The fields of a network in what lies beside the weights, at any depth; None if there are none."""
-    return _Plain().of_network(dict(fields), 0) or None
+    return _Plain().search(dict(fields), Scope.TRAINING) or None
 
 
 def groups(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -80,29 +90,62 @@ class _Plain:
 
     def __init__(self) -> None:
         self._left, self._text_left = _MOST, _MOST_TEXT
-        self._searched: dict[int, object] = {}  # by id: the same object may lie in many places
+        # By id, since the same object may lie in many places; each is kept, lest another gets its id.
+        self._searched: dict[tuple[int, Scope], object] = {}
+        self._counted: dict[int, tuple[object, int, int]] = {}
+        self._lists: dict[int, tuple[object, list[object]]] = {}
+        self._within: set[int] = set()
 
     def entries(self, fields: Fields, depth: int) -> dict[str, Any]:
-        """By name; what lies under anything but text is no option, but may hold some."""
-        named = {key_text(key): value for key, value in fields.items() if isinstance(key, str | bytes)}
-        others = {key: value for key, value in fields.items() if not isinstance(key, str | bytes)}
-        inner = self.of_network(others, 0)
-        return {name: self(_single(name, _content(value)), depth) for name, value in named.items()} | inner
+        """By name, each with a name of its own."""
+        found: dict[str, Any] = {}
+        for key, value in fields.items():
+            name = key_text(key)
+            while name in found:
+                name += "'"
+            found[name] = self(_single(name, value), depth)
+        return found
 
     def __call__(self, value: object, depth: int) -> object:
         value = self.content(value)
+        identity = id(value)
         self._left -= 1
-        if isinstance(value, list) and len(value) <= 1000:
-            value = [_content(item) for item in value]
+        if isinstance(value, list) and len(value) <= _MOST_ITEMS:
+            value = self._items(value)
         if _is_plain(value):
             return value
         if isinstance(value, Global):
             return value.name.replace(" ", ".")
-        fields = _fields(value)
-        is_options = isinstance(value, dict) or (isinstance(value, Instance) and value.name in _CONFIGS)
-        if fields is None or not is_options or depth == _DEEPEST or len(fields) > self._left:
-            return self.of_network(value, 0) or _opaque(value)  # the rest of an object is its own affair
-        return self.entries(fields, depth + 1)
+        if isinstance(value, Tensor | UnreadTensor | Opaque):
+            return Opaque(kind_of(value))
+        if identity in self._within:
+            return {}  # it is being read
+        if isinstance(value, Instance) and says_nothing(value.kind):
+            return self.search(value, Scope.TRAINING) or Opaque(kind_of(value))
+        if self.weighs(value, 2):
+            return self.search(value, Scope.TRAINING)
+        if not isinstance(value, dict | list | tuple | Instance) or depth == _DEEPEST or _size(value) > self._left:
+            return self._rest(value)
+        if isinstance(value, Instance) and value.is_module:
+            return self._rest(value)
+        parts = dict(_parts(value))
+        if not _fields(value) and all(_is_plain(part) for part in parts.values()):
+            return {} if value == {} else self._rest(value)
+        self._within.add(identity)
+        found = self.entries(parts, depth + 1)
+        self._within.remove(identity)
+        return found
+
+    def _items(self, value: list[object]) -> list[object]:
+        """A list with what nodes in it hold."""
+        if id(value) not in self._lists:
+            self._lists[id(value)] = value, [_content(item) for item in value]
+        return self._lists[id(value)][1]
+
+    def _rest(self, value: object) -> object:
+        """What is known of a value that is not looked into, and that there may be more."""
+        found = self.search(value, Scope.PART)
+        return found | {_REST: _opaque(value)} if found else _opaque(value)
 
     def content(self, value: object) -> object:
         """What a node holds; what JSON text says."""
@@ -114,12 +157,15 @@ class _Plain:
                     return parse_json(value)
         return value
 
-    def of_network(self, value: object, depth: int) -> dict[str, Any]:
-        """The fields of a network in a dict, an object or a list, and in those inside it; {}: there are none."""
+    def search(self, value: object, scope: Scope, depth: int = 0) -> dict[str, Any]:
+        """The fields of a network in a dict, an object or a list, and in those inside it; {}: there are none.
+
+        scope: of the names in it. What holds a network's settings is read whole.
+        """
         found: dict[str, Any] = {}
-        if id(value) in self._searched or depth == _DEEPEST_SEARCH:
+        if (id(value), scope) in self._searched or depth == _DEEPEST:
             return found
-        self._searched[id(value)] = value
+        self._searched[id(value), scope] = value
         for key, item in _parts(value):
             name, inner = key_text(key), self.content(item)
             if isinstance(inner, Tensor | UnreadTensor) and not (name in KNOWN and _is_scalar(inner)):
@@ -129,13 +175,41 @@ class _Plain:
             elif _is_plain(inner):
                 if self._text_left > 0 and spoken_of(inner):
                     found[name] = inner
-            elif deeper := self.of_network(inner, depth + 1):
+            elif deeper := self._found(inner, inside(scope, name), depth + 1):
                 found[name] = deeper
         return found
+
+    def _found(self, value: object, scope: Scope, depth: int) -> object:
+        """What `search` finds in a value; None or {}: nothing."""
+        if scope is not Scope.NETWORK or self.weighs(value):
+            return self.search(value, Scope.TRAINING if scope is Scope.NETWORK else scope, depth)
+        whole = self(value, depth)
+        return whole if isinstance(whole, Unnamed | Mapping) else None
+
+    def weighs(self, value: object, least: int = 1) -> bool:
+        """Whether it is a module with tensors, an optimizer's state, or holds more tensors than other values, and not
+        less than so many, as a state dict does."""
+        if isinstance(value, dict) and "state" in value and "param_groups" in value:
+            return True
+        tensors, others = self._count(value, 0)
+        return tensors >= least and (tensors > others or (isinstance(value, Instance) and value.is_module))
+
+    def _count(self, value: object, depth: int) -> tuple[int, int]:
+        """How many tensors it holds, and how many other values."""
+        if isinstance(value, Tensor | UnreadTensor):
+            return 1, 0
+        if not isinstance(value, dict | list | Instance) or _is_plain(value) or depth == _DEEPEST:
+            return 0, 1
+        if id(value) not in self._counted:
+            self._counted[id(value)] = value, 0, 1  # until it is known: it may lie in itself
+            counts = [self._count(part, depth + 1) for _, part in _parts(value)]
+            self._counted[id(value)] = value, sum(count[0] for count in counts), sum(count[1] for count in counts)
+        return self._counted[id(value)][1:]
 
 
 def _single(name: str, value: object) -> object:
     """For a field of a network what an enum's member, or another object made of one value, stands for."""
+    value = _content(value)
     if name in KNOWN and isinstance(value, Instance) and not value.fields and len(value.unnamed) == 1:
         return value.unnamed[0]
     return value
@@ -153,10 +227,14 @@ def _parts(value: object) -> list[tuple[object, object]]:
     return parts + list(enumerate(value.unnamed)) if isinstance(value, Instance) else parts
 
 
+def _size(value: dict[Any, Any] | list[Any] | tuple[Any, ...] | Instance) -> int:
+    return len(value.fields) + len(value.unnamed) if isinstance(value, Instance) else len(value)
+
+
 def _opaque(value: object) -> Opaque:
     """What is shown of a value that is not looked into. An enum's member has one value and a date's are bytes."""
-    hidden = value.unnamed if isinstance(value, Instance) and not value.fields else []
-    values = [item for part in hidden for item in (part if isinstance(part, list | tuple) else [part])]
+    hidden = value.unnamed[:_MOST_SHOWN] if isinstance(value, Instance) and not value.fields else []
+    values = [item for part in hidden for item in (part[:_MOST_SHOWN] if isinstance(part, list | tuple) else [part])]
     settings = [item for item in values if isinstance(item, str | int | float)]
     return (Unnamed if len(settings) > 1 else Opaque)(kind_of(value))
 
@@ -165,7 +243,7 @@ def _is_plain(value: object) -> bool:
     """Whether it is text, a number or None, or not too many of them."""
     scalar = str | bytes | int | float | None
     if isinstance(value, list | tuple):
-        return len(value) <= 1000 and all(isinstance(item, scalar) for item in value)
+        return len(value) <= _MOST_ITEMS and all(isinstance(item, scalar) for item in value)
     return isinstance(value, scalar)
 
 
@@ -194,7 +272,24 @@ def _is_special(owner: Instance, name: object) -> bool:
 
 
 def _content(value: object) -> object:
-    """What a node of OmegaConf holds: a dict or list of nodes, or a value; anything else as it is."""
-    if isinstance(value, Instance):
-        return value.fields.get("_content", value.fields.get("_val", value))
-    return value
+    """What a node of OmegaConf or a UserDict holds, the dict of which alone another object is made, and the arguments
+    of a partial; anything else as it is."""
+    if not isinstance(value, Instance):
+        return value
+    if value.name in _HOLDERS:
+        return value.fields.get("data", value)
+    if value.name == "functools partial":
+        if "_content" not in value.fields:  # made once, however often it is met
+            value.fields["_content"] = _arguments(value)
+        return value.fields["_content"]
+    if not value.fields and len(value.unnamed) == 1 and isinstance(value.unnamed[0], dict):
+        return value.unnamed[0]
+    return value.fields.get("_content", value.fields.get("_val", value))
+
+
+def _arguments(partial: Instance) -> object:
+    """A partial as a dict: with its arguments by name or by number."""
+    match partial.unnamed:
+        case [(function, tuple() as unnamed, dict() as named, *_)] if unnamed or named:
+            return dict(enumerate(unnamed)) | named | {"_target_": function}
+    return Opaque("functools.partial")

@@ -18,6 +18,7 @@ from bitvit.tensorfile import Entry, FormatError, UnknownTypeError, read_header
 
 __all__ = ["read_safetensors"]
 
+_REAL = "save the weights as real numbers, in float32 or half precision"
 _UNQUANTIZED = "save the weights as they were trained, in float32 or half precision, before they were quantized"
 
 
@@ -44,7 +45,9 @@ def _read_entry(file: io.BufferedReader, name: str, entry: Entry) -> NDArray[Any
     """One tensor of a .safetensors."""
     code = SAFETENSORS_CODES.get(entry.dtype)
     if code is None:
-        remedy = rewritten(os.fsdecode(file.name), None, value="v.float()") if entry.dtype[:2] == "F8" else _UNQUANTIZED
+        remedy = _REAL if entry.dtype.startswith("C") else _UNQUANTIZED
+        if entry.dtype.startswith("F8"):
+            remedy = rewritten(os.fsdecode(file.name), None, value="v.float()")
         raise CheckpointError(
             f"{shown(name)} has dtype {entry.dtype}, expected one of {', '.join(SAFETENSORS_CODES)}; {remedy}"
         )

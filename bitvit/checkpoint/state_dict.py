@@ -13,7 +13,7 @@ from bitvit.checkpoint.file import Extent, read_extent, size
 from bitvit.checkpoint.inert import Instance, Storage, Tensor, UnreadTensor, described, kind_of
 from bitvit.checkpoint.options import options
 from bitvit.checkpoint.prefixes import has_network
-from bitvit.checkpoint.remedies import RESAVE, rewritten
+from bitvit.checkpoint.remedies import RESAVE, rewritten, without_module
 from bitvit.errors import CheckpointError
 from bitvit.messages import listing, shown
 
@@ -114,7 +114,7 @@ def _trained(top: State, path: str, averaged: object) -> tuple[State, Place]:
     if len(networks) == 1:
         return top[networks[0]], (networks[0],)
     if networks:
-        remedy = rewritten(path, networks[:1])
+        remedy = rewritten(path, networks[:1], target=_STATE_KEYS[:1])
         raise CheckpointError(f"holds {len(networks)} networks: {listing(networks)}; save one of them alone; {remedy}")
     if averaged:
         raise CheckpointError("holds averaged (EMA) weights and no others; convert it with --ema (ema=True)")
@@ -143,11 +143,9 @@ def _no_state_dict(path: str, top: object) -> CheckpointError:
     members = top.items() if isinstance(top, dict) else [(None, top)]
     for key, value in members:
         if isinstance(value, Instance) and value.is_module:
-            place = f"[{key!r}]" if isinstance(top, dict) else ""
             return CheckpointError(
-                f"holds <{kind_of(value)}>, a whole pickled nn.Module, expected a state dict; if you trust the file, "
-                "write its weights where the code of its class can be imported: import torch; torch.save("
-                f"torch.load({path!r}, weights_only=False){place}.state_dict(), 'weights.pth')"
+                f"holds <{kind_of(value)}>, a whole pickled nn.Module, expected a state dict; "
+                f"{without_module(path, key, inside=isinstance(top, dict))}"
             )
     if not isinstance(top, dict):
         return CheckpointError(f"holds {described(top)}, expected a state dict; {RESAVE}")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bitvit.checkpoint.claims import ARGS, finite
+from bitvit.checkpoint.claims import ARGS, CONFIG, finite
 from bitvit.checkpoint.options import groups
 from bitvit.errors import ConfigError
 from bitvit.labels import labels_from_json
@@ -34,22 +34,26 @@ class Normalization(NamedTuple):
 
 
 def normalization(checkpoint: "Checkpoint") -> Normalization:
-    """What the checkpoint says of it, else ImageNet's, as in the training code; `source` says which and why."""
+    """What the checkpoint says of it, or its config.json, else ImageNet's, as in the training code; `source` says which
+    and why."""
     options = list(groups(checkpoint.args or {}))
-    for fields, names, origin in (
-        *((fields, ("mean", "std"), ARGS) for fields in options),
-        (_of_processor(checkpoint.preprocessor), ("image_mean", "image_std"), "preprocessor_config.json"),
-    ):
-        mean, std = (_triple(fields.get(name)) for name in names)
-        if mean and std:
-            return Normalization(mean, std, f"of {origin}")
+    sources = [
+        *((fields, ARGS) for fields in options),
+        *((fields, CONFIG) for fields in groups(checkpoint.config or {})),
+        (checkpoint.preprocessor or {}, "preprocessor_config.json"),
+    ]
+    for fields, origin in sources:
+        for prefix in ("image_", "") if _normalizes(fields) else ("",):
+            mean, std = (_triple(fields.get(f"{prefix}{name}")) for name in ("mean", "std"))
+            if mean and std:
+                return Normalization(mean, std, f"of {origin}")
     data_set = next((fields["data_set"] for fields in options if fields.get("data_set") is not None), None)
     if isinstance(data_set, str) and data_set in _DATA_SETS:
         whose, mean, std = _DATA_SETS[data_set]
         return Normalization(mean, std, f"{whose}, with which the training code normalises data_set {data_set!r}")
-    processor = checkpoint.preprocessor or {}
-    if processor.get("do_normalize", True) is not True:
-        told = "preprocessor_config.json says that images are not normalised"
+    against = next((origin for fields, origin in sources if not _normalizes(fields)), None)
+    if against:
+        told = f"{against} says that images are not normalised"
     elif data_set:
         told = f"data_set {shown(data_set)} is not one of the training code's"
     else:
@@ -58,9 +62,9 @@ def normalization(checkpoint: "Checkpoint") -> Normalization:
     return Normalization(IMAGENET_MEAN, IMAGENET_STD, source)
 
 
-def _of_processor(fields: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The fields of an image processor that does normalise."""
-    return fields if fields and fields.get("do_normalize", True) is True else {}
+def _normalizes(fields: Mapping[str, Any]) -> bool:
+    """Whether an image processor with these fields normalises; others say nothing else."""
+    return fields.get("do_normalize", True) is True
 
 
 def _triple(value: object) -> Triple | None:
@@ -81,23 +85,39 @@ class ClassNames(NamedTuple):
 
 
 def class_names(config: Mapping[str, Any] | None, num_classes: int) -> ClassNames:
-    """The class names of a config.json (id2label), unless they are none or not as many as the network has classes."""
-    found = (config or {}).get("id2label")
+    """The class names of a config.json (id2label, else label2id), unless they are none or not as many as the network
+    has classes."""
+    fields = config or {}
+    numbers, names = fields.get("id2label"), fields.get("label2id")
+    if isinstance(numbers, Mapping):
+        numbers = {str(number): name for number, name in numbers.items()}
+    found = _checked(numbers, "id2label", num_classes)
+    if not isinstance(names, Mapping) or not names or placeholders([str(name) for name in names]):
+        return found
+    other = _checked({str(number): name for name, number in names.items()}, "label2id", num_classes)
+    if other.names is None and len({str(number) for number in names.values()}) < len(names):
+        other = ClassNames(None, "label2id of config.json gives two names one number: not used")
+    if found.names is None:
+        return other if other.names or not numbers else found
+    if other.names == found.names:
+        return found
+    return ClassNames(found.names, f"{found.note}, which its label2id contradicts")
+
+
+def _checked(found: object, field: str, num_classes: int) -> ClassNames:
+    """The names in a field of config.json, by number."""
+    where = f"{field} of config.json"
     if not found:
         return ClassNames(None, "none were given")
-    if isinstance(found, Mapping):
-        found = {str(number): name for number, name in found.items()}
     try:
-        names = labels_from_json(found, "id2label of config.json")
+        names = labels_from_json(found, where)
     except ConfigError as problem:
         return ClassNames(None, f"{problem}: not used")
     if len(names) != num_classes:
-        return ClassNames(
-            None, f"id2label of config.json has {plural(len(names), 'name')}, not {num_classes}: not used"
-        )
+        return ClassNames(None, f"{where} has {plural(len(names), 'name')}, not {num_classes}: not used")
     if placeholders(names):
-        return ClassNames(None, f"id2label of config.json has only placeholders ({listing(names, most=2)}): not used")
-    return ClassNames(tuple(names), "id2label of config.json")
+        return ClassNames(None, f"{where} has only placeholders ({listing(names, most=2)}): not used")
+    return ClassNames(tuple(names), where)
 
 
 def placeholders(names: Sequence[str]) -> bool:

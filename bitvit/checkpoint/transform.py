@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bitvit.checkpoint.claims import ARGS, finite
+from bitvit.checkpoint.claims import ARGS, CONFIG, finite
 from bitvit.checkpoint.options import groups
 from bitvit.messages import shown
 
@@ -15,6 +15,8 @@ __all__ = ["not_followed"]
 
 PROCESSOR = "preprocessor_config.json"
 _RATIOS = ("eval_crop_ratio", "crop_pct")  # DeiT's name and timm's: the crop's side over that of the resized image
+_PROCESSORS = {"do_normalize", "image_mean", "image_std", "rescale_factor"}
+"""Fields by which those of an image processor are known among others."""
 _BICUBIC = (3, "bicubic", "")
 
 
@@ -23,10 +25,16 @@ def not_followed(checkpoint: "Checkpoint", chosen: "Preprocessing", *, sized: bo
 
     sized, normalised: the user gave the resizing, or mean and standard deviation.
     """
-    texts = [
-        text for fields in groups(checkpoint.args or {}) for text in _of_options(fields, chosen, sized, normalised)
-    ]
-    by_source = {ARGS: texts, PROCESSOR: [*_of_processor(checkpoint.preprocessor or {}, chosen, sized, normalised)]}
+    by_source = {
+        origin: [
+            text
+            for fields in groups(source or {})
+            for told in (_of_options, *([_of_processor] if _PROCESSORS & fields.keys() else []))
+            for text in told(fields, chosen, sized, normalised)
+        ]
+        for origin, source in ((ARGS, checkpoint.args), (CONFIG, checkpoint.config))
+    }
+    by_source[PROCESSOR] = [*_of_processor(checkpoint.preprocessor or {}, chosen, sized, normalised)]
     return [
         f"not followed in the preprocessing: {source}: {'; '.join(dict.fromkeys(texts))}"
         for source, texts in by_source.items()

@@ -2,10 +2,13 @@
 
 import argparse
 import datetime
+import shlex
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bitvit.checkpoint import read_checkpoint
@@ -69,6 +72,21 @@ def test_a_field_that_is_not_known_is_named(origin: str, name: str, value: Any) 
     refused(f"{where}: {name} ({value!r}): not known here", **sources)
     refused(f"--ignore {name}", **sources)
     assert read_claims(sources.get("config_json"), sources.get("args"), [name]).get("image_size") == 32
+
+
+def test_the_remedy_ignores_all_that_is_not_known() -> None:
+    """Of two sources and of more names than the message lists: one round is enough."""
+    args = {f"gate_{number}": number for number in range(12)}
+    config = {"my mixer": "fft", "bell\x07": 1}
+    with pytest.raises(ConfigError) as caught:
+        read_claims(config, args)
+    message = str(caught.value)
+    assert "config.json: my mixer ('fft'), 'bell\\x07' (1); the checkpoint's args: gate_0 (0), " in message
+    assert "gate_7 (7) and 4 more: not known here" in message
+    words = shlex.split(message.partition("say so: ")[2])
+    assert words[::2] == ["--ignore"] * 14
+    assert words[1::2] == ["my mixer", "'bell\\x07'", *args]
+    assert read_claims(config, args, ["bell\x07", *words[1::2]]).values == {}
 
 
 @pytest.mark.parametrize("value", [None, False, "", [], {}])
@@ -200,9 +218,13 @@ def test_names_of_classes_are_no_fields(place: str) -> None:
 
 
 def test_objects_are_no_settings(tmp_path: Path) -> None:
-    """Of an object of some class only what is a network's counts; a date says nothing."""
+    """Those of classes that no network is made of."""
     torch = pytest.importorskip("torch")
-    options = {"started": datetime.date(2026, 1, 2), "span": range(3)}
+    options = {
+        "started": datetime.date(2026, 1, 2), "lasts": datetime.timedelta(3), "place": torch.device("cuda:1"),
+        "run": uuid.uuid4(), "numbers": np.random.default_rng(1), "weigher": torch.nn.CrossEntropyLoss(),
+        "stopper": torch.optim.SGD([torch.zeros(3)], lr=0.1),
+    }  # fmt: skip
     torch.save({"model": {"w": torch.zeros(1)}, "args": options}, tmp_path / "net.pth")
     assert read_claims(None, read_checkpoint(tmp_path / "net.pth").args).values == {}
 

@@ -77,7 +77,7 @@ def test_rebuilds_what_checkpoints_hold_beside_tensors(tmp_path: Path) -> None:
         "pop mark": 1,
         "tuple": (1, 2, 3),
         "memoized": 8,
-        "tuple key": {},
+        "tuple key": {"<key>": 3},
         "long": 1 << 64,
     }
 

@@ -128,7 +128,6 @@ class Guarded:
     def __init__(self) -> None:
         self._token_pool = "topk"
         self._topk_ratio = 0.5
-        self._mixer = "fft"
 
 
 @pytest.mark.parametrize(

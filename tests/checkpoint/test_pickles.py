@@ -38,7 +38,7 @@ def test_attacks_are_refused_and_nothing_runs(tmp_path: Path, name: str, place: 
         path.write_bytes(MAGIC[:-1] + b"0" + payload.code + b".")
     else:
         (write_legacy if place == "legacy" else write_zip)(path, value, {"0": FIVE})
-    refuse(path, "the pickle asks for", "at byte", "nothing was executed", "torch.save({'model': model.state_dict()}")
+    refuse(path, "the pickle asks for", "at byte", "nothing was executed", "torch.save({'model': model.state_dict(), ")
     assert not canary.exists()
 
 
@@ -153,9 +153,9 @@ def test_whole_modules_are_named(tmp_path: Path, first: str) -> None:
     module = Raw("c{}\n{}\n".format(*first.split()).encode() + b")\x81}(" + parts + b"ub")
     function = Raw(module.code[:-2] + text("act") + glob("torch.nn.functional", "relu").code + b"ub")
     named = first.replace(" ", ".")
-    for value, place in ((module, ""), ({"model": module}, "['model']")):
+    for value, place in ((module, "c"), ({"net": module}, "c['net']")):
         path = write_zip(tmp_path / "t.pth", value, {})
-        line = f"torch.save(torch.load({str(path)!r}, weights_only=False){place}.state_dict(), 'weights.pth')"
+        line = f"'model': {place}.state_dict(), "
         refuse(path, f"holds <{named}>, a whole pickled nn.Module, expected a state dict", line)
     refuse(
         write_zip(tmp_path / "t.pth", function, {}),
@@ -167,7 +167,11 @@ def test_deep_nesting_costs_no_recursion(tmp_path: Path) -> None:
     """Neither building nor hashing nor freeing it: as a value, as a key, as the whole."""
     deep = Raw(b")" + b"\x85" * 100_000)
     value = {"model": {"w": tensor("0", (5,))}, "args": namespace(deep=deep), deep: deep}
-    assert readable(read_zip(tmp_path, value, {"0": FIVE}).args) == {"deep": "<tuple>"}
+    found = readable(read_zip(tmp_path, value, {"0": FIVE}).args)
+    inner, depth = found["deep"], 0
+    while isinstance(inner, dict):
+        inner, depth = inner["0"], depth + 1
+    assert (inner, depth) == ("<tuple>", 40)
     refuse(write_zip(tmp_path / "t.pth", deep, {}), "holds <tuple>, expected a state dict")
 
 
@@ -176,7 +180,8 @@ def test_shared_structures_do_not_blow_up(tmp_path: Path) -> None:
     steps = [b"](h%ch%ceq%c0" % (k, k, k + 1) for k in range(40)]
     lists = Raw(b"]q\x000" + b"".join(steps) + b"h%c" % 40)
     value = {"model": {"w": tensor("0", (5,))}, "args": namespace(lists=lists)}
-    assert readable(read_zip(tmp_path, value, {"0": FIVE}).args) == {"lists": "<list>"}
+    found = repr(readable(read_zip(tmp_path, value, {"0": FIVE}).args))
+    assert found.count("<list>") < 20_000
 
 
 @pytest.mark.parametrize(

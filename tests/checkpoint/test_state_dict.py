@@ -76,8 +76,8 @@ def test_only_the_chosen_tensors_are_read(tmp_path: Path) -> None:
 
 
 def test_args_may_be_a_dict(tmp_path: Path) -> None:
-    value = {"model": {"w": tensor("0", (5,))}, "args": {"shift3": True, 5: "dropped"}}
-    assert read_zip(tmp_path, value, {"0": FIVE}).args == {"shift3": True}
+    value = {"model": {"w": tensor("0", (5,))}, "args": {"shift3": True, 5: "kept"}}
+    assert read_zip(tmp_path, value, {"0": FIVE}).args == {"shift3": True, "5": "kept"}
 
 
 def test_args_of_another_kind_are_none(tmp_path: Path) -> None:
@@ -104,7 +104,8 @@ def _node(value: object) -> Raw:
         ({"config": {"model": {"shift3": True}}}, {"model": {"shift3": True}}),
         ({"image_size": 64, "epoch": 3}, {"image_size": 64}),  # beside the state dict
         ({"args": {"lr": 0.1}, "weight_bits": 32}, {"lr": 0.1, "weight_bits": 32}),
-        ({"args": {"model": _object("Model", depths=[1, 1, 2, 1], buckets=7)}}, {"model": {"depths": [1, 1, 2, 1]}}),
+        ({"args": {"model": _object("Model", depths=[1, 1, 2, 1], buckets=7)}},
+         {"model": {"depths": [1, 1, 2, 1], "buckets": 7}}),
         ({"args": None, "opt": namespace(shift3=True)}, {"shift3": True}),
         ({"args": _object("Args", shift3=True, __version__=1)}, {"shift3": True}),  # a dataclass
         ({"args": _object("DictConfig", _content={"a": _node(1), "b": _object("ListConfig", _content=[_node(1), 2])},
@@ -141,7 +142,7 @@ def test_other_networks_beside_the_chosen_one_are_mentioned(tmp_path: Path) -> N
 
 def test_several_networks_are_told_apart_by_the_user(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "t.pth", {"student": NETWORK, "teacher": NETWORK}, {"0": FIVE})
-    refuse(path, "holds 2 networks: 'student', 'teacher'", f"torch.load({str(path)!r}, weights_only=False)['student']")
+    refuse(path, "holds 2 networks: 'student', 'teacher'", "for k, v in c['student'].items()}")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_several_networks_are_told_apart_by_the_user(tmp_path: Path) -> None:
     ],
 )
 def test_pickles_without_a_state_dict(tmp_path: Path, value: object, parts: list[str]) -> None:
-    refuse(write_zip(tmp_path / "t.pth", value, {"0": FIVE}), *parts, "torch.save({'model': model.state_dict()}")
+    refuse(write_zip(tmp_path / "t.pth", value, {"0": FIVE}), *parts, "torch.save({'model': model.state_dict(), ")
 
 
 @st.composite
@@ -193,7 +194,11 @@ def test_strides_are_numpy_s(tmp_path: Path, layout: tuple[int, int, tuple[int, 
 def test_numpy_arrays_are_no_tensors(tmp_path: Path) -> None:
     array = call("numpy._core.multiarray", "_reconstruct", glob("numpy", "ndarray"), (0,), "b")
     path = write_zip(tmp_path / "t.pth", {"model": {"w": array}}, {})
-    refuse(path, "entry 'w' of the state dict is <NumPy array>", "torch.save({k: torch.as_tensor(v) for k, v in")
+    refuse(
+        path,
+        "entry 'w' of the state dict is <NumPy array>",
+        "{**c, 'model': {k: torch.as_tensor(v) for k, v in c['model']",
+    )
 
 
 def test_shared_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

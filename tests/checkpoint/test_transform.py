@@ -14,9 +14,14 @@ PROCESSOR = {
 }  # fmt: skip
 
 
-def notes(args: dict[str, Any] | None, processor: dict[str, Any] | None = None, **given: Any) -> list[str]:
+def notes(
+    args: dict[str, Any] | None,
+    processor: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    **given: Any,
+) -> list[str]:
     """The notes after the first, which says how images are prepared."""
-    checkpoint = Checkpoint(Path("x"), {}, args, "", False, "memory", preprocessor=processor)
+    checkpoint = Checkpoint(Path("x"), {}, args, "", False, "memory", preprocessor=processor, config=config)
     options = {"mean": None, "std": None, "resize": "auto", "pad": 0} | given
     return choose_preprocessing(checkpoint, 224, **options)[1][1:]
 
@@ -64,6 +69,24 @@ def test_image_processors_resize_unless_they_say_otherwise() -> None:
     assert notes(None, processor | {"do_resize": False}) == []
     del processor["do_resize"]
     assert "shortest_edge 240: give --resize 240" in notes(None, processor)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}, "mean [123.7, 116.3, 103.5], std ["),
+        ({"mean": 0.5, "std": 0.5}, "mean 0.5, std 0.5: if images were normalised with that, give --mean"),
+        ({"image_mean": [0.5]}, "image_mean [0.5]: if images were"),
+        ({"do_normalize": False}, "do_normalize false: for pixels from 0 to 1 give --mean 0 --std 1"),
+        ({"data": {"crop_pct": 0.9}}, "crop_pct 0.9: if it was used in evaluations, give --resize 248"),
+    ],
+)
+def test_config_json(fields: dict[str, Any], said: str) -> None:
+    (note,) = notes(None, None, fields)
+    assert note.startswith(f"not followed in the preprocessing: config.json: {said}")
+    assert notes({}, None, {"size": 3, "mean": [0.5] * 3, "std": [0.5] * 3}) == []
+    both = notes({"mean": [0.5] * 3, "std": [0.5] * 3}, None, {"mean": [0.25] * 3, "std": [0.5] * 3})
+    assert [note.partition(": ")[2][:28] for note in both] == ["config.json: mean [0.25, 0.2"]
 
 
 def test_nothing_is_said_where_it_agrees_or_was_decided() -> None:
