@@ -24,7 +24,14 @@ from bitvit.preprocess import Preprocessing, Triple
 
 __all__ = ["ConversionReport", "check_target", "choose_preprocessing", "convert"]
 
-_SUFFIX = ".safetensors"
+_FOREIGN_SUFFIXES = frozenset(
+    (
+        *(".onnx", ".ort", ".tflite", ".pb", ".h5", ".hdf5", ".keras", ".gguf", ".ggml", ".engine", ".trt", ".mlmodel"),
+        *(".pth", ".pt", ".ckpt", ".bin", ".pkl", ".jit", ".npz", ".npy", ".msgpack", ".xml", ".mlpackage"),
+        *(".json", ".txt", ".csv", ".yaml", ".zip", ".tar", ".gz", ".png", ".jpg", ".jpeg"),
+    )
+)
+"""Ends of names that promise another format than that of a packed model."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def convert(
 
     checkpoint: trained with the authors' code or any with the same parameter names (SPEC section 3); a file, the index
     of several, or the folder of a Hugging Face model, whose config.json is then taken too.
-    out: the file to write, a .safetensors; never half-written.
+    out: the file to write; never half-written.
     config: config.json of the training run, as a path, its folder or a dict; needed only for what shapes cannot tell.
     ema: take the exponential moving average of the weights (`model_ema`).
     labels: one name a class; default: `id2label` of config.json, if those are names.
@@ -114,7 +121,7 @@ def convert(
 
 # -------------------------------------------------------------------------- what is taken where it is not asked for
 def check_target(target: Path, sources: Sequence[Path] = ()) -> None:
-    """Raises CheckpointError if the output is a folder, a file of the checkpoint, or not named as a model."""
+    """Raises CheckpointError if the output is a folder, a file of the checkpoint, or named as of another format."""
     for source in sources:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to
             if target.samefile(source):
@@ -123,12 +130,11 @@ def check_target(target: Path, sources: Sequence[Path] = ()) -> None:
         raise CheckpointError(
             f"{target}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
         )
-    suffix = target.suffix
-    if suffix.lower() != _SUFFIX:
-        is_suffix = suffix[1:2].isalpha() or suffix == "."  # in net-0.5 it is none
-        name = target.with_suffix(_SUFFIX).name if is_suffix else f"{target.name}{_SUFFIX}"
-        what = f"which is no {suffix} file" if is_suffix else f"whose name ends in {_SUFFIX}"
-        raise CheckpointError(f"{target}: a model of bitvit would be written, {what}; name it {name}")
+    if target.suffix.lower() in _FOREIGN_SUFFIXES:
+        raise CheckpointError(
+            f"{target}: a model of bitvit would be written, which is no {target.suffix} file; name it "
+            f"{target.with_suffix('.safetensors').name}"
+        )
 
 
 def _choose_labels(
