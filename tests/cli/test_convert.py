@@ -85,7 +85,7 @@ def test_wrong_usage_is_explained(options: Sequence[str], message: str, checkpoi
         (("--labels", "no.txt"), "no.txt: no such file; check the path"),
         (("--config", "no.json"), "no.json: no such file; check the path"),
         (("--resize", "20"), "preprocessing: resize is 20, expected an integer from 96"),
-        (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers above 0"),
+        (("--std", "0"), "preprocessing: std is (0.0, 0.0, 0.0), expected numbers of at least 1e-06"),
         (("--ema",), "checkpoint.safetensors: "),
         (("--mean", "123,117,104"), "mean is 123,117,104, expected numbers from 0 to 1"),
         (("-o", "model.onnx"), "model.onnx: a model of bitvit would be written, which is no .onnx file"),
