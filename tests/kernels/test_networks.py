@@ -65,6 +65,14 @@ def test_a_sign_that_hangs_on_float32_alone_is_undecided() -> None:
     assert sum(check_layers(config, 1, image)[0] for image in images) > 0
 
 
+def test_a_level_that_hangs_on_last_bits_is_undecided() -> None:
+    """Of scores, which no nudge of the input moves: 1.5 in float32, 1.5 + 7e-8 in float64."""
+    config = shape(96, 1, (32, 32, 96, 96), (5, 3, 1, 1), depths=(2, 1, 1, 1), num_classes=0, downsampling="binary",
+        layer_scale=False, coordinates=True, positions="sinusoidal")  # fmt: skip
+    images = np.random.default_rng(65536).standard_normal((3, 3, 96, 96), np.float32)
+    assert sum(check_layers(config, 65536, image)[0] for image in images) > 0
+
+
 @pytest.mark.parametrize("name", ["window 3", "window 5, layer norm, gsb", "binary, layer norm", "even ratios"])
 def test_pieces_may_run_in_any_order_by_any_thread(name: str) -> None:
     """Backwards, by two threads with their own scratch in turn: the same bits."""

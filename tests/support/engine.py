@@ -7,7 +7,7 @@ oracle itself makes of an input that differs by float32's noise: where a decisio
 the oracle's sign too, and shows how much that costs and whom it touches.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ Floats = NDArray[np.float32]
 
 TOLERANCE = 2e-5  # of an output's spread; honest float32 gives 2.5e-6 a block
 NOISE = 4e-6  # of an input's spread: above what float32 rounding does inside a block (2.5e-6 at most)
+LAST_BITS = 2.0**-22  # of a parameter: two units in its last place
 SAMPLES = 8  # nudged inputs: each flips an undecided sign with a chance of a half
 UNDECIDED = 1e-3  # of an output's spread: a nudge that moves a token more has flipped a sign (1e-2 and more)
 
@@ -295,10 +296,30 @@ class Answer:
         )
 
 
-def ask(oracle: Callable[[Array], Array], x: Floats) -> Answer:
-    """The oracle's answer to one input."""
+def ask(oracle: Callable[[Array], Array], x: Floats, others: Sequence[Callable[[Array], Array]] = ()) -> Answer:
+    """The oracle's answer to one input. others: the same with parameters that are nudged, for `nudged_states`."""
     noise = np.random.default_rng(0).standard_normal((SAMPLES, *x.shape)) * (NOISE * spread(x))
     inputs = np.concatenate([x[None], x + noise]).astype(np.float32)
     y = oracle(inputs.astype(np.float64))
     rounding = np.abs(oracle(inputs) - y).max(axis=(0, -1))  # of all: any one may be near the truth by chance
-    return Answer(y[0], np.abs(y[1:] - y[0]).max(axis=(0, -1)), rounding)
+    moved = np.concatenate([y[1:], *(other(inputs[:1].astype(np.float64)) for other in others)])
+    return Answer(y[0], np.abs(moved - y[0]).max(axis=(0, -1)), rounding)
+
+
+def nudged_states(state: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """State dicts whose parameters differ in their last bits, SAMPLES of them.
+
+    Inside a layer some values are made of signs and of parameters alone, such as scores, which no nudge of its input
+    moves; whether such a value is beyond a level hangs on how its float32 is rounded.
+    """
+    rng = np.random.default_rng(0)
+    return [
+        {
+            # Of matrices the signs count, and the mean of a row, which are no matter of rounding.
+            name: value
+            if max(value.shape, default=1) < value.size
+            else value * (1 + LAST_BITS * rng.standard_normal(value.shape))
+            for name, value in state.items()
+        }
+        for _ in range(SAMPLES)
+    ]

@@ -1,5 +1,6 @@
 """Random networks: any shape that a Config allows, and its layers beside the oracle's."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from bitvit.model import Network
 from bitvit.runtime import Runner
 from bitvit.runtime.trace import Trace
 from bitvit.verify import reference
-from tests.support.engine import alone, ask, folded, parts, random_state
+from tests.support.engine import alone, ask, folded, nudged_states, parts, random_state
 
 
 @st.composite
@@ -68,8 +69,10 @@ def check_layers(config: Config, seed: int, pixels: NDArray[np.float32] | None =
     trace.workspace.set_image(pixels)
     x: NDArray[np.float32] = pixels
     undecided = tokens = 0
-    for part in parts(config, state, network):
-        answer = ask(part.oracle, x)
+    states = nudged_states(state)
+    others = (parts(config, other, network) for other in states)
+    for part, *nudged in zip(parts(config, state, network), *others, strict=True):
+        answer = ask(part.oracle, x, [other.oracle for other in nudged])
         got = alone(part.layer, x.shape[0], x.shape[-1])(x)
         answer.assert_close(got, f"{part.name} of {config}, seed {seed}")
         undecided += int(answer.undecided.sum())
@@ -90,7 +93,7 @@ def check_layers(config: Config, seed: int, pixels: NDArray[np.float32] | None =
             images = part.oracle(images).astype(np.float32)
         return images
 
-    whole = ask(forward, pixels)
+    whole = ask(forward, pixels, [functools.partial(reference.forward, other, **geometry) for other in states])
     undecided += int(whole.undecided.sum())
     try:
         whole.assert_close(runner(pixels[None])[0], "logits")
