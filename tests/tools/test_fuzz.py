@@ -1,8 +1,10 @@
 """tools/fuzz: the inputs that are kept, proof that the judge notices the faults it looks for, and the mutations."""
 
+import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -14,6 +16,17 @@ from tools.fuzz import __main__ as command
 from tools.fuzz import corpus
 from tools.fuzz.campaign import Campaign
 from tools.fuzz.targets import KINDS, all_modules
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """The target http silences those of its whole process, which here is that of the tests."""
+    loggers = [logging.getLogger(name) for name in ("bitvit.serve", "python_multipart")]
+    before = [log.level for log in loggers]
+    yield
+    for log, level in zip(loggers, before, strict=True):
+        log.setLevel(level)
+
 
 PLANTED = """
 import os, pickle, subprocess, sys, warnings
