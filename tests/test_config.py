@@ -202,6 +202,13 @@ def test_dictionary_with_missing_or_unknown_fields_is_refused() -> None:
         Config.from_dict({**fields, "x": 1, "bits": 2})
 
 
+@pytest.mark.parametrize("change", [{"x": 1}, {"norm": None}])
+def test_a_dictionary_with_one_field_too_many_or_too_few_is_refused(change: dict[str, Any]) -> None:
+    fields = {name: value for name, value in {**TINY.to_dict(), **change}.items() if value is not None}
+    with pytest.raises(ConfigError, match=r"config with missing fields .* and unknown fields "):
+        Config.from_dict(fields)
+
+
 def test_a_dictionary_is_one() -> None:
     with pytest.raises(ConfigError, match=r"config is \[1\], expected an object with the fields \['image_size', "):
         Config.from_dict([1])  # type: ignore[arg-type]

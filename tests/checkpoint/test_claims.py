@@ -311,3 +311,8 @@ def test_what_is_ignored_is_ignored_with_all_that_is_in_it(place: str) -> None:
     for fields in ({place: {"teacher": teacher}}, {place: [{"teacher": teacher}]}, {"teacher": [teacher]}):
         refused("weight_bits is 32", args=fields)
         assert read_claims(fields, fields, ["teacher"]).values == {}
+
+
+@pytest.mark.parametrize(("name", "field"), [("in_chans", "num_channels"), ("img_size", "input_size")])
+def test_names_of_timm(name: str, field: str) -> None:
+    assert read_claims(None, {name: 3}).values[field] == 3
