@@ -17,6 +17,7 @@ from bitvit.checkpoint.training import class_names, normalization, placeholders,
 from bitvit.checkpoint.transform import not_followed
 from bitvit.config import Config
 from bitvit.errors import CheckpointError, ConfigError, located
+from bitvit.files import is_folder
 from bitvit.hub import local_path
 from bitvit.modelfile import save_model_file
 from bitvit.pack import pack
@@ -126,7 +127,7 @@ def check_target(target: Path, sources: Sequence[Path] = ()) -> None:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have is refused where it is written to
             if target.samefile(source):
                 raise CheckpointError(f"{target}: is the checkpoint itself; choose another output file")
-    if os.path.isdir(target):  # noqa: PTH112 - unlike Path.is_dir never raises
+    if is_folder(target):
         raise CheckpointError(
             f"{target}: is a folder; name the model file to write, such as {target / 'model.safetensors'}"
         )

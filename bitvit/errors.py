@@ -13,8 +13,9 @@ Every message says where, what was found, what was expected and what to do.
 
 import contextlib
 import errno
-import re
 from collections.abc import Iterator
+
+from bitvit.messages import shortened
 
 __all__ = [
     "BenchError",
@@ -27,17 +28,7 @@ __all__ = [
     "has_room",
     "lacks_memory",
     "located",
-    "shortened",
 ]
-
-
-LONGEST_WORD = 1000  # characters: what is longer is hardly a path, and may be an image in base64
-_LONG_WORD = re.compile(rf"[^\s:;,'\"]{{{LONGEST_WORD + 1},}}")
-
-
-def shortened(text: str) -> str:
-    """A message without most of such a word."""
-    return _LONG_WORD.sub(lambda found: f"{found[0][:80]}... ({len(found[0]):,} characters)", text)
 
 
 class BitvitError(Exception):

@@ -22,6 +22,7 @@ __all__ = [
     "cannot_write",
     "is_file",
     "is_folder",
+    "is_special",
     "make_folder",
     "open_file",
     "read_csv",
@@ -47,6 +48,11 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 def is_file(path: str | os.PathLike[str]) -> bool:
     """Whether it is that of an ordinary file; False for what can be no path."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something that is neither folder nor ordinary file, such as /dev/null: not to be replaced."""
+    return os.path.exists(path) and not is_file(path) and not is_folder(path)  # noqa: PTH110
 
 
 def open_file(

@@ -1,22 +1,31 @@
 """Wording that many messages share."""
 
 import itertools
+import re
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-__all__ = ["LONGEST", "listing", "plural", "shown"]
+__all__ = ["LONGEST", "LONGEST_WORD", "listing", "plural", "shortened", "shown"]
 
 Value = TypeVar("Value")
 
 MOST_LISTED = 8
 LONGEST = 80
 """Characters of a value out of a file that a message shows."""
+LONGEST_WORD = 1000
+"""Characters of a word in a message: what is longer is hardly a path, and may be an image in base64."""
+_LONG_WORD = re.compile(rf"[^\s:;,'\"]{{{LONGEST_WORD + 1},}}")
 
 
 def shown(value: object) -> str:
     """A value out of a file as a message shows it: quoted, control characters escaped, at most LONGEST characters."""
     text = repr(value[:LONGEST] if isinstance(value, str | bytes | list) else value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def shortened(text: str) -> str:
+    """A message without most of each word that is longer than LONGEST_WORD."""
+    return _LONG_WORD.sub(lambda found: f"{found[0][:LONGEST]}... ({len(found[0]):,} characters)", text)
 
 
 def listing(values: Collection[Value], *, most: int = MOST_LISTED, show: Callable[[Value], str] | None = None) -> str:

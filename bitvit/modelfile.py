@@ -28,7 +28,7 @@ from bitvit import bits
 from bitvit.bundle.manifest import IS_BUNDLE, MANIFEST, NOT_HERE
 from bitvit.config import Config
 from bitvit.errors import ConfigError, ModelFileError
-from bitvit.files import open_file, write_file
+from bitvit.files import is_file, open_file, write_file
 from bitvit.messages import shown
 from bitvit.preprocess import Preprocessing
 from bitvit.schema import TensorSpec, expected_tensors
@@ -203,7 +203,7 @@ def read_file(path: Path) -> bytes:
     """
     faults = ("does not exist", "is a folder", "is not a regular file")
     missing, folder, special = (f"{fault}; expected a packed model written by bitvit convert" for fault in faults)
-    if os.path.isfile(path / MANIFEST):  # noqa: PTH113 - never raises
+    if is_file(path / MANIFEST):
         folder = f"{IS_BUNDLE}, expected a packed model; {NOT_HERE}"
     with open_file(path, ModelFileError, missing=missing, folder=folder, special=special) as file:
         size = os.fstat(file.fileno()).st_size

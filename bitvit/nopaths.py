@@ -4,11 +4,9 @@ import binascii
 import os
 import re
 
-from bitvit.messages import shown
+from bitvit.messages import LONGEST_WORD, shown
 
 __all__ = ["is_encoded", "is_web_address", "no_path", "path_text"]
-
-LONGEST_SHOWN = 1000  # characters; what is longer is hardly a path
 
 _OTHERS = (
     (re.compile(r"file:/"), "is a URL, expected a path; leave out file://"),
@@ -24,7 +22,7 @@ _LONGEST_PATH = 4096  # characters: PATH_MAX of Linux
 def path_text(path: str | os.PathLike[str]) -> str:
     """A path as a message shows it: whole, unless it is empty or must be something else, which may have megabytes."""
     text = os.fsdecode(path)
-    if text and len(text) <= LONGEST_SHOWN and not is_encoded(text):
+    if text and len(text) <= LONGEST_WORD and not is_encoded(text):
         return text
     return f"{shown(text)} ({len(text):,} characters)"
 

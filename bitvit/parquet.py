@@ -19,6 +19,7 @@ from typing import Any
 from bitvit.columns import IMAGE_COLUMNS
 from bitvit.errors import ImageError
 from bitvit.extras import require
+from bitvit.files import is_folder
 from bitvit.messages import listing
 from bitvit.nopaths import is_web_address
 from bitvit.sources import NamedBytes
@@ -82,7 +83,7 @@ def is_parquet(place: str) -> bool:
     try:
         return any(name.lower().endswith(ENDING) for name in os.listdir(place))  # noqa: PTH208  # of any number
     except (OSError, ValueError) as problem:
-        if isinstance(problem, OSError) and os.path.isdir(place):  # noqa: PTH112  # false for what is no path either
+        if isinstance(problem, OSError) and is_folder(place):
             raise ImageError(f"{place}: cannot be read: {problem.strerror}; check the folder") from None
         return False
 

@@ -1,16 +1,15 @@
 """A checkpoint in several files, as Hugging Face's libraries write it: a folder, an index of shards, a config.json."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bitvit.bundle.manifest import IS_BUNDLE, MANIFEST, NOT_HERE
-from bitvit.checkpoint.remedies import FETCH_AGAIN
+from bitvit.checkpoint.remedies import FETCH_AGAIN, SHARD
 from bitvit.errors import CheckpointError, ConfigError
-from bitvit.files import read_json, read_text
+from bitvit.files import is_file, is_folder, read_json, read_text
 from bitvit.messages import listing, shown
 from bitvit.tensorfile import FormatError, parse_json
 
@@ -22,7 +21,6 @@ shapes do not tell."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 _MAX_INDEX = 4 << 20  # bytes; BHViT-small's would have 0.1 MB
 _MAX_SHARDS = 1000
 _CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar")
@@ -46,7 +44,7 @@ def parts_of(path: Path) -> Parts:
 
     Raises CheckpointError or ConfigError.
     """
-    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir never raises
+    if is_folder(path):
         found = _in_folder(path)
         parts = _from_index(found) if found.name.endswith(_INDEX) else Parts((found,))
         return Parts(
@@ -54,7 +52,7 @@ def parts_of(path: Path) -> Parts:
         )
     if path.name.endswith(_INDEX):
         return _from_index(path)
-    shard = _SHARD.fullmatch(path.name)
+    shard = SHARD.fullmatch(path.name)
     if shard and int(shard[3]) > 1:
         raise CheckpointError(
             f"{path}: is one of {int(shard[3])} files of a checkpoint; give the folder with all of them, or the index "
@@ -68,7 +66,7 @@ def read_config(config: ConfigSource) -> Mapping[str, Any] | None:
     if config is None or isinstance(config, Mapping):
         return config
     inside = Path(config) / "config.json"
-    where = inside if os.path.isfile(inside) else config  # noqa: PTH113 - never raises
+    where = inside if is_file(inside) else config
     read = read_json(where, ConfigError, "the config.json of the model")
     if not isinstance(read, dict):
         raise ConfigError(

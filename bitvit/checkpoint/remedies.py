@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["FETCH_AGAIN", "GIVE_CHECKPOINT", "RESAVE", "UNPACK", "rewritten", "without_module"]
+__all__ = ["FETCH_AGAIN", "GIVE_CHECKPOINT", "RESAVE", "SHARD", "UNPACK", "rewritten", "without_module"]
 
 RESAVE = (
     "if you trust the file, save the weights in the environment it was made in, with the training's options if there "
@@ -14,8 +14,8 @@ FETCH_AGAIN = "copy or download the file again"
 GIVE_CHECKPOINT = "give the training checkpoint (.pth or .safetensors)"
 UNPACK = "unpack it and give the checkpoint inside"
 
-
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+"""How one file of several is called."""
 
 
 def rewritten(
@@ -32,7 +32,7 @@ def rewritten(
     keys: where in a .pth it is; None: the file is a .safetensors. name, value, condition: expressions of a tensor's
     name k and of the tensor v. target: where it shall be; default: where it is.
     """
-    if _SHARD.search(path):
+    if SHARD.fullmatch(Path(path).name):
         return RESAVE
     chosen = f" if {condition}" if condition else ""
     if keys is None:

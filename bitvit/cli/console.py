@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, TypeVar
 
 from bitvit.errors import BitvitError
-from bitvit.files import cannot_write, is_file, is_folder, replacing
+from bitvit.files import cannot_write, is_folder, is_special, replacing
 from bitvit.messages import plural
 
 if TYPE_CHECKING:
@@ -221,10 +221,9 @@ def output(path: Path | None) -> Iterator[TextIO]:
     elif is_folder(path):
         raise BitvitError(f"{path}: is a folder; name a file to write")
     else:
-        special = os.path.exists(path) and not is_file(path)  # noqa: PTH110  # such as /dev/null: not to be replaced
         try:
             with (
-                _device(path) if special else replacing(path) as file,
+                _device(path) if is_special(path) else replacing(path) as file,
                 io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="") as text,
             ):
                 yield text

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 
 from bitvit.cli.console import print_error, printable
-from bitvit.errors import BitvitError, has_room, lacks_memory, shortened
+from bitvit.errors import BitvitError, has_room, lacks_memory
+from bitvit.messages import shortened
 
 __all__ = ["INTERRUPTED", "told"]
 
@@ -44,7 +45,7 @@ def told() -> Iterator[None]:
             _discard_stdout()  # a closed pipe is an invalid argument on Windows
             raise SystemExit(BROKEN_PIPE) from None
         if error.errno == errno.ENAMETOOLONG and error.filename is not None:
-            _tell(shortened(f"{os.fsdecode(error.filename)}: {error.strerror}; check the path"))
+            _tell(f"{os.fsdecode(error.filename)}: {error.strerror}; check the path")
             raise SystemExit(1) from None
         if error.errno not in UNWRITABLE:
             raise
@@ -58,6 +59,7 @@ def told() -> Iterator[None]:
 
 def _tell(text: str) -> None:
     """An error, even where there is no memory for what makes it red."""
+    text = shortened(text)
     try:
         print_error(text)
     except Exception as problem:

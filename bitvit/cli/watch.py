@@ -28,7 +28,7 @@ from bitvit.cli.console import (
     require_stdout,
 )
 from bitvit.errors import BitvitError, ImageError
-from bitvit.files import is_folder
+from bitvit.files import is_folder, is_special
 from bitvit.folders import find_images
 from bitvit.messages import plural
 from bitvit.predictions import Prediction
@@ -213,7 +213,7 @@ class Journal:
         if is_folder(path):
             raise BitvitError(f"{path}: is a folder; name a file to write")
         try:
-            if path.exists() and not path.is_file():
+            if is_special(path):
                 self._file = path.open("wb", buffering=0)
                 return
             self._file = path.open("ab", buffering=0)

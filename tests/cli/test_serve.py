@@ -1,6 +1,5 @@
 """bitvit serve: where it listens, and one line for a mistake."""
 
-import logging
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import run, shell
+from tests.support.logs import loggers_as_they_were
 from tests.support.paths import ROOT, WEIGHTS
 
 SERVER = ("uvicorn", "httptools", "orjson", "prometheus_client", "python_multipart")
@@ -17,14 +17,10 @@ MODEL = WEIGHTS / "bhvit-cifar10.safetensors"
 
 
 @pytest.fixture(autouse=True)
-def loggers_as_they_were() -> Iterator[None]:
-    """The command sets the loggers of its whole process, which here is that of the tests."""
-    loggers = [logging.getLogger(name) for name in ("bitvit.serve", "bitvit.serve.access", "uvicorn.error")]
-    before = [(log.handlers, log.propagate, log.level) for log in loggers]
-    yield
-    for log, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        log.handlers, log.propagate = handlers, propagate
-        log.setLevel(level)
+def loggers() -> Iterator[None]:
+    """The command sets the loggers of its whole process."""
+    with loggers_as_they_were():
+        yield
 
 
 def packages() -> None:

@@ -1,6 +1,5 @@
 """tools/fuzz: the inputs that are kept, proof that the judge notices the faults it looks for, and the mutations."""
 
-import logging
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from random import Random
 import pytest
 
 from bitvit.tensorfile import PREFIX
+from tests.support.logs import loggers_as_they_were
 from tests.support.paths import ROOT
 from tools.fuzz import __main__ as command
 from tools.fuzz import corpus
@@ -19,13 +19,10 @@ from tools.fuzz.targets import KINDS, all_modules
 
 
 @pytest.fixture(autouse=True)
-def loggers_as_they_were() -> Iterator[None]:
-    """The target http silences those of its whole process, which here is that of the tests."""
-    loggers = [logging.getLogger(name) for name in ("bitvit.serve", "python_multipart")]
-    before = [log.level for log in loggers]
-    yield
-    for log, level in zip(loggers, before, strict=True):
-        log.setLevel(level)
+def loggers() -> Iterator[None]:
+    """The target http silences those of its whole process."""
+    with loggers_as_they_were():
+        yield
 
 
 PLANTED = """
